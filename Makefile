@@ -1,0 +1,56 @@
+# What a user or a contributor runs. It needs Python 3.11 or newer and make; everything else goes into a
+# virtual environment, with the exact versions of constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+TESTS ?= tests
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINNED := --constraint constraints.txt --build-constraint constraints.txt
+
+# What each target needs: extras and dependency groups of pyproject.toml.
+demo-needs := --editable '.[examples]'
+test-needs := --editable '.[examples]' --group test
+lint-needs := --editable '.[examples]' --group test --group lint
+docs-needs := --editable . --group docs
+bench-needs := --editable . --group bench
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint docs bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## learn a density, use it as a prior in NUTS, draw outputs/quickstart.png
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.test ## run the tests (TESTS=tests/data runs a part of them)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.lint ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs ## build the site into site/; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.bench ## measure every figure of the README and the docs
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/speed.py
+
+clean: ## remove the environments and everything that was built
+	rm -rf .venv .venv-* site .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp file for each target; it is older than what it depends on only when something must be installed.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --upgrade --constraint constraints.txt pip
+	$(PIP) install $(PINNED) $($*-needs)
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "flowdensity needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Fix: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

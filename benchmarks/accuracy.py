@@ -1,0 +1,195 @@
+"""How accurate are the learned density and its learned divergence? Mixtures in 2, 8 and 32 dimensions, defaults only.
+
+    python benchmarks/accuracy.py            # all cells: about an hour and a half on two cores; resumes
+    python benchmarks/accuracy.py --quick    # two dimensions, one seed
+    python benchmarks/accuracy.py --cached   # only the tables, from the cells that are there
+
+Writes docs/accuracy.md and the table in README.md.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from mixtures import Mixture
+from tables import cell, is_cached, markdown, provenance, replace_block
+
+import flowdensity as fd
+
+DIMENSIONS, SEEDS = (2, 8, 32), (0, 1, 2)
+ROWS, POINTS, FAR_POINTS, CHUNK = 20_000, 4_000, 1_000, 500
+
+
+def log_prob(density: fd.FlowDensity, points: np.ndarray) -> np.ndarray:
+    """log_prob in chunks, so that the exact divergence fits in memory."""
+    chunks = [density.log_prob(jnp.asarray(points[i : i + CHUNK], float)) for i in range(0, len(points), CHUNK)]
+    return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])
+
+
+def ours(dim: int, seed: int) -> dict:
+    """Fit with defaults and compare the learned log_prob with the exact one, near and far."""
+    mixture = Mixture(dim, seed)
+    data = mixture.sample(ROWS, 1000 + seed)
+    density, report = fd.fit_flow(jr.key(seed), data)
+    print(report.summary(), flush=True)
+    exact = density.with_divergence(fd.ExactDivergence())
+    points, centre = mixture.sample(POINTS, 2000 + seed), data.mean(0)
+    result: dict = {"seconds": sum(report.seconds.values())}
+    for scale in (1, 2, 4):
+        at = centre + scale * (points if scale == 1 else points[:FAR_POINTS]) - scale * centre
+        reference = log_prob(exact, at)
+        error = log_prob(density, at) - reference
+        result[f"{scale}x"] = {
+            "bias": error.mean(),
+            "sd": error.std(),
+            "rmse": np.sqrt(np.mean(error**2)),
+            "max": np.abs(error).max(),
+            "p99": np.quantile(error, 0.99),
+        }
+        if scale == 1:
+            gap = mixture.log_prob(at) - reference
+            result["kl"], result["kl se"] = gap.mean(), gap.std() / np.sqrt(POINTS)
+            squares = [
+                np.mean((log_prob(density.with_divergence(fd.HutchinsonDivergence(key)), at) - reference) ** 2)
+                for key in jr.split(jr.key(seed + 7), 4)
+            ]
+            result["hutchinson"] = np.sqrt(np.mean(squares))
+    if dim == 2:
+        result["integral"] = integral(density, data)
+    return jax.tree.map(float, result)
+
+
+def integral(density: fd.FlowDensity, data: np.ndarray) -> float:
+    """Integral of exp(log_prob) over the plane, by the trapezoidal rule on a box of half the data's range around it."""
+    low, high = data.min(0), data.max(0)
+    margin = 0.5 * (high - low)
+    axes = [np.linspace(a, b, 300) for a, b in zip(low - margin, high + margin, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    values = np.exp(log_prob(density, grid.reshape(-1, 2))).reshape(300, 300)
+    return np.trapezoid(np.trapezoid(values, axes[1], axis=1), axes[0])
+
+
+def flowjax(dim: int, seed: int) -> dict:
+    """flowjax's masked autoregressive rational-quadratic flow, its default fit, on standardised columns."""
+    from flowjax.bijections import RationalQuadraticSpline
+    from flowjax.distributions import Normal
+    from flowjax.flows import masked_autoregressive_flow
+    from flowjax.train import fit_to_data
+
+    mixture = Mixture(dim, seed)
+    data = mixture.sample(ROWS, 1000 + seed)
+    mean, sd = data.mean(0), data.std(0)
+    flow_key, fit_key = jr.split(jr.key(seed))
+    flow = masked_autoregressive_flow(
+        flow_key, base_dist=Normal(jnp.zeros(dim)), transformer=RationalQuadraticSpline(knots=8, interval=4)
+    )
+    started = time.monotonic()
+    flow, _ = fit_to_data(fit_key, flow, jnp.asarray((data - mean) / sd, float), show_progress=False)
+    seconds = time.monotonic() - started
+    points = mixture.sample(POINTS, 2000 + seed)
+    density = np.asarray(flow.log_prob(jnp.asarray((points - mean) / sd, float)), np.float64) - np.log(sd).sum()
+    gap = mixture.log_prob(points) - density
+    return {"kl": float(gap.mean()), "kl se": float(gap.std() / np.sqrt(POINTS)), "seconds": seconds}
+
+
+def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict], command: str) -> str:
+    """The tables as Markdown: medians over seeds, then every cell."""
+    dims = sorted({dim for dim, _ in cells})
+    seeds = {dim: [s for d, s in cells if d == dim] for dim in dims}
+
+    def median(dim: int, get: Callable[[dict], float]) -> float:
+        return float(np.median([get(cells[dim, s]) for s in seeds[dim]]))
+
+    header = [
+        "D",
+        "KL to the truth",
+        "flowjax MAF",
+        "bias",
+        "RMSE",
+        "Hutchinson",
+        "ratio",
+        "99 % at 4x",
+        "integral",
+    ]
+    rows = []
+    for dim in dims:
+        peer = [peers[dim, s]["kl"] for s in seeds[dim] if (dim, s) in peers]
+        rows.append(
+            [
+                str(dim),
+                f"{median(dim, lambda c: c['kl']):.4f}",
+                f"{np.median(peer):.4f}" if peer else "",
+                f"{median(dim, lambda c: c['1x']['bias']):+.4f}",
+                f"{median(dim, lambda c: c['1x']['rmse']):.3f}",
+                f"{median(dim, lambda c: c['hutchinson']):.2f}",
+                f"{median(dim, lambda c: c['hutchinson'] / c['1x']['rmse']):.1f}",
+                f"{median(dim, lambda c: c['4x']['p99']):+.2f}",
+                f"{median(dim, lambda c: c['integral']):.4f}" if dim == 2 else "",
+            ]
+        )
+    summary = markdown(header, rows)
+    detail_header = ["D, seed", "KL", "se", "flowjax", "bias", "sd", "RMSE", "max", "Hutchinson"]
+    detail_header += [
+        "bias 2x",
+        "RMSE 2x",
+        "max 2x",
+        "bias 4x",
+        "RMSE 4x",
+        "max 4x",
+        "99 % at 4x",
+        "integral",
+        "fit, s",
+    ]
+    detail = []
+    for (dim, seed), c in sorted(cells.items()):
+        row = [f"{dim}, {seed}", f"{c['kl']:.4f}", f"{c['kl se']:.4f}"]
+        row.append(f"{peers[dim, seed]['kl']:.4f}" if (dim, seed) in peers else "")
+        row += [f"{c['1x'][k]:{'+' if k == 'bias' else ''}.4f}" for k in ("bias", "sd", "rmse", "max")]
+        row.append(f"{c['hutchinson']:.3f}")
+        for scale in ("2x", "4x"):
+            row += [f"{c[scale]['bias']:+.3f}", f"{c[scale]['rmse']:.3f}", f"{c[scale]['max']:.2f}"]
+        row += [
+            f"{c['4x']['p99']:+.2f}",
+            f"{c['integral']:.4f}" if "integral" in c else "",
+            f"{c['seconds']:.0f}",
+        ]
+        detail.append(row)
+    counts = ", ".join(f"{len(seeds[dim])} in D = {dim}, {sum(d == dim for d, _ in peers)} of flowjax" for dim in dims)
+    return (
+        "Mixtures of six Gaussians, 20,000 training rows, defaults only, 4,000 fresh points (1,000 at 2x and 4x the data's "
+        "scale). KL, bias and RMSE in nats; bias, sd, RMSE and maximum are of the learned log_prob minus that with the exact "
+        f"divergence. Medians over seeds ({counts}).\n\n{summary}\n\n{provenance(command)}\n\n"
+        f"## Every cell\n\n{markdown(detail_header, detail)}\n"
+    )
+
+
+def main() -> None:
+    """Compute the cells that are missing and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two dimensions and one seed; writes nothing")
+    parser.add_argument(
+        "--cached", action="store_true", help="compute nothing; write the tables of the cells there are"
+    )
+    args = parser.parse_args()
+    dims, seeds = ((2,), (0,)) if args.quick else (DIMENSIONS, SEEDS)
+    found: dict[str, dict[tuple[int, int], dict]] = {"flowdensity": {}, "flowjax": {}}
+    for name, compute in (("flowdensity", ours), ("flowjax", flowjax)):
+        for seed, dim in ((seed, dim) for seed in seeds for dim in dims):
+            file = f"accuracy/{name}-{dim}-{seed}"
+            if not args.cached or is_cached(file):
+                found[name][dim, seed] = cell(file, lambda f=compute, d=dim, s=seed: f(d, s))
+                print(name, dim, seed, found[name][dim, seed], flush=True)
+    text = report(found["flowdensity"], found["flowjax"], "python benchmarks/accuracy.py")
+    print(text)
+    if not args.quick:
+        Path("docs/accuracy.md").write_text(f"# Accuracy\n\n{text}")
+        replace_block(Path("README.md"), "accuracy", text.split("\n\n## Every cell")[0])
+
+
+if __name__ == "__main__":
+    main()

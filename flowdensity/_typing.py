@@ -1,0 +1,37 @@
+"""Array aliases used throughout the package.
+
+Models, divergences and solvers see *one* event and *one* context: a state is a vector of shape
+``(dim,)`` in whitened coordinates, a context a vector of shape ``(context_dim,)``, empty where there
+is none. Batch axes exist only in the distributions, which `jax.vmap` over these.
+"""
+
+from typing import TypeAlias
+
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+
+Key: TypeAlias = PRNGKeyArray
+Scalar: TypeAlias = Float[Array, ""]
+ScalarLike: TypeAlias = Float[ArrayLike, ""]
+State: TypeAlias = Float[Array, " dim"]
+Context: TypeAlias = Float[Array, " context_dim"]
+Hidden: TypeAlias = Float[Array, " width"]
+Rows: TypeAlias = Float[Array, "rows dim"]
+ContextRows: TypeAlias = Float[Array, "rows context_dim"]
+Times: TypeAlias = Float[Array, " times"]
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Bool",
+    "Context",
+    "ContextRows",
+    "Float",
+    "Hidden",
+    "Int",
+    "Key",
+    "Rows",
+    "Scalar",
+    "ScalarLike",
+    "State",
+    "Times",
+]

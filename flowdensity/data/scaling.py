@@ -1,0 +1,130 @@
+r"""Whitening and supports: one invertible map between the user's events and the model's coordinates.
+
+An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint, is
+flattened to a vector $u$, and whitened, $y = W(u - \mu)$. $W$ is the inverse Cholesky factor of a
+shrunk covariance, so that $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what a model has to learn is only the
+departure from it. The log-determinant of the whole map lives here and nowhere else.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import Transform
+
+from .._typing import Array, Float, Scalar, State
+
+FULL_COVARIANCE_LIMIT = 256
+"""Above this dimension each coordinate is scaled by itself: a full matrix would cost more than the network."""
+
+
+class Scaling(eqx.Module):
+    """Invertible map between an event in the user's units and a whitened state of shape `(dim,)`.
+
+    Args:
+        location: mean of the unconstrained, flattened events, shape `(dim,)`.
+        scale: lower Cholesky factor of their covariance, shape `(dim, dim)`, or standard deviations, `(dim,)`.
+        support: numpyro constraint of one event.
+        event_shape: shape of one event.
+    """
+
+    location: Float[Array, " dim"]
+    scale: Float[Array, "dim dim"] | Float[Array, " dim"]
+    whitener: Float[Array, "dim dim"] | Float[Array, " dim"]
+    log_scale: Scalar
+    support: constraints.Constraint
+    event_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        location: np.ndarray,
+        scale: np.ndarray,
+        support: constraints.Constraint,
+        event_shape: tuple[int, ...],
+    ):
+        # The inverse is formed once, in float64: a matrix product is many times faster than a triangular
+        # solve inside a sampler, and a shrunk covariance is well conditioned.
+        diagonal = np.diag(scale) if scale.ndim == 2 else scale
+        whitener = np.linalg.inv(scale) if scale.ndim == 2 else 1.0 / scale
+        self.location = jnp.asarray(location, float)
+        self.scale = jnp.asarray(scale, float)
+        self.whitener = jnp.asarray(whitener, float)
+        self.log_scale = jnp.asarray(np.sum(np.log(diagonal)), float)
+        self.support = support
+        self.event_shape = event_shape
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the whitened state."""
+        return self.location.shape[-1]
+
+    def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
+        """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats."""
+        transform = to_support(self.support)
+        unconstrained = transform._inverse(event)
+        stretch = transform.log_abs_det_jacobian(unconstrained, event)
+        centred = jnp.ravel(unconstrained) - self.location
+        state = self.whitener @ centred if self.whitener.ndim == 2 else self.whitener * centred
+        return state, -jnp.sum(stretch) - self.log_scale
+
+    def colour(self, state: State) -> Float[Array, "*event"]:
+        """Event whose whitened state is `state`."""
+        shift = self.scale @ state if self.scale.ndim == 2 else self.scale * state
+        transform = to_support(self.support)
+        unconstrained = jnp.reshape(self.location + shift, transform.inverse_shape(self.event_shape))
+        return jnp.asarray(transform(unconstrained))
+
+
+def to_support(support: constraints.Constraint) -> Transform:
+    """numpyro's bijection from the real line to a support."""
+    return biject_to(support)
+
+
+def fit_scaling(events: np.ndarray, support: constraints.Constraint = constraints.real) -> tuple[Scaling, np.ndarray]:
+    """Whiten a table of events by their mean and shrunk covariance.
+
+    The covariance is shrunk towards its own diagonal scale by Ledoit and Wolf's rule (2004, J. Multivariate
+    Analysis 88), up to 256 dimensions; above, each coordinate has its own scale.
+
+    Args:
+        events: float64 array of shape `(n, *event_shape)`, already checked.
+        support: numpyro constraint of one event.
+
+    Returns:
+        The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.
+    """
+    unconstrained = np.asarray(to_support(support)._inverse(jnp.asarray(events)), np.float64)
+    if support is constraints.real:
+        unconstrained = events  # not rounded to the precision of JAX's arrays
+    table = unconstrained.reshape(len(events), -1)
+    location = table.mean(0)
+    deviation = table.std(0)
+    standard = (table - location) / deviation
+    if table.shape[1] <= FULL_COVARIANCE_LIMIT:
+        scale = deviation[:, None] * np.linalg.cholesky(_shrunk_correlation(standard))
+        white = np.linalg.solve(scale, (table - location).T).T
+    else:
+        scale, white = deviation, standard
+    return Scaling(location, scale, support, events.shape[1:]), white
+
+
+def standardise(contexts: np.ndarray) -> tuple[Scaling, np.ndarray]:
+    """Put each coordinate of a table of contexts, shape `(n, *context_shape)`, on mean 0 and standard deviation 1."""
+    table = contexts.reshape(len(contexts), -1)
+    location, deviation = table.mean(0), table.std(0)
+    return (
+        Scaling(location, deviation, constraints.real, contexts.shape[1:]),
+        (table - location) / deviation,
+    )
+
+
+def _shrunk_correlation(standard: np.ndarray) -> np.ndarray:
+    """Ledoit and Wolf's estimate for standardised rows, of shape `(n, dim)`, shrunk towards the identity."""
+    n, dim = standard.shape
+    correlation = standard.T @ standard / n
+    squares = np.square(standard)
+    noise = np.sum(squares.T @ squares / n - np.square(correlation)) / n
+    distance = np.sum(np.square(correlation - np.eye(dim)))
+    # 1e-6 keeps exactly collinear columns invertible in float32.
+    shrinkage = np.clip(noise / distance, 1e-6, 1.0) if distance > 0.0 else 1.0
+    return (1.0 - shrinkage) * correlation + shrinkage * np.eye(dim)

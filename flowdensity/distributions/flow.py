@@ -1,0 +1,285 @@
+"""A probability flow as a numpyro distribution."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.util import validate_sample
+
+from .. import solving
+from .._pytree import merge, split
+from .._typing import Array, ArrayLike, Float, Key
+from ..divergence.exact import ExactDivergence
+from ..divergence.interface import AbstractDivergence
+from ..models.flows import AbstractProbabilityFlow
+from ..solving import AbstractSolver, FixedStep
+
+
+class FlowDensity(dist.Distribution):
+    r"""The density of a probability flow, for `numpyro.sample`.
+
+    `log_prob` solves the flow from the event back to its standard-normal noise and integrates the divergence on the way;
+    `sample` solves it forwards. Both are deterministic given their arguments and differentiable in the event, the context
+    and the weights.
+
+    Args:
+        model: the probability flow.
+        context: what to condition on, shape `(*batch_shape, *context_shape)`; None leaves a conditional density
+            without its context, to be `given` later.
+        divergence: how the divergence is had; `ExactDivergence()` by default.
+        solver: how the ODE is solved; `FixedStep()` by default.
+        validate_args: as in numpyro.
+
+    Raises:
+        TypeError, ValueError: if `context` does not fit the model.
+    """
+
+    arg_constraints = {"context": constraints.real_vector}
+    reparametrized_params = ["context"]
+    pytree_data_fields = ("_arrays", "context")
+    pytree_aux_fields = ("_rest",)
+
+    def __init__(
+        self,
+        model: AbstractProbabilityFlow,
+        context: ArrayLike | None = None,
+        *,
+        divergence: AbstractDivergence | None = None,
+        solver: AbstractSolver | None = None,
+        validate_args: bool | None = None,
+    ):
+        divergence = ExactDivergence() if divergence is None else divergence
+        solver = FixedStep() if solver is None else solver
+        for name, value, kind, fix in (
+            ("model", model, AbstractProbabilityFlow, "density.model of a fitted density"),
+            ("divergence", divergence, AbstractDivergence, "fd.ExactDivergence()"),
+            ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"FlowDensity expected `{name}` to be of type {kind.__name__}; got {type(value).__name__}. "
+                    f"Fix: {name}={fix}"
+                )
+        self._arrays, self._rest = split((model, divergence, solver))
+        self.context = _flat_context(model, context)
+        batch_shape = () if self.context is None else self.context.shape[:-1]
+        super().__init__(batch_shape, model.event_shape, validate_args=validate_args)
+
+    # The parts -----------------------------------------------------------------------------------
+
+    @property
+    def _parts(self) -> tuple[AbstractProbabilityFlow, AbstractDivergence, AbstractSolver]:
+        return merge(self._arrays, self._rest)
+
+    @property
+    def model(self) -> AbstractProbabilityFlow:
+        """The probability flow."""
+        return self._parts[0]
+
+    @property
+    def divergence(self) -> AbstractDivergence:
+        """How the divergence is had."""
+        return self._parts[1]
+
+    @property
+    def solver(self) -> AbstractSolver:
+        """How the ODE is solved."""
+        return self._parts[2]
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Shape of one context; `(0,)` for an unconditional density."""
+        return self.model.context_shape
+
+    # Variants ------------------------------------------------------------------------------------
+
+    def given(self, context: ArrayLike) -> "FlowDensity":
+        """The density conditional on `context`, of shape `(*batch_shape, *context_shape)`; batch axes lead."""
+        return self._variant(context=context)
+
+    def with_divergence(self, divergence: AbstractDivergence) -> "FlowDensity":
+        """The same density with its divergence had another way, for example `ExactDivergence()`."""
+        return self._variant(divergence=divergence)
+
+    def with_solver(self, solver: AbstractSolver) -> "FlowDensity":
+        """The same density with its ODE solved another way, for example `FixedStep(steps=32)`."""
+        return self._variant(solver=solver)
+
+    def _variant(self, **changes: Any) -> "FlowDensity":
+        model, divergence, solver = self._parts
+        context = self.context
+        if context is not None and context.shape[-1] == 0:
+            context = None
+        elif context is not None:
+            context = context.reshape(*context.shape[:-1], *model.context_shape)
+        unchanged = {"context": context, "divergence": divergence, "solver": solver}
+        return FlowDensity(model, **(unchanged | changes), validate_args=self.__dict__.get("_validate_args"))
+
+    # numpyro's interface -------------------------------------------------------------------------
+
+    @property
+    def support(self) -> constraints.Constraint:
+        support = self.model.scaling.support
+        return constraints.independent(support, self.event_dim - support.event_dim)
+
+    @property
+    def has_rsample(self) -> bool:
+        return True
+
+    def get_args(self) -> dict[str, Any]:
+        return {} if self.context is None else {"context": self.context}
+
+    def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        assert key is not None
+        return self.from_base(self._draw_base("sample", key, sample_shape))
+
+    def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
+        """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
+        assert key is not None
+        noise = self._draw_base("sample_with_intermediates", key, sample_shape)
+        event, log_density = _events_and_log_probs(self._parts, noise, self._given("sample"))
+        return event, [log_density]
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
+        """Log density in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
+        context = self._given("log_prob")
+        value = self._checked_event("log_prob", value)
+        if intermediates:
+            return intermediates[0]
+        return _log_probs(self._parts, value, context)
+
+    # The change of variables ----------------------------------------------------------------------
+
+    @property
+    def base(self) -> dist.Distribution:
+        """The standard normal that the flow starts from: event shape `(dim,)`, this density's batch shape."""
+        return dist.Normal(0.0, 1.0).expand((*self.batch_shape, self.model.dim)).to_event(1)
+
+    def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
+        """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
+        context, noise = self._given("from_base"), jnp.asarray(noise, float)
+        if noise.shape[-1:] != (self.model.dim,):
+            raise ValueError(
+                f"FlowDensity.from_base expected `noise` with shape (..., {self.model.dim}); got {noise.shape}. "
+                f"Fix: noise = density.base.sample(key)"
+            )
+        return _events(self._parts, noise, context)
+
+    def to_base(self, value: ArrayLike) -> Array:
+        """Noise that the flow carries to the events `value`, shape `(*batch, dim)`."""
+        return _noises(self._parts, self._checked_event("to_base", value), self._given("to_base"))
+
+    # Checks --------------------------------------------------------------------------------------
+
+    def _given(self, caller: str) -> Array:
+        if self.context is None:
+            raise ValueError(
+                f"FlowDensity.{caller} expected a context of shape {self.context_shape}; this conditional density has not "
+                f"been given one. Fix: density.given(context).{caller}(...)"
+            )
+        return self.context
+
+    def _draw_base(self, caller: str, key: Key, sample_shape: tuple[int, ...]) -> Array:
+        context = self._given(caller)
+        return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
+
+    def _checked_event(self, caller: str, value: ArrayLike) -> Array:
+        value = jnp.asarray(value, float)
+        if value.shape[value.ndim - self.event_dim :] != self.event_shape:
+            raise ValueError(
+                f"FlowDensity.{caller} expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
+                f"{value.shape}. Fix: reshape `value` so that its last axes are one event"
+            )
+        return value
+
+
+def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | None) -> Array | None:
+    """`context` with its own axes flattened into one, empty for an unconditional model; None where it is missing."""
+    size = model.context_scaling.dim
+    shape = model.context_shape
+    if context is None:
+        return jnp.zeros((0,)) if size == 0 else None
+    if size == 0:
+        raise ValueError(
+            "FlowDensity expected no `context`, since this density was learned without one; got one of shape "
+            f"{jnp.shape(context)}. Fix: fd.fit_flow(key, data, context) learns a conditional density"
+        )
+    try:
+        array = jnp.asarray(context, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"FlowDensity expected `context` as an array of real numbers; got {type(context).__name__}. "
+            "Fix: density.given(jax.numpy.asarray(context, float))"
+        ) from error
+    leading = array.ndim - len(shape)
+    if leading < 0 or array.shape[leading:] != shape:
+        raise ValueError(
+            f"FlowDensity expected `context` with shape (*batch_shape, {', '.join(map(str, shape))}); got {array.shape}. "
+            f"Fix: density.given(context.reshape(-1, {', '.join(map(str, shape))}))"
+        )
+    return array.reshape(*array.shape[:leading], size)
+
+
+# One compiled function each, so that a call outside `jit` compiles once and not once a call. -----------
+
+
+def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
+    """Apply `one(event, context)` over the broadcast batch axes of both."""
+    batch = jnp.broadcast_shapes(array.shape[: array.ndim - event_dim], context.shape[:-1])
+    event_shape = array.shape[array.ndim - event_dim :]
+    if not batch:
+        return one(array, context)
+    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(-1, *event_shape)
+    shared = context.ndim == 1
+    if not shared:
+        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(-1, context.shape[-1])
+    out = jax.vmap(one, in_axes=(0, None if shared else 0))(array, context)
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
+
+
+@eqx.filter_jit
+def _log_probs(parts: Any, value: Array, context: Array) -> Array:
+    model, divergence, solver = parts
+    return _over_batch(
+        lambda x, c: solving.log_prob(model, divergence, x, _shaped(model, c), solver),
+        value,
+        len(model.event_shape),
+        context,
+    )
+
+
+@eqx.filter_jit
+def _events(parts: Any, noise: Array, context: Array) -> Array:
+    model, _, solver = parts
+    return _over_batch(lambda z, c: solving.event_from_noise(model, z, _shaped(model, c), solver), noise, 1, context)
+
+
+@eqx.filter_jit
+def _noises(parts: Any, value: Array, context: Array) -> Array:
+    model, _, solver = parts
+    return _over_batch(
+        lambda x, c: solving.noise_from_event(model, x, _shaped(model, c), solver),
+        value,
+        len(model.event_shape),
+        context,
+    )
+
+
+@eqx.filter_jit
+def _events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Array, Array]:
+    model, divergence, solver = parts
+    return _over_batch(
+        lambda z, c: solving.event_and_log_prob_from_noise(model, divergence, z, _shaped(model, c), solver),
+        noise,
+        1,
+        context,
+    )
+
+
+def _shaped(model: AbstractProbabilityFlow, context: Array) -> Array:
+    return context.reshape(model.context_shape)

@@ -1,0 +1,126 @@
+r"""Gaussian kernels and the Langevin-Stein identity.
+
+Draw $y = c + h\eta$ with $\eta \sim N(0, I)$ about any centre $c$. Stein's identity for the kernel, whose score is $-\eta/h$,
+says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
+
+$$\mathbb{E}[T f(y) + r\cdot\nabla f(y)] = \mathbb{E}[f(y)\,\nabla\cdot F(y)] ,$$
+
+so that $\mathbb{E}[g^2 - 2 g T - 2 r\cdot\nabla g] = \mathbb{E}[(g - \nabla\cdot F)^2] + \mathrm{const}$ for any $h > 0$ and any
+distribution of centres: $F$ is evaluated and never differentiated. See "How it works" in the docs.
+
+The constant $F(c)$ is a control variate: any field that is fixed once the centre is known may be taken out of $F$, and
+its divergence put back. A better one is linear, $F(c) + (A_\phi + a I)(y - c)$:
+
+$$r \to r + h (A_\phi + a I)\eta , \qquad T \to \operatorname{tr}(A_\phi + a I) - r\cdot\eta/h .$$
+
+$A_\phi$ is the mean Jacobian at that angle, which the same identity gives from evaluations of $F$ alone (`mean_jacobian`),
+and $a$ sets the trace to $g(c)$, the current estimate at the centre. What is left of the noise is that of the *departure* of
+the Jacobian from its mean, traceless part only.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Context, Float, Scalar, State, Times
+from ..models.flows import AbstractProbabilityFlow
+from .stein import DivergenceHead
+
+
+class Kernel(NamedTuple):
+    """One draw from a Gaussian kernel: time, centre, standard-normal noise, width and (whitened) context."""
+
+    time: Scalar
+    centre: State
+    noise: State
+    width: Scalar
+    context: Context
+
+
+class MeanJacobian(eqx.Module):
+    """The mean Jacobian of a velocity as a function of time, linear between nodes.
+
+    Args:
+        nodes: increasing times, shape `(nodes,)`.
+        matrices: symmetric matrices, shape `(nodes, dim, dim)`.
+    """
+
+    nodes: Times
+    matrices: Float[Array, "nodes dim dim"]
+
+    def weights(self, time: Scalar) -> Times:
+        """Weight of each node at `time`, shape `(nodes,)`: the hat functions of linear interpolation."""
+        return jax.vmap(lambda values: jnp.interp(time, self.nodes, values))(jnp.eye(len(self.nodes)))
+
+    def times(self, time: Scalar, vector: State) -> State:
+        """Product with a vector, shape `(dim,)`."""
+        return self.weights(time) @ (self.matrices @ vector)
+
+    def trace(self, time: Scalar) -> Scalar:
+        """Trace at `time`."""
+        return self.weights(time) @ jnp.trace(self.matrices, axis1=1, axis2=2)
+
+
+def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel) -> MeanJacobian:
+    r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, with no derivative.
+
+    Args:
+        model: the model.
+        nodes: increasing times, shape `(nodes,)`.
+        kernels: draws with a leading axis; each counts for the nodes next to its time.
+    """
+    dim = kernels.centre.shape[1]
+    empty = MeanJacobian(nodes, jnp.zeros((len(nodes), dim, dim)))
+
+    def change(kernel: Kernel) -> State:
+        time, centre, noise, width, context = kernel
+        ends = jnp.stack([centre, centre + width * noise])
+        before, after = jax.vmap(lambda y: model.velocity(time, y, context))(ends)
+        return (after - before) / width
+
+    changes = jax.lax.map(change, kernels, batch_size=4096)
+    weights = jax.vmap(empty.weights)(kernels.time)
+    weights = weights / jnp.sum(weights, axis=0)
+    matrices = jnp.einsum("nk,ni,nj->kij", weights, changes, kernels.noise, optimize="optimal")
+    return MeanJacobian(nodes, 0.5 * (matrices + matrices.swapaxes(1, 2)))
+
+
+class SteinTerms(NamedTuple):
+    r"""What the Langevin-Stein identity is made of, for one kernel draw.
+
+    `value` is $g(y)$ and `target` is $T$ (both nats per unit of time), `displacement` is $r$, `slope` is
+    $r\cdot\nabla g(y)$ and `point` is $y$.
+    """
+
+    value: Scalar
+    target: Scalar
+    displacement: State
+    slope: Scalar
+    point: State
+
+
+def stein_terms(
+    head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
+) -> SteinTerms:
+    """Evaluate both sides of the identity for one draw: two passes through the model and one tangent map."""
+    time, centre, noise, width, context = kernel
+    point = centre + width * noise
+    at_centre, hidden_at_centre = model.features(time, centre, context)
+    assert hidden_at_centre is not None, "the head was made for a model with hidden features"
+    rate = jax.lax.stop_gradient(head(time, centre, hidden_at_centre))
+    isotropic = (rate - control.trace(time)) / centre.size
+
+    (velocity, hidden), tangent = jax.linearize(lambda y: model.features(time, y, context), point)
+    linear = control.times(time, noise) + isotropic * noise
+    displacement = at_centre - velocity + width * linear
+    _, hidden_tangent = tangent(displacement)
+    value, slope = jax.jvp(lambda y, features: head(time, y, features), (point, hidden), (displacement, hidden_tangent))
+    return SteinTerms(
+        value=value,
+        target=rate - jnp.dot(displacement, noise) / width,
+        displacement=displacement,
+        slope=slope,
+        point=point,
+    )

@@ -1,0 +1,134 @@
+"""Networks on the circle, and the radial squash that keeps whatever is built on them bounded."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
+
+Activation = Literal["silu", "gelu", "tanh", "softplus"]
+
+
+def activation_function(name: Activation) -> Callable[[Array], Array]:
+    """A smooth activation by name; names, unlike functions, hash, compare and can be saved."""
+    if name not in get_args(Activation):
+        raise ValueError(
+            f"A network expected `activation` to be one of {get_args(Activation)}; got {name!r}. "
+            "log_prob is differentiated twice in training, so only smooth activations are offered. "
+            "Fix: activation='silu'"
+        )
+    return getattr(jax.nn, name)
+
+
+def squash(state: State, reach: Scalar) -> tuple[State, Scalar]:
+    r"""Pull a far state back to within `reach` of the origin, along its ray.
+
+    $\sigma(y) = m\,y$ with $m = (1 + (|y|/R)^4)^{-1/4}$: the identity to within 1.6 % where $|y| < R/2$, bounded by $R$
+    everywhere, smooth, with $|\partial\sigma| \le 1$.
+
+    Args:
+        state: whitened state, shape `(dim,)`.
+        reach: $R$, the radius beyond which there are no data.
+
+    Returns:
+        The squashed state, shape `(dim,)`, and the factor $m \in (0, 1]$.
+    """
+    ratio = jnp.sum(jnp.square(state)) / jnp.square(reach)
+    # At |y| = 1e6 R the square of the ratio is still far from overflow in float32.
+    factor = jax.lax.rsqrt(jnp.sqrt(1.0 + jnp.square(ratio)))
+    return factor * state, factor
+
+
+def angle_embedding(angle: Scalar, frequencies: int) -> Float[Array, " embedding"]:
+    r"""Cosines and sines of $2k\phi$ for k up to `frequencies`, shape `(2 * frequencies,)`, with $\phi \in [0, \pi/2]$."""
+    phases = 2.0 * angle * jnp.arange(1, frequencies + 1)
+    return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)])
+
+
+def linear(key: Key, inputs: int, outputs: int | Literal["scalar"]) -> eqx.nn.Linear:
+    """A linear layer with initial weights of variance 1 / inputs (LeCun et al. 1998) and no initial bias."""
+    layer = eqx.nn.Linear(inputs, outputs, key=key)
+    weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(inputs)
+    bias = jnp.zeros(() if outputs == "scalar" else outputs)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))
+
+
+class AbstractNetwork(eqx.Module):
+    """A vector field on the circle with its last hidden layer laid open."""
+
+    dim: eqx.AbstractVar[int]
+    context_dim: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+        """Output, shape `(dim,)`, and last hidden features, shape `(width,)`."""
+
+
+class ResidualMLP(AbstractNetwork):
+    r"""Residual multilayer perceptron with the angle added in every block.
+
+    The last layer starts at zero, so that an untrained network is the zero field, and with it the flow is
+    the fitted Gaussian. There is no normalisation layer and no product of inputs: on the bounded inputs
+    that `squash` hands it, the network is bounded and Lipschitz.
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        dim: dimension of the state.
+        context_dim: dimension of the context, 0 for none.
+        width: units in each hidden layer.
+        depth: number of residual blocks, of two layers each.
+        frequencies: harmonics of the angle embedding.
+        activation: one of "silu", "gelu", "tanh", "softplus".
+    """
+
+    inward: eqx.nn.Linear
+    blocks: tuple[tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear], ...]
+    outward: eqx.nn.Linear
+    dim: int = eqx.field(static=True)
+    context_dim: int = eqx.field(static=True)
+    frequencies: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: Key,
+        dim: int,
+        context_dim: int = 0,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        frequencies: int = 8,
+        activation: Activation = "silu",
+    ):
+        activation_function(activation)
+        inward, outward, *keys = jr.split(key, 2 + 3 * depth)
+        embedding = 2 * frequencies
+        self.inward = linear(inward, dim + context_dim + embedding, width)
+        self.blocks = tuple(
+            (linear(first, width, width), linear(time, embedding, width), linear(second, width, width))
+            for first, time, second in zip(keys[0::3], keys[1::3], keys[2::3], strict=True)
+        )
+        self.outward = jax.tree.map(jnp.zeros_like, linear(outward, width, dim))
+        self.dim = dim
+        self.context_dim = context_dim
+        self.frequencies = frequencies
+        self.activation = activation
+
+    @property
+    def width(self) -> int:
+        """Number of hidden features."""
+        return self.inward.out_features  # type: ignore[return-value]
+
+    def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+        act = activation_function(self.activation)
+        time = angle_embedding(angle, self.frequencies)
+        hidden = self.inward(jnp.concatenate([state, context, time]))
+        for first, shift, second in self.blocks:
+            hidden = hidden + second(act(first(act(hidden)) + shift(time)))
+        hidden = act(hidden)
+        return self.outward(hidden), hidden

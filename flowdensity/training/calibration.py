@@ -1,0 +1,73 @@
+"""Checking a learned divergence against the identity it was learned from, and taking out what bias is left."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, Float
+from ..divergence.kernel import Kernel, MeanJacobian, SteinTerms, stein_terms
+from ..divergence.stein import DivergenceHead, offset_basis
+from ..models.flows import AbstractProbabilityFlow
+from ..models.networks import squash
+from .report import Residuals
+
+BINS = 8
+CHUNK = 4096
+
+
+@eqx.filter_jit
+def _all_terms(
+    head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
+) -> SteinTerms:
+    return jax.lax.map(lambda kernel: stein_terms(head, model, control, kernel), kernels, batch_size=CHUNK)
+
+
+def stein_residuals(
+    head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
+) -> Residuals:
+    r"""Means of $(g - T)f - r\cdot\nabla f$ in eight angle bins, for $f$ = 1, $g$ and each coordinate of $y$.
+
+    All are zero, within their standard errors, when $g = \nabla\cdot F$; none needs a Jacobian.
+    """
+    terms = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _all_terms(head, model, control, kernels))
+    error = terms.value - terms.target
+    columns = np.column_stack(
+        [
+            error,
+            error * terms.value - terms.slope,
+            error[:, None] * terms.point - terms.displacement,
+        ]
+    )
+    angle = np.asarray(kernels.time, np.float64)
+    edges = np.linspace(0.0, np.pi / 2.0, BINS + 1)
+    bins = [columns[(angle >= low) & (angle <= high)] for low, high in itertools.pairwise(edges)]
+    return Residuals(
+        angle=edges,
+        functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[1]))),
+        mean=np.stack([rows.mean(0) for rows in bins]),
+        standard_error=np.stack([rows.std(0, ddof=1) / np.sqrt(len(rows)) for rows in bins]),
+    )
+
+
+def calibrate(
+    head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
+) -> DivergenceHead:
+    r"""Take out of the head the mean error that its Stein residuals show, as a smooth function of the angle.
+
+    The residual $g - T$ is regressed on a few cosines of the angle; each coefficient is shrunk by the positive part of
+    $1 - \mathrm{se}^2/\hat\beta^2$, so that what is not there beyond its standard error is left alone.
+    """
+    terms = _all_terms(head, model, control, kernels)
+    _, factor = jax.vmap(squash, in_axes=(0, None))(terms.point, head.reach)
+    basis = np.asarray(jnp.square(factor)[:, None] * jax.vmap(offset_basis)(kernels.time), np.float64)
+    error = np.asarray(terms.value - terms.target, np.float64)
+    inverse = np.linalg.inv(basis.T @ basis)
+    coefficients = inverse @ (basis.T @ error)
+    scores = basis * (error - basis @ coefficients)[:, None]
+    variance = np.diag(inverse @ (scores.T @ scores) @ inverse)
+    shrunk = coefficients * np.maximum(0.0, 1.0 - variance / np.square(coefficients))
+    offset: Float[Array, " basis"] = head.offset - jnp.asarray(shrunk, float)
+    return eqx.tree_at(lambda h: h.offset, head, offset)

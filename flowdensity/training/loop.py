@@ -1,0 +1,190 @@
+"""The one training loop: every stage of every fit is a loss, a validation loss and this."""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from .._typing import Key, Scalar
+
+Module = TypeVar("Module")
+EVALUATIONS = 50
+"""How many times a stage is validated."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Args:
+        steps: at most so many optimiser steps.
+        learning_rate: peak of a cosine schedule with a short warm-up.
+        patience: stop after so many steps without improvement of the validation loss and return the best weights; None,
+            for losses with unlimited fresh data, runs all steps and returns the last.
+        stop: end after so many steps of the schedule; None runs it to its end.
+        ema: decay of the exponential moving average of the weights, warmed up with the step count.
+        clip: global norm at which gradients are clipped.
+        weight_decay: decoupled weight decay.
+    """
+
+    steps: int
+    learning_rate: float
+    patience: int | None
+    stop: int | None = None
+    ema: float = 0.999
+    clip: float = 1.0
+    weight_decay: float = 1e-4
+
+
+@dataclass
+class History:
+    """Losses of one stage: equal-length lists of step, training loss since the last entry, and validation loss."""
+
+    step: list[int] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_step: int = 0
+    seconds: float = 0.0
+    stopped: str = "ran all steps"
+    interrupted: bool = False
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The three series as arrays."""
+        return {
+            "step": np.asarray(self.step),
+            "train": np.asarray(self.train),
+            "validation": np.asarray(self.validation),
+        }
+
+
+class TrainingDiverged(FloatingPointError, Generic[Module]):
+    """A loss became NaN or infinite. Nothing is lost: `best` holds the last good weights.
+
+    Attributes:
+        step: the step by which the loss was no longer finite.
+        best: the module with the lowest validation loss before that.
+        history: the losses so far.
+    """
+
+    def __init__(self, stage: str, step: int, learning_rate: float, best: Module, history: History):
+        super().__init__(
+            f"The {stage} loss was no longer finite by step {step}. The usual causes are a learning rate that is too "
+            f"high and rows far outside the bulk of the data. The weights of step {history.best_step}, the best "
+            f"until then, are in this exception's `best`. Fix: learning_rate={learning_rate / 3:.1g}"
+        )
+        self.step = step
+        self.best = best
+        self.history = history
+
+
+def train(
+    key: Key,
+    module: Module,
+    loss: Callable[..., Scalar],
+    validate: Callable[..., Scalar],
+    args: Any,
+    schedule: Schedule,
+    *,
+    stage: str,
+    progress: bool,
+) -> tuple[Module, History]:
+    """Minimise `loss(module, key, args)` and return the averaged weights that did best on `validate(module, args)`.
+
+    Args:
+        key: JAX PRNG key of the losses.
+        module: equinox module; its floating-point arrays are trained.
+        loss: stochastic training loss.
+        validate: deterministic validation loss.
+        args: whatever both need; it stays on the device.
+        schedule: how long and how fast.
+        stage: what the progress bar and the errors call this.
+        progress: whether to show a bar with step, losses and time left.
+
+    Returns:
+        The best module and the losses. If interrupted (Ctrl-C), the best so far, with a warning.
+
+    Raises:
+        TrainingDiverged: a loss was not finite.
+    """
+    params, static = eqx.partition(module, eqx.is_inexact_array)
+    every = max(1, schedule.steps // EVALUATIONS)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(schedule.clip),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(
+                0.0,
+                schedule.learning_rate,
+                warmup_steps=min(every, 200),
+                decay_steps=schedule.steps,
+                end_value=0.01 * schedule.learning_rate,
+            ),
+            b2=0.99,
+            weight_decay=schedule.weight_decay,
+        ),
+    )
+
+    @eqx.filter_jit(donate="all-except-first")
+    def advance(args: Any, carry: Any, keys: Key) -> tuple[Any, Scalar]:
+        def step(carry: Any, key: Key) -> tuple[Any, Scalar]:
+            params, average, state, count = carry
+            value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), key, args))(params)
+            updates, state = optimiser.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            # Without the warm-up, the starting weights would still weigh exp(-steps / 1000).
+            decay = jnp.minimum(schedule.ema, (1.0 + count) / (10.0 + count))
+            average = optax.incremental_update(params, average, 1.0 - decay)
+            return (params, average, state, count + 1), value
+
+        carry, values = jax.lax.scan(step, carry, keys)
+        return carry, jnp.mean(values)
+
+    evaluate = eqx.filter_jit(lambda params, args: validate(eqx.combine(params, static), args))
+
+    history = History()
+    started = time.monotonic()
+    best, best_loss = params, float(evaluate(params, args))
+    history.step.append(0)
+    history.train.append(best_loss)
+    history.validation.append(best_loss)
+    carry = jax.tree.map(jnp.copy, (params, params, optimiser.init(params), jnp.zeros((), int)))
+
+    done, end = 0, schedule.stop or schedule.steps
+    with tqdm(total=end, desc=stage, unit="step", disable=not progress) as bar:
+        try:
+            while done < end:
+                chunk = min(every, end - done)
+                key, subkey = jr.split(key)
+                carry, value = advance(args, carry, jr.split(subkey, chunk))
+                done += chunk
+                average = jax.tree.map(jnp.copy, carry[1])
+                value, validation = float(value), float(evaluate(average, args))
+                if not (np.isfinite(value) and np.isfinite(validation)):
+                    raise TrainingDiverged(stage, done, schedule.learning_rate, eqx.combine(best, static), history)
+                history.step.append(done)
+                history.train.append(value)
+                history.validation.append(validation)
+                if schedule.patience is None or validation < best_loss:
+                    best, best_loss, history.best_step = average, validation, done
+                bar.set_postfix(train=f"{value:.4f}", validation=f"{validation:.4f}", refresh=False)
+                bar.update(chunk)
+                if schedule.patience and done - history.best_step >= schedule.patience:
+                    history.stopped = f"validation loss had not improved since step {history.best_step}"
+                    break
+        except KeyboardInterrupt:
+            history.stopped, history.interrupted = f"interrupted at step {done}", True
+            warnings.warn(
+                f"The {stage} was interrupted at step {done} of {end}; "
+                f"going on with the best weights so far, those of step {history.best_step}.",
+                stacklevel=2,
+            )
+    history.seconds = time.monotonic() - started
+    return eqx.combine(best, static), history

@@ -1,0 +1,81 @@
+"""What a fit has to say for itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .loop import History
+
+
+@dataclass(frozen=True)
+class Residuals:
+    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per angle bin: zero when $g = \nabla\cdot F$.
+
+    Attributes:
+        angle: edges of the bins in radians, shape `(bins + 1,)`.
+        functions: names of the test functions $f$, length `functions`.
+        mean: shape `(bins, functions)`, nats per radian times the unit of $f$.
+        standard_error: same shape.
+    """
+
+    angle: np.ndarray
+    functions: tuple[str, ...]
+    mean: np.ndarray
+    standard_error: np.ndarray
+
+    @property
+    def z(self) -> np.ndarray:
+        """Means in standard errors, shape `(bins, functions)`."""
+        return self.mean / self.standard_error
+
+    @property
+    def bias(self) -> tuple[float, float]:
+        """Implied bias of `log_prob` in nats (minus the integral of the mean for f = 1), and its standard error."""
+        widths = np.diff(self.angle)
+        return (
+            -float(np.sum(widths * self.mean[:, 0])),
+            float(np.sqrt(np.sum(np.square(widths * self.standard_error[:, 0])))),
+        )
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a fit went: losses, Stein residuals and wall time, with a readable `summary()`.
+
+    Attributes:
+        histories: per stage, the losses and how the stage ended.
+        residuals: Stein residuals of the learned divergence on fresh draws; None where nothing was distilled.
+        seconds: wall time of each stage.
+    """
+
+    histories: dict[str, History]
+    seconds: dict[str, float]
+    residuals: Residuals | None = None
+
+    @property
+    def losses(self) -> dict[str, dict[str, np.ndarray]]:
+        """Per stage the arrays "step", "train" and "validation", of equal length."""
+        return {stage: history.arrays() for stage, history in self.histories.items()}
+
+    def summary(self) -> str:
+        """A few lines of text: what each stage reached, and what the residuals say of the learned divergence."""
+        lines = []
+        for stage, history in self.histories.items():
+            lines.append(
+                f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.stopped}; validation loss "
+                f"{history.validation[0]:.4f} -> {min(history.validation):.4f}, weights of step {history.best_step}"
+            )
+        if self.residuals is not None:
+            bias, error = self.residuals.bias
+            share = np.mean(np.abs(self.residuals.z) > 2.0)
+            lines.append(
+                f"learned divergence: mean error of log_prob {bias:+.3f} +- {error:.3f} nats on fresh samples of the "
+                f"model; {share:.0%} of {self.residuals.z.size} Stein residuals beyond 2 standard errors (5 % expected)"
+            )
+        others = {k: v for k, v in self.seconds.items() if k not in self.histories}
+        if others:
+            lines.append("also: " + ", ".join(f"{k} {v:.0f} s" for k, v in others.items()))
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()

@@ -1,0 +1,295 @@
+r"""The Langevin-Stein identity, in float64, for any field, any head, any width and any centres.
+
+Every expectation is a mean over independent kernel draws, so its standard error is the standard deviation over the root of
+their number. A case makes 16 comparisons and there are nine cases: with 5 standard errors the chance that a right
+implementation fails one of them is below 1e-4.
+"""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from references import GaussianFlow, random_flow, to64, trace_of_jacobian, x64
+
+import flowdensity as fd
+from flowdensity.data.scaling import Scaling
+from flowdensity.divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
+from flowdensity.divergence.stein import DivergenceHead
+from flowdensity.training.losses import stein_loss
+
+DIM, CONTEXT_DIM, HIDDEN = 2, 1, 16
+DRAWS = 200_000
+
+
+def random_head(seed: int = 0) -> DivergenceHead:
+    unit = jnp.ones(())
+    head = DivergenceHead(
+        jr.key(seed), DIM, HIDDEN, reach=4.0 * unit, scale=unit, bound=6.0 * unit, width=8, frequencies=2
+    )
+    last = jax.tree.map(lambda leaf: 4.0 * leaf, eqx.nn.Linear(8, "scalar", key=jr.key(seed + 1)))
+    return eqx.tree_at(lambda h: (h.outward, h.offset), head, (last, jnp.array([0.5, -0.2, 0.1, 0.0])))
+
+
+def model() -> eqx.Module:
+    return random_flow(jr.key(7), DIM, CONTEXT_DIM, width=HIDDEN)
+
+
+def no_control() -> MeanJacobian:
+    return MeanJacobian(jnp.array([0.0, np.pi / 2.0]), jnp.zeros((2, DIM, DIM)))
+
+
+def random_control() -> MeanJacobian:
+    """Symmetric matrices that have nothing to do with the field: the identity holds with any."""
+    matrices = jr.normal(jr.key(8), (3, DIM, DIM))
+    return MeanJacobian(jnp.array([0.0, 0.5, np.pi / 2.0]), 0.5 * (matrices + matrices.swapaxes(1, 2)))
+
+
+def draw_kernels(key: jax.Array, width: float, centres: str, count: int = DRAWS) -> Kernel:
+    """`near`: within the data. `inflated`: up to four times as far. `far`: five times the squash's reach."""
+    times, places, stretch, noise, context = jr.split(key, 5)
+    centre = jr.normal(places, (count, DIM))
+    if centres == "inflated":
+        centre = centre * jnp.exp(jr.uniform(stretch, (count, 1), maxval=jnp.log(4.0)))
+    if centres == "far":
+        centre = 20.0 * centre / jnp.linalg.norm(centre, axis=1, keepdims=True)
+    return Kernel(
+        time=jr.uniform(times, (count,), maxval=jnp.pi / 2.0),
+        centre=centre,
+        noise=jr.normal(noise, (count, DIM)),
+        width=jnp.full(count, width),
+        context=jr.normal(context, (count, CONTEXT_DIM)),
+    )
+
+
+def mean_and_error(values: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values)
+    assert values.dtype == np.float64
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+@functools.lru_cache
+def evaluated():
+    """Terms of the identity and the true divergence at each point, as one compiled function of the draws."""
+    field, head, control = to64((model(), random_head(), random_control()))
+
+    @jax.jit
+    def run(kernels):
+        terms = jax.vmap(lambda k: stein_terms(head, field, control, k))(kernels)
+        truth = jax.vmap(lambda t, y, c: trace_of_jacobian(field, t, y, c))(kernels.time, terms.point, kernels.context)
+        return terms, truth
+
+    return run
+
+
+@pytest.mark.parametrize("centres", ["near", "inflated", "far"])
+@pytest.mark.parametrize("width", [0.02, 0.3, 1.5])
+def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
+    with x64():
+        kernels = draw_kernels(jr.key(11), width, centres)
+        terms, truth = evaluated()(kernels)
+        np.testing.assert_allclose(terms.point, kernels.centre + width * kernels.noise, atol=1e-12)
+        # E[T f + r . grad f - f div F] = 0
+        columns = {"1": terms.target - truth, "g": terms.value * (terms.target - truth) + terms.slope}
+        for i in range(DIM):
+            columns[f"y[{i}]"] = terms.point[:, i] * (terms.target - truth) + terms.displacement[:, i]
+        # A test function with curvature, its gradient written out: sin(y0 + 2 y1).
+        phase = terms.point[:, 0] + 2.0 * terms.point[:, 1]
+        gradient = jnp.cos(phase)[:, None] * jnp.array([1.0, 2.0])
+        columns["sin"] = jnp.sin(phase) * (terms.target - truth) + jnp.sum(terms.displacement * gradient, 1)
+        # And within a slice of the angles, where nothing can cancel between them.
+        columns["early"] = jnp.where(kernels.time < 0.3, columns["1"], 0.0)
+        for name, values in columns.items():
+            mean, error = mean_and_error(values)
+            assert abs(mean) < 5.0 * error, name
+            assert error > 0.0
+        if centres == "near":
+            # The test has power: a wrong sign or a missing term would be of the size of the divergence.
+            typical = float(jnp.sqrt(jnp.mean(truth**2)))
+            for name in ("1", "g", "sin"):
+                assert mean_and_error(columns[name])[1] < 0.05 * typical, name
+
+
+def test_terms_are_what_they_are_called():
+    with x64():
+        field, head, control = to64((model(), random_head(), random_control()))
+        kernels = draw_kernels(jr.key(12), 0.3, "near", count=20)
+
+        @jax.jit
+        @jax.vmap
+        def by_hand(kernel):
+            def value(y):
+                return head(kernel.time, y, field.features(kernel.time, y, kernel.context)[1])
+
+            point = kernel.centre + 0.3 * kernel.noise
+            ends = jnp.stack([kernel.centre, point])
+            here, there = jax.vmap(lambda y: field.velocity(kernel.time, y, kernel.context))(ends)
+            # The gradient of g includes the path through the features.
+            return value(point), value(kernel.centre), jax.grad(value)(point), here - there
+
+        terms = jax.jit(jax.vmap(lambda k: stein_terms(head, field, control, k)))(kernels)
+        value, rate, gradient, difference = (np.asarray(part) for part in by_hand(kernels))
+        np.testing.assert_allclose(terms.value, value, rtol=1e-10)
+        slope = np.sum(terms.displacement * gradient, 1)
+        np.testing.assert_allclose(terms.slope, slope, rtol=1e-9, atol=1e-12)
+
+        # F(c) - F(y) + h B eta and the divergence put back, tr B = g(c), with B the mean Jacobian but for its trace.
+        nodes, matrices = np.asarray(control.nodes), np.asarray(control.matrices)
+        for i in range(20):
+            time, noise = float(kernels.time[i]), np.asarray(kernels.noise[i])
+            matrix = np.array([[np.interp(time, nodes, matrices[:, j, k]) for k in range(DIM)] for j in range(DIM)])
+            matrix += np.eye(DIM) * (rate[i] - np.trace(matrix)) / DIM
+            expected = difference[i] + 0.3 * matrix @ noise
+            np.testing.assert_allclose(terms.displacement[i], expected, rtol=1e-9, atol=1e-12)
+            expected = -difference[i] @ noise / 0.3 - noise @ matrix @ noise + np.trace(matrix)
+            np.testing.assert_allclose(terms.target[i], expected, rtol=1e-9, atol=1e-11)
+
+
+class LinearHead(eqx.Module):
+    """div F + theta . (1, y0, sin(y0 + 2 y1)): linear in its parameters, and exact where they are zero."""
+
+    model: eqx.Module
+    context: jax.Array
+    theta: jax.Array
+    scale: jax.Array
+
+    def __call__(self, time, state, hidden):
+        basis = jnp.stack([jnp.ones(()), state[0], jnp.sin(state[0] + 2.0 * state[1])])
+        return trace_of_jacobian(self.model, time, state, self.context) + self.theta @ basis
+
+
+@pytest.mark.parametrize("width", [0.1, 1.0])
+def test_the_loss_is_least_at_the_divergence(width):
+    """The gradient of the mean loss is zero at g = div F, and off it has the closed form 2 E[b b'] theta."""
+    count = 20_000
+    with x64():
+        kernels = draw_kernels(jr.key(13), width, "inflated", count)
+        context = jnp.array([0.4])
+        kernels = kernels._replace(context=jnp.tile(context, (count, 1)))
+        field, control = to64((model(), random_control()))
+        head = LinearHead(field, context, jnp.zeros(3), jnp.asarray(2.0))
+
+        def loss(theta, kernel):
+            batch = jax.tree.map(lambda leaf: leaf[None], kernel)
+            return stein_loss(eqx.tree_at(lambda h: h.theta, head, theta), field, control, batch)
+
+        slopes = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
+        mean, error = mean_and_error(slopes(jnp.zeros(3), kernels))
+        assert np.all(np.abs(mean) < 4.5 * error)
+
+        theta = jnp.array([0.3, -0.1, 0.2])
+        mean, error = mean_and_error(slopes(theta, kernels))
+        points = np.asarray(kernels.centre + width * kernels.noise)
+        basis = np.column_stack([np.ones(count), points[:, 0], np.sin(points[:, 0] + 2.0 * points[:, 1])])
+        expected = 2.0 * (basis.T @ basis / count) @ np.asarray(theta) / 2.0**2  # in units of the head's scale
+        assert np.all(np.abs(mean - expected) < 4.5 * error)
+        assert np.any(np.abs(mean) > 10.0 * error)  # and it is not zero there
+
+
+def test_the_control_variates_lower_the_variance_and_add_no_bias():
+    """None; the constant F(c); with it the trace at the centre; with both the mean Jacobian."""
+    width = 0.3
+    # A field with a large mean Jacobian, which no single point has: a symmetric shear on top of the random one.
+    shear = np.array([[1.5, 2.0], [2.0, -1.0]])
+    with x64():
+        inner = to64(model())
+
+        class Sheared(fd.AbstractProbabilityFlow):
+            scaling: Scaling
+            context_scaling: Scaling
+
+            def features(self, time, state, context):
+                velocity, hidden = inner.features(time, state, context)
+                return velocity + jnp.sin(time) * shear @ state, hidden
+
+            def times(self, steps):
+                return inner.times(steps)
+
+        field = Sheared(inner.scaling, inner.context_scaling)
+
+        class Zero(eqx.Module):
+            def __call__(self, time, state, hidden):
+                return jnp.zeros(())
+
+        class Exact(eqx.Module):
+            context: jax.Array
+
+            def __call__(self, time, state, hidden):
+                return trace_of_jacobian(field, time, state, self.context)
+
+        kernels, others = (draw_kernels(jr.key(seed), width, "near", 50_000) for seed in (14, 16))
+        control = jax.jit(lambda k: mean_jacobian(field, jnp.linspace(0.0, jnp.pi / 2.0, 9), k))(others)
+
+        @jax.jit
+        def run(kernels):
+            def one(kernel):
+                plain = stein_terms(Zero(), field, no_control(), kernel)
+                traced = stein_terms(Exact(kernel.context), field, no_control(), kernel)
+                full = stein_terms(Exact(kernel.context), field, control, kernel)
+                raw = field.velocity(kernel.time, plain.point, kernel.context) @ kernel.noise / kernel.width
+                truth = trace_of_jacobian(field, kernel.time, plain.point, kernel.context)
+                return jnp.stack([raw, plain.target, traced.target, full.target]) - truth
+
+            return jax.vmap(one)(kernels)
+
+        errors = run(kernels)
+        mean, error = mean_and_error(errors)
+        assert np.all(np.abs(mean) < 4.5 * error)
+        # Each step lowers the variance, by more than 4.5 standard errors of a paired difference of squares.
+        squares = np.square(np.asarray(errors) - mean)
+        for worse, better in zip(squares.T, squares.T[1:], strict=False):
+            gap = worse - better
+            assert gap.mean() > 4.5 * gap.std() / np.sqrt(len(gap))
+
+
+def test_the_mean_jacobian_is_found_without_derivatives():
+    """Of a linear field it is the matrix itself, between the nodes as well."""
+    covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
+    with x64():
+        field = GaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
+        nodes = np.linspace(0.0, np.pi / 2.0, 33)
+        kernels = draw_kernels(jr.key(17), 0.3, "near")
+        found = jax.jit(lambda k: mean_jacobian(field, jnp.asarray(nodes), k))(kernels)
+        matrices = np.asarray(found.matrices)
+        np.testing.assert_allclose(matrices, matrices.swapaxes(1, 2), atol=1e-12)
+        eye = np.eye(DIM)
+        exact = np.stack(
+            [
+                np.sin(a)
+                * np.cos(a)
+                * (covariance - eye)
+                @ np.linalg.inv(np.sin(a) ** 2 * covariance + np.cos(a) ** 2 * eye)
+                for a in nodes
+            ]
+        )
+        # J eta eta' has entries of standard deviation sqrt(2) |J| at most; each node is an average over a 32nd of the
+        # draws (the ends over half as many), and |J| is at most one here. The average over a node's hat function is
+        # within a tenth of the node's spacing times the slope of J of its value at the node: 0.01.
+        tolerance = 4.5 * np.sqrt(2.0 * 64.0 / DRAWS) + 0.01
+        np.testing.assert_allclose(matrices, exact, atol=tolerance)
+        assert np.abs(exact).max() > 3.0 * tolerance
+        for time in (0.0, 0.4, 1.2, np.pi / 2.0):
+            here = np.stack([np.interp(time, nodes, matrices[:, i, j]) for i in range(2) for j in range(2)]).reshape(
+                2, 2
+            )
+            np.testing.assert_allclose(found.trace(jnp.asarray(time)), np.trace(here), atol=1e-10)
+            np.testing.assert_allclose(
+                found.times(jnp.asarray(time), jnp.array([0.3, -2.0])), here @ [0.3, -2.0], atol=1e-10
+            )
+
+
+def test_the_control_variate_is_not_trained():
+    """Its rate is a constant of each draw: a head must not lower its loss by making the noise do the work."""
+    with x64():
+        field, head, control = to64((model(), random_head(), random_control()))
+        kernel = jax.tree.map(lambda leaf: leaf[0], draw_kernels(jr.key(15), 0.3, "near", 1))
+
+        def target(head):
+            return stein_terms(head, field, control, kernel).target
+
+        slope = eqx.filter_grad(target)(head)
+        for leaf in jax.tree.leaves(slope):
+            np.testing.assert_array_equal(leaf, np.zeros_like(leaf))

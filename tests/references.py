@@ -1,0 +1,198 @@
+"""What the tests compare with: closed forms, float64 finite differences, and models whose ODE is known exactly."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from numpyro.distributions import constraints
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+import flowdensity as fd
+from flowdensity.data.scaling import Scaling, fit_scaling, standardise
+
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+def x64() -> contextlib.AbstractContextManager:
+    """Double precision inside a `with` block; modules made outside stay in single precision."""
+    return jax.enable_x64(True)
+
+
+def to64(tree: Any) -> Any:
+    """The same pytree with its floating-point arrays in double precision; call it inside `x64()`."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf,
+        tree,
+    )
+
+
+def central_difference(function: Callable, at: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """Gradient of a scalar function of an array, each coordinate by a central difference of error O(step^2)."""
+    at = np.asarray(at, np.float64)
+    out = np.zeros(at.shape)
+    for index in np.ndindex(at.shape):
+        shift = np.zeros(at.shape)
+        shift[index] = step
+        out[index] = (float(function(at + shift)) - float(function(at - shift))) / (2.0 * step)
+    return out
+
+
+def patch_everywhere(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Replace a name in every module of the package that has it, wherever it was imported to."""
+    homes = [m for key, m in list(sys.modules.items()) if key.startswith("flowdensity.") and hasattr(m, name)]
+    assert homes, name
+    for module in homes:
+        monkeypatch.setattr(module, name, value)
+
+
+class Mixture:
+    """A mixture of Gaussians in numpy."""
+
+    def __init__(self, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray):
+        self.weights, self.means, self.covariances = (np.asarray(a, float) for a in (weights, means, covariances))
+
+    def sample(self, rng: np.random.Generator, rows: int) -> np.ndarray:
+        which = rng.choice(len(self.weights), rows, p=self.weights)
+        factors = np.linalg.cholesky(self.covariances)
+        noise = rng.normal(size=(rows, self.means.shape[1]))
+        return self.means[which] + np.einsum("nij,nj->ni", factors[which], noise)
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        terms = [
+            np.log(w) + multivariate_normal(m, c).logpdf(x)
+            for w, m, c in zip(self.weights, self.means, self.covariances, strict=True)
+        ]
+        return logsumexp(terms, axis=0)
+
+
+MIXTURE = Mixture(
+    weights=[0.4, 0.35, 0.25],
+    means=[[-1.0, 0.0], [1.0, 1.0], [0.5, -1.5]],
+    covariances=[[[0.3, 0.1], [0.1, 0.2]], [[0.2, -0.1], [-0.1, 0.3]], [[0.5, 0.0], [0.0, 0.15]]],
+)
+
+
+class GaussianFlow(fd.AbstractProbabilityFlow):
+    r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centred but unwhitened coordinates.
+
+    With $S_\phi = \sin^2\phi\,\Sigma + \cos^2\phi\,I$ and $m = A c$,
+    $F = \cos\phi\,m + \cos\phi\sin\phi\,(\Sigma - I)\,S_\phi^{-1}(y - \sin\phi\,m)$, which carries $y_0$ to
+    $\sin\phi\,m + S_\phi^{1/2} y_0$. The event is $x = b(u)$ with $b$ numpyro's bijection to the support.
+    """
+
+    scaling: Scaling
+    context_scaling: Scaling
+    eigenvalues: jax.Array
+    basis: jax.Array
+    slope: jax.Array
+    path: fd.AbstractPath
+
+    def __init__(
+        self,
+        mean: np.ndarray,
+        covariance: np.ndarray,
+        slope: np.ndarray | None = None,
+        *,
+        support: constraints.Constraint = constraints.real,
+        event_shape: tuple[int, ...] | None = None,
+        path: fd.AbstractPath | None = None,
+    ):
+        mean, covariance = np.asarray(mean, float), np.asarray(covariance, float)
+        dim = len(mean)
+        slope = np.zeros((dim, 0)) if slope is None else np.asarray(slope, float)
+        contexts = slope.shape[1]
+        shape = (dim,) if event_shape is None else event_shape
+        self.scaling = Scaling(mean, np.ones(dim), support, shape)
+        self.context_scaling = Scaling(np.zeros(contexts), np.ones(contexts), constraints.real, (contexts,))
+        eigenvalues, basis = np.linalg.eigh(covariance)
+        self.eigenvalues = jnp.asarray(eigenvalues, float)
+        self.basis = jnp.asarray(basis, float)
+        self.slope = jnp.asarray(slope, float)
+        self.path = fd.CondOT() if path is None else path
+
+    def features(self, time, state, context):
+        sine, cosine = jnp.sin(time), jnp.cos(time)
+        mean = self.slope @ context
+        rates = cosine * sine * (self.eigenvalues - 1.0) / (sine**2 * self.eigenvalues + cosine**2)
+        velocity = cosine * mean + self.basis @ (rates * (self.basis.T @ (state - sine * mean)))
+        return velocity, None
+
+    def times(self, steps):
+        return self.path.grid(steps)
+
+    def exact_divergence(self, time):
+        r"""$\cos\phi\sin\phi\,\mathrm{tr}[(\Sigma - I) S_\phi^{-1}]$."""
+        eigenvalues = np.asarray(self.eigenvalues, np.float64)
+        sine, cosine = np.sin(time), np.cos(time)
+        return np.sum(cosine * sine * (eigenvalues - 1.0) / (sine**2 * eigenvalues + cosine**2))
+
+
+GAUSSIAN_MEAN = np.array([1.0, -2.0])
+GAUSSIAN_COVARIANCE = np.array([[2.0, 0.6], [0.6, 0.5]])
+SLOPE = np.array([[0.8, -0.3, 0.0], [0.2, 0.5, -0.4]])
+"""Of the conditional Gaussian: two coordinates, contexts of shape (3,)."""
+CONTEXTS = np.array([[0.0, 0.0, 0.0], [1.0, -0.5, 0.3], [-2.0, 1.0, 0.0], [0.5, 0.5, -3.0]])
+"""Four contexts."""
+
+
+def gaussian_flow(**options: Any) -> GaussianFlow:
+    return GaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, **options)
+
+
+def conditional_gaussian_flow() -> GaussianFlow:
+    return GaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, SLOPE)
+
+
+def conditional_gaussian_log_prob(x: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Closed form of the conditional Gaussian's log density, batch axes broadcast."""
+    x, context = np.asarray(x, np.float64), np.asarray(context, np.float64)
+    away = x - GAUSSIAN_MEAN - context @ SLOPE.T
+    distance = np.einsum("...i,ij,...j->...", away, np.linalg.inv(GAUSSIAN_COVARIANCE), away)
+    return -0.5 * distance - 0.5 * np.linalg.slogdet(2.0 * np.pi * GAUSSIAN_COVARIANCE)[1]
+
+
+def random_flow(
+    key: jax.Array,
+    dim: int,
+    context_dim: int = 0,
+    *,
+    width: int = 16,
+    size: float = 1.0,
+    reach: float = 4.0,
+) -> fd.Flow:
+    """A Flow whose last layer is not zero, on unwhitened coordinates: nothing about it is special."""
+    net_key, last_key = jr.split(key)
+    network = fd.ResidualMLP(net_key, dim, context_dim, width=width, depth=1, frequencies=3)
+    last = eqx.nn.Linear(width, dim, key=last_key)
+    last = jax.tree.map(lambda leaf: size * 4.0 * leaf, last)
+    network = eqx.tree_at(lambda n: n.outward, network, last)
+    scaling = Scaling(np.zeros(dim), np.ones(dim), constraints.real, (dim,))
+    context_scaling = Scaling(np.zeros(context_dim), np.ones(context_dim), constraints.real, (context_dim,))
+    return fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+
+
+def untrained_flow(
+    key: jax.Array,
+    events: np.ndarray,
+    contexts: np.ndarray | None = None,
+    support: constraints.Constraint = constraints.real,
+) -> fd.Flow:
+    """A Flow as training starts from: whitened data and a zero-initialised network."""
+    scaling, white = fit_scaling(events, support)
+    contexts = np.zeros((len(events), 0)) if contexts is None else contexts
+    context_scaling, _ = standardise(contexts)
+    network = fd.ResidualMLP(key, scaling.dim, context_scaling.dim, width=16)
+    reach = 1.5 * np.linalg.norm(white, axis=1).max()
+    return fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+
+
+def trace_of_jacobian(model: fd.AbstractProbabilityFlow, time: Any, state: Any, context: Any) -> jax.Array:
+    return jnp.trace(jax.jacfwd(lambda y: model.velocity(time, y, context))(state))

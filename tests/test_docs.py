@@ -1,0 +1,71 @@
+"""What the README and the docs say can be run, and names what there is."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpyro.infer
+import pytest
+
+import flowdensity as fd
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = {name for name, value in vars(fd).items() if getattr(value, "__module__", "").startswith("flowdensity.")}
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    """What the README's first block defines, with training and sampling cut short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fit_flow", "fit_divergence"):
+            patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
+        mcmc = numpyro.infer.MCMC
+        patch.setattr(
+            numpyro.infer,
+            "MCMC",
+            lambda kernel, **options: mcmc(
+                kernel, **options | {"num_warmup": 20, "num_samples": 20, "progress_bar": False}
+            ),
+        )
+        names = {}
+        exec(BLOCKS[0], names)
+        theta = np.random.default_rng(0).normal(size=500)
+        yield names | {
+            "key": jax.random.key(2),
+            "data": names["population"],
+            "theta": theta,
+            "x": theta + 1.0,
+        }
+
+
+@pytest.mark.slow
+def test_readme_first_block_samples_a_posterior(namespace):
+    assert namespace["mcmc"].get_samples()["theta"].shape == (40, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block.split("\n")[0])
+def test_readme_blocks_run(namespace, block):
+    names = dict(namespace)
+    exec(block, names)
+    if "FlowReparam" in block:
+        names["mcmc"].run(names["key"], y=np.zeros(2))
+        assert names["mcmc"].get_samples()["theta_base"].shape == (20, 2)
+    if "given" in block:
+        mcmc = names["MCMC"](names["NUTS"](names["model"]))
+        mcmc.run(names["key"], observed=np.zeros(3))
+        assert mcmc.get_samples()["theta"].shape == (20,)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_relative_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_api_reference_has_every_public_name():
+    page = (ROOT / "docs/api.md").read_text()
+    assert sorted(re.findall(r"^::: flowdensity\.(\w+)$", page, flags=re.MULTILINE)) == sorted(PUBLIC)

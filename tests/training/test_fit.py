@@ -1,0 +1,419 @@
+"""The fits a user calls: their options, what they return, and how good it is against exact references."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from conftest import CONDITIONAL_NOISE, CONDITIONAL_SLOPE, small_network
+from numpyro.distributions import constraints
+from references import EPS32, MIXTURE, patch_everywhere
+from scipy.stats import gamma, lognorm, multivariate_normal, norm
+
+import flowdensity as fd
+from flowdensity.training import loop
+from flowdensity.training.loop import TrainingDiverged
+
+
+def banana(rows: int, seed: int = 0) -> np.ndarray:
+    """x ~ N(0, 1), y = x^2 + 0.3 e: nothing that a Gaussian can fit."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=rows)
+    return np.column_stack([x, np.square(x) + 0.3 * rng.normal(size=rows)])
+
+
+def banana_log_prob(events: np.ndarray) -> np.ndarray:
+    x, y = np.asarray(events, np.float64).T
+    return norm.logpdf(x) + norm.logpdf(y, np.square(x), 0.3)
+
+
+def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
+    gap = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
+    return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
+
+
+ROWS = banana(2500)
+QUICK = {"steps": 20, "batch_size": 64, "learning_rate": 0.02, "progress": False}
+
+
+def quick_network(dim: int = 2, context_dim: int = 0) -> fd.ResidualMLP:
+    return fd.ResidualMLP(jr.key(1), dim, context_dim, width=8, depth=1)
+
+
+# Options -----------------------------------------------------------------------------------------
+
+BAD_OPTIONS = {
+    "divergence string": ({"divergence": "hutchinson"}, "divergence", r"got 'hutchinson'"),
+    "divergence class": ({"divergence": fd.ExactDivergence}, "divergence", "got "),
+    "path string": ({"path": "condot"}, "path", "got 'condot'"),
+    "path class": ({"path": fd.CondOT}, "path", "got "),
+    "network function": ({"network": lambda t, x: x}, "network", "got "),
+    "network of another dimension": (
+        {"network": fd.ResidualMLP(jr.key(0), 3, width=4)},
+        "network",
+        r"2 dimensions.*got one for 3",
+    ),
+    "network with a context": (
+        {"network": fd.ResidualMLP(jr.key(0), 2, 1, width=4)},
+        "network",
+        r"0 of context; got one for 2 and 1",
+    ),
+    "support string": ({"support": "positive"}, "support", "got 'positive'"),
+    "no steps": ({"steps": 0}, "steps", "got 0"),
+    "negative steps": ({"steps": -5}, "steps", "got -5"),
+    "fractional steps": ({"steps": 10.5}, "steps", r"got 10\.5"),
+    "batch of none": ({"batch_size": 0}, "batch_size", "got 0"),
+    "learning rate zero": ({"learning_rate": 0.0}, "learning_rate", r"got 0\.0"),
+    "learning rate negative": ({"learning_rate": -1e-3}, "learning_rate", "got -0.001"),
+    "learning rate nan": ({"learning_rate": float("nan")}, "learning_rate", "got nan"),
+    "learning rate infinite": ({"learning_rate": float("inf")}, "learning_rate", "got inf"),
+    "learning rate string": ({"learning_rate": "fast"}, "learning_rate", "got 'fast'"),
+    "no validation": ({"validation": 0.0}, "validation", r"got 0\.0"),
+    "all validation": ({"validation": 1.0}, "validation", r"got 1\.0"),
+    "validation nan": ({"validation": float("nan")}, "validation", "got nan"),
+    "validation string": ({"validation": "some"}, "validation", "got 'some'"),
+}
+
+
+@pytest.mark.parametrize(("options", "argument", "says"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_bad_options_are_refused_before_training(options, argument, says, monkeypatch):
+    patch_everywhere(monkeypatch, "train", lambda *a, **k: pytest.fail("training began"))
+    with pytest.raises((TypeError, ValueError), match=rf"(?s)^fit_flow expected .*`{argument}`.*{says}.*Fix: "):
+        fd.fit_flow(jr.key(0), ROWS, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [({"steps": 0}, "steps"), ({"batch_size": -1}, "batch_size"), ({"learning_rate": 0.0}, "learning_rate")],
+    ids=["steps", "batch_size", "learning_rate"],
+)
+def test_fit_divergence_checks_its_options_too(mixture_fit, options, argument, monkeypatch):
+    patch_everywhere(monkeypatch, "train", lambda *a, **k: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=rf"^fit_divergence expected `{argument}`.*Fix: "):
+        fd.fit_divergence(jr.key(0), mixture_fit.density.model, mixture_fit.data, progress=False, **options)
+
+
+def test_whole_numbers_of_any_kind_are_steps():
+    fit = fd.fit_flow(
+        jr.key(0),
+        ROWS,
+        network=quick_network(),
+        divergence=fd.ExactDivergence(),
+        steps=np.int64(5),
+        batch_size=np.int32(8),
+        progress=False,
+    )
+    assert fit[1].losses["flow"]["step"][-1] == 5
+
+
+# What comes back ---------------------------------------------------------------------------------
+
+EVENTS = {
+    "integers": (np.arange(2500) ** 2 // 100, 1, constraints.real, ()),
+    "matrices on the unit interval": (
+        1.0 / (1.0 + np.exp(-0.3 * ROWS[:2400].reshape(600, 4, 2))),
+        8,
+        constraints.unit_interval,
+        (4, 2),
+    ),
+    "two rows": (ROWS[:2], 2, constraints.real, (2,)),
+}
+
+
+@pytest.mark.parametrize(("data", "dim", "support", "event_shape"), EVENTS.values(), ids=EVENTS.keys())
+def test_an_event_of_any_shape_and_support(data, dim, support, event_shape):
+    density, report = fd.fit_flow(
+        jr.key(0), data, support=support, network=quick_network(dim), divergence=fd.ExactDivergence(), **QUICK
+    )
+    assert density.event_shape == event_shape
+    assert density.batch_shape == ()
+    draws = density.sample(jr.key(1), (50,))
+    assert draws.shape == (50, *event_shape)
+    assert np.all(density.support(draws))
+    assert np.all(np.isfinite(density.log_prob(np.float32(np.asarray(data)[:10]))))
+    assert report.seconds["flow"] > 0.0
+    # Twenty steps from the fitted Gaussian: the draws are still near the data.
+    flat = np.asarray(draws, float).reshape(50, -1)
+    columns = np.asarray(data, float).reshape(len(data), -1)
+    assert np.all(np.abs(np.median(flat, 0) - np.median(columns, 0)) < 3.0 * columns.std(0))
+
+
+def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
+    for divergence in (fd.ExactDivergence(), fd.HutchinsonDivergence(jr.key(5), 2)):
+        density, report = fd.fit_flow(
+            jr.key(0), ROWS, network=quick_network(), divergence=divergence, path=fd.Trigonometric(), **QUICK
+        )
+        assert type(density.divergence) is type(divergence)
+        assert set(report.losses) == {"flow"}
+        assert report.residuals is None
+        assert "Stein" not in report.summary()
+        assert isinstance(density.model.path, fd.Trigonometric)
+
+
+def test_the_report_says_how_it_went(positive_fit):
+    report = positive_fit.report
+    assert set(report.losses) == {"flow", "divergence"}
+    for stage, losses in report.losses.items():
+        assert set(losses) == {"step", "train", "validation"}
+        lengths = {len(series) for series in losses.values()}
+        assert len(lengths) == 1
+        assert losses["step"][0] == 0
+        assert losses["step"][-1] <= 500
+        assert np.all(np.isfinite(losses["validation"]))
+        assert f"{stage}: {losses['step'][-1]} steps" in report.summary()
+    # Of the zero field on whitened data the matching loss is near one; training lowers both losses.
+    flow = report.losses["flow"]["validation"]
+    assert flow[0] == pytest.approx(1.0, abs=0.1)
+    assert flow.min() < flow[0]
+    assert report.losses["divergence"]["validation"].min() < 0.0
+    assert set(report.seconds) >= {"flow", "divergence"}
+    assert report.residuals.mean.shape == (8, 3)  # "1", "g" and the one coordinate
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Fewer samples and draws around the distillation, where its quality is not what is tested."""
+    patch_everywhere(monkeypatch, "CALIBRATION", 2048)
+    patch_everywhere(monkeypatch, "POOL", 500)
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd):
+    network = quick_network()
+    before = jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array))
+    densities, texts = [], []
+    for progress in ({"progress": False}, {}):
+        density, _ = fd.fit_flow(jr.key(0), ROWS, network=network, **(QUICK | {"progress": True} | progress))
+        densities.append(density)
+        texts.append(capfd.readouterr())
+    points = np.asarray(ROWS[:20], np.float32)
+    np.testing.assert_array_equal(*(np.asarray(density.log_prob(points)) for density in densities))
+
+    assert texts[0].out == texts[0].err == texts[1].out == ""
+    for word in ("flow", "divergence", "20/20", "train=", "validation="):
+        assert word in texts[1].err, word
+
+    # The network that was handed in, twice, is as it was.
+    after = eqx.filter(network, eqx.is_array)
+    for ours, theirs in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_key_gives_another_fit():
+    fits = [
+        fd.fit_flow(jr.key(key), ROWS, network=quick_network(), divergence=fd.ExactDivergence(), **QUICK)[0]
+        for key in (0, 1)
+    ]
+    points = np.asarray(ROWS[:20], np.float32)
+    assert np.any(fits[0].log_prob(points) != fits[1].log_prob(points))
+
+
+# Small tables: the number of steps by cross-validation --------------------------------------------
+
+
+def test_few_rows_are_learned_from_without_a_part_held_out():
+    """A hundred steps on 300 rows: better than the fitted Gaussian on fresh rows, and never better than the truth."""
+    data, fresh = banana(300), banana(4000, seed=1)
+    options = QUICK | {"steps": 100}
+    density, report = fd.fit_flow(jr.key(0), data, network=quick_network(), divergence=fd.ExactDivergence(), **options)
+    gaussian = multivariate_normal(data.mean(0), np.cov(data.T)).logpdf(fresh)
+    model = np.asarray(density.log_prob(np.float32(fresh)), np.float64)
+    gain, error = paired(model, gaussian)
+    assert gain > 4.5 * error
+    missing, error = paired(banana_log_prob(fresh), model)
+    assert missing > -4.5 * error
+    flow = report.losses["flow"]
+    assert report.histories["flow"].best_step == flow["step"][np.argmin(flow["validation"])]
+
+
+def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
+    """Rows of noise and a learning rate that ruins whatever it touches: no step does better than none."""
+    data = np.random.default_rng(2).normal(size=(100, 2))
+    options = QUICK | {"steps": 5, "learning_rate": 3.0}
+    density, report = fd.fit_flow(jr.key(0), data, network=quick_network(), **options)
+    scaling = density.model.scaling
+    factor = np.asarray(scaling.scale, np.float64)
+    expected = multivariate_normal(np.asarray(scaling.location, np.float64), factor @ factor.T).logpdf(data)
+    # Also of the learned divergence, which is then zero.
+    assert isinstance(density.divergence, fd.SteinDivergence)
+    np.testing.assert_allclose(density.log_prob(np.float32(data)), expected, rtol=32.0 * EPS32, atol=32.0 * EPS32)
+    assert "the fitted Gaussian, which is kept" in report.summary()
+
+
+@pytest.mark.parametrize("rows", [3, 12, 25])
+def test_however_few_rows_there_are(rows):
+    data = banana(rows)
+    density, _ = fd.fit_flow(
+        jr.key(0), data, network=quick_network(), divergence=fd.ExactDivergence(), **(QUICK | {"steps": 5})
+    )
+    assert np.all(np.isfinite(density.log_prob(np.float32(data))))
+
+
+def test_a_column_that_varies_in_one_row_only():
+    """Cross-validation must not whiten by a part of the rows in which the column is constant."""
+    data = banana(40)
+    data[:, 1] = 0.0
+    data[7, 1] = 1.0
+    density, _ = fd.fit_flow(
+        jr.key(0), data, network=quick_network(), divergence=fd.ExactDivergence(), **(QUICK | {"steps": 5})
+    )
+    assert np.all(np.isfinite(density.log_prob(np.float32(data))))
+
+
+# Interrupted and diverging fits ------------------------------------------------------------------
+
+
+class InterruptStage:
+    """Stands in for the progress bar, and presses Ctrl-C at the second update of one stage."""
+
+    def __init__(self, stage):
+        self.stage, self.updates, self.desc = stage, 0, None
+
+    def __call__(self, *, desc, **options):
+        self.desc, self.updates = desc, 0
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def update(self, count):
+        self.updates += 1
+        if self.desc == self.stage and self.updates == 2:
+            raise KeyboardInterrupt
+
+    def set_postfix(self, **fields):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("stage", "divergence", "stages"),
+    [("flow", fd.ExactDivergence, {"flow"}), ("divergence", fd.SteinDivergence, {"flow", "divergence"})],
+    ids=["flow", "divergence"],
+)
+@pytest.mark.usefixtures("few_draws")
+def test_an_interrupted_fit_returns_the_best_so_far(stage, divergence, stages, monkeypatch):
+    monkeypatch.setattr(loop, "tqdm", InterruptStage(stage))
+    with pytest.warns(UserWarning, match=f"The {stage} was interrupted at step 2 of 20"):
+        density, report = fd.fit_flow(jr.key(0), ROWS, network=quick_network(), **QUICK)
+    assert isinstance(density.divergence, divergence)
+    assert set(report.losses) == stages
+    assert "interrupted at step 2" in report.summary()
+    assert np.all(np.isfinite(density.log_prob(np.asarray(ROWS[:5], np.float32))))
+
+
+@pytest.mark.parametrize("data", [ROWS, ROWS[:100]], ids=["many rows", "few rows"])
+def test_a_fit_that_diverges_says_when_and_keeps_the_best(data):
+    with pytest.raises(
+        TrainingDiverged, match=r"flow loss was no longer finite by step \d+.*Fix: learning_rate="
+    ) as caught:
+        fd.fit_flow(jr.key(0), data, network=quick_network(), steps=100, learning_rate=1e30, progress=False)
+    error = caught.value
+    assert 1 <= error.step <= 100
+    assert f"step {error.step}" in str(error)
+    assert isinstance(error.best, fd.FlowDensity)
+    # The best until then: before the first step it is the fitted Gaussian.
+    events = np.asarray(ROWS[:20], np.float32)
+    assert np.all(np.isfinite(error.best.log_prob(events)))
+    assert np.all(np.isfinite(error.best.sample(jr.key(0), (20,))))
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_distillation_that_diverges_keeps_the_flow(mixture_fit):
+    with pytest.raises(TrainingDiverged, match="divergence loss was no longer finite") as caught:
+        fd.fit_divergence(
+            jr.key(0), mixture_fit.density.model, mixture_fit.data, steps=100, learning_rate=1e30, progress=False
+        )
+    best = caught.value.best
+    assert isinstance(best, fd.FlowDensity)
+    assert np.all(np.isfinite(best.log_prob(np.asarray(mixture_fit.data[:20], np.float32))))
+
+
+# How good it is ----------------------------------------------------------------------------------
+
+
+def test_the_learned_divergence_is_close_to_the_exact_one(mixture_fit, exact_mixture):
+    fresh = np.float32(MIXTURE.sample(np.random.default_rng(30), 2000))
+    exact = np.asarray(exact_mixture.log_prob(fresh), np.float64)
+    learned = np.asarray(mixture_fit.density.log_prob(fresh), np.float64) - exact
+    probed = (
+        np.asarray(exact_mixture.with_divergence(fd.HutchinsonDivergence(jr.key(31))).log_prob(fresh), np.float64)
+        - exact
+    )
+    # A short distillation of a small network, against one Hutchinson probe: five times better. What full fits reach
+    # is measured in benchmarks/.
+    assert np.sqrt(np.mean(learned**2)) < np.sqrt(np.mean(probed**2)) / 5.0
+    # Its mean error is calibrated away up to the reported standard error (of draws of the model, not of these rows:
+    # the spread of the error itself bounds what the change of rows can do).
+    error = np.hypot(mixture_fit.report.residuals.bias[1], learned.std() / np.sqrt(2000))
+    assert abs(learned.mean()) < 4.5 * error
+
+
+def test_a_mixture_is_learned(mixture_fit, exact_mixture):
+    """At least nine tenths of what the fitted Gaussian leaves out, in nats of held-out log density."""
+    fresh = MIXTURE.sample(np.random.default_rng(32), 4000)
+    truth = MIXTURE.log_prob(fresh)
+    gaussian = multivariate_normal(mixture_fit.data.mean(0), np.cov(mixture_fit.data.T)).logpdf(fresh)
+    model = exact_mixture.log_prob(np.float32(fresh))
+    left_out, _ = paired(truth, gaussian)
+    missing, error = paired(truth, model)
+    assert left_out > 0.3
+    assert missing - 4.5 * error < 0.1 * left_out
+    assert missing > -4.5 * error  # and no density beats the truth
+
+
+def test_a_conditional_law_is_learned(conditional_fit):
+    """At least nine tenths of the mutual information between events and contexts, which is known."""
+    rng = np.random.default_rng(33)
+    context = rng.normal(size=(2000, 1))
+    mean = np.array([1.0, 5.0]) + context @ CONDITIONAL_SLOPE.T
+    events = mean + rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 2000)
+    truth = multivariate_normal(np.zeros(2), CONDITIONAL_NOISE).logpdf(events - mean)
+    marginal = CONDITIONAL_NOISE + CONDITIONAL_SLOPE @ CONDITIONAL_SLOPE.T
+    information = 0.5 * (np.linalg.slogdet(marginal)[1] - np.linalg.slogdet(CONDITIONAL_NOISE)[1])
+    model = conditional_fit.density.given(np.float32(context)).log_prob(np.float32(events))
+    missing, error = paired(truth, model)
+    assert missing - 4.5 * error < 0.1 * information
+    assert missing > -4.5 * error
+
+
+def test_conditional_draws_follow_their_context(conditional_fit):
+    contexts = np.array([[-1.5], [0.0], [1.5]])
+    draws = np.asarray(conditional_fit.density.given(contexts).sample(jr.key(34), (2000,)), np.float64)
+    mean = np.array([1.0, 5.0]) + contexts @ CONDITIONAL_SLOPE.T
+    deviation = np.sqrt(np.diag(CONDITIONAL_NOISE))
+    # A tenth of the mutual information of 1.1 nats, all of it in one mean, would be 0.5 deviations.
+    assert np.all(np.abs(draws.mean(0) - mean) < 0.5 * deviation)
+
+
+def test_a_positive_law_is_learned(positive_fit):
+    """At least half of what the fitted log-normal leaves out of a gamma, which is not much."""
+    fresh = np.random.default_rng(35).gamma(3.0, 2.0, 4000)
+    truth = gamma(3.0, scale=2.0).logpdf(fresh)
+    logs = np.log(positive_fit.data)
+    log_normal = lognorm(logs.std(), scale=np.exp(logs.mean())).logpdf(fresh)
+    model = positive_fit.density.log_prob(np.float32(fresh))
+    left_out, _ = paired(truth, log_normal)
+    missing, error = paired(truth, model)
+    assert missing - 4.5 * error < 0.5 * left_out
+    assert missing > -4.5 * error
+
+
+def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, exact_mixture):
+    """`fit_divergence` needs rows only for its centres: fresh rows and another key lead to the same function."""
+    fresh = MIXTURE.sample(np.random.default_rng(36), 3000)
+    divergence, report = fd.fit_divergence(
+        jr.key(37), mixture_fit.density.model, fresh, steps=500, batch_size=256, learning_rate=3e-3, progress=False
+    )
+    assert isinstance(divergence, fd.SteinDivergence)
+    assert set(report.losses) == {"divergence"}
+    points = np.float32(fresh[:1000])
+    exact = np.asarray(exact_mixture.log_prob(points), np.float64)
+    errors = np.asarray(exact_mixture.with_divergence(divergence).log_prob(points), np.float64) - exact
+    zero = eqx.tree_at(lambda d: (d.head.outward.weight, d.head.offset), divergence, replace_fn=jnp.zeros_like)
+    nothing = np.asarray(exact_mixture.with_divergence(zero).log_prob(points), np.float64) - exact
+    assert np.sqrt(np.mean(errors**2)) < 0.2 * nothing.std()  # four per cent of the variance is left, at most
+    assert small_network(2, 2).width == exact_mixture.model.network.width
