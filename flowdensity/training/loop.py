@@ -123,7 +123,7 @@ def train(
             optax.warmup_cosine_decay_schedule(
                 0.0,
                 schedule.learning_rate,
-                warmup_steps=min(every, 200),
+                warmup_steps=min(every, 200, schedule.steps - 1),
                 decay_steps=schedule.steps,
                 end_value=0.01 * schedule.learning_rate,
             ),

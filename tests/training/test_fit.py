@@ -34,7 +34,7 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
 
 
 ROWS = banana(2500)
-QUICK = {"steps": 20, "batch_size": 64, "learning_rate": 0.02, "progress": False}
+QUICK = {"steps": 20, "batch_size": 64, "learning_rate": 0.005, "progress": False}
 
 
 def quick_network(dim: int = 2, context_dim: int = 0) -> fd.ResidualMLP:
