@@ -22,7 +22,11 @@ class Mixture:
         noise = rng.normal(size=(count, self.dim))
         return self.means[which] + np.einsum("nij,nj->ni", np.linalg.cholesky(self.covariances)[which], noise)
 
+    def log_joint(self, points: np.ndarray) -> np.ndarray:
+        """Log density of component and point together, in nats, shape `(components, points)`."""
+        each = [multivariate_normal.logpdf(points, m, c) for m, c in zip(self.means, self.covariances, strict=True)]
+        return np.stack(each) - np.log(len(self.means))
+
     def log_prob(self, points: np.ndarray) -> np.ndarray:
         """Log density in nats, shape `(points,)`."""
-        each = [multivariate_normal.logpdf(points, m, c) for m, c in zip(self.means, self.covariances, strict=True)]
-        return logsumexp(each, axis=0) - np.log(len(self.means))
+        return logsumexp(self.log_joint(points), axis=0)

@@ -18,6 +18,10 @@ import flowdensity as fd
 def pytest_configure(config: pytest.Config) -> None:
     # arviz 0.23 announces its successor once a day, on import.
     config.addinivalue_line("filterwarnings", r"ignore:\s*ArviZ is undergoing:FutureWarning")
+    # Most of the suite's time is compilation, and much of that the same for several tests.
+    jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -32,7 +32,7 @@ def namespace():
         )
         names = {}
         exec(BLOCKS[0], names)
-        theta = np.random.default_rng(0).normal(size=500)
+        theta = np.random.default_rng(0).normal(size=2500)
         yield names | {
             "key": jax.random.key(2),
             "data": names["population"],

@@ -138,22 +138,22 @@ def distil(
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 
 
+@eqx.filter_jit
 def _new_head(key: Key, model: Flow, kernels: Kernel) -> DivergenceHead:
     """A head on the features of `model`, with its scale and bound read off the targets it will be trained on."""
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
-    _, hidden = eqx.filter_eval_shape(model.features, one.time, one.centre, one.context)
+    _, hidden = model.features(one.time, one.centre, one.context)
+    assert hidden is not None, "a trained model has hidden features"
     unit = jnp.ones(())
     head = DivergenceHead(key, model.dim, hidden.size, reach=model.reach, scale=unit, bound=unit)
     none = MeanJacobian(model.times(1), jnp.zeros((2, model.dim, model.dim)))
-    evaluate = eqx.filter_jit(jax.vmap(stein_terms, in_axes=(None, None, None, 0)))
-    targets = evaluate(head, model, none, kernels).target
+    targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
     # A flow that stayed at the fitted Gaussian has no divergence at all; the floors keep ratios finite.
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(targets))), 1e-6)
     bound = jnp.maximum(jnp.max(jnp.abs(targets)), 1e-6)
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-@eqx.filter_jit
 def _push(model: Flow, noise: Rows, contexts: Rows) -> Rows:
     """Whitened events, shape `(rows, dim)`, that the flow carries `noise` to, given whitened contexts."""
     solver = FixedStep(8)  # centres may have any distribution: coarse steps do no harm
@@ -164,6 +164,7 @@ def _push(model: Flow, noise: Rows, contexts: Rows) -> Rows:
     )
 
 
+@eqx.filter_jit
 def _model_samples(key: Key, model: Flow, table: Sample) -> Sample:
     """The table, joined by samples of the model at contexts from the table."""
     rows, noise = jr.split(key)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -41,8 +42,13 @@ class MatchingDraws(NamedTuple):
     noise: Rows
 
 
+@eqx.filter_jit
 def draw_matching(key: Key, sample: Sample, path: AbstractPath, count: int) -> MatchingDraws:
-    """Draw rows, angles and noise for `count` terms of the matching loss."""
+    """Draw rows, angles and noise for `count` terms of the matching loss.
+
+    Returns:
+        `MatchingDraws` with a leading axis of `count`.
+    """
     rows, times, noise = jr.split(key, 3)
     chosen = sample.draw(rows, count)
     return MatchingDraws(
@@ -68,6 +74,7 @@ def matching_loss(model: Flow, draws: MatchingDraws) -> Scalar:
     return jnp.mean(terms)
 
 
+@eqx.filter_jit
 def draw_kernels(
     key: Key,
     sample: Sample,

@@ -1,0 +1,241 @@
+"""Does NUTS find the posterior under a learned prior? Beside the true prior, across modes, and in any units.
+
+    python benchmarks/posteriors.py            # about three quarters of an hour on two cores; resumes
+    python benchmarks/posteriors.py --cached   # only the page, from the cells that are there
+
+Writes docs/posteriors.md.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from mixtures import Mixture
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
+from scipy.special import softmax
+from tables import cell, is_cached, markdown, provenance
+
+import flowdensity as fd
+
+ROWS = 20_000
+UNITS = {"1e3 +- 1": (1e3, 1.0), "1e6 +- 1e5": (1e6, 1e5)}
+
+
+def run_nuts(
+    model: Callable[[], Any], *, warmup: int, samples: int, start: Callable[..., Any] = init_to_uniform
+) -> tuple[np.ndarray, dict]:
+    """Four vectorised chains of `theta`, shape `(4, samples, dim)`, and what is said of every run."""
+    mcmc = MCMC(
+        NUTS(model, init_strategy=start),
+        num_warmup=warmup,
+        num_samples=samples,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    started = time.monotonic()
+    mcmc.run(jr.key(0), extra_fields=("diverging", "num_steps"))
+    seconds = time.monotonic() - started
+    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
+    fields = mcmc.get_extra_fields()
+    columns = [draws[..., i] for i in range(draws.shape[-1])]
+    return draws, {
+        "seconds": seconds,
+        "r_hat": float(max(split_gelman_rubin(column) for column in columns)),
+        "ess": float(min(effective_sample_size(column) for column in columns)),
+        "divergences": int(np.sum(fields["diverging"])),
+        "leapfrogs": float(np.mean(fields["num_steps"])),
+    }
+
+
+def closed_form(mixture: Mixture) -> dist.Distribution:
+    """The mixture itself as a numpyro distribution."""
+    return dist.MixtureSameFamily(
+        dist.Categorical(logits=jnp.zeros(len(mixture.means))),
+        dist.MultivariateNormal(
+            jnp.asarray(mixture.means, float), covariance_matrix=jnp.asarray(mixture.covariances, float)
+        ),
+    )
+
+
+def agreement() -> dict:
+    """Posterior moments in D = 4 under the learned prior and under the mixture it was learned from."""
+    mixture, seen, noise = Mixture(4, 0), np.array([0, 1]), 0.4
+    density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+    observed = mixture.means[0, seen] + np.array([0.3, -0.2])
+
+    # The weight of each component in the posterior, in closed form: one of them must be all that is in view.
+    marginals = [
+        dist.MultivariateNormal(m[seen], c[np.ix_(seen, seen)] + noise**2 * np.eye(2)).log_prob(observed)
+        for m, c in zip(mixture.means, mixture.covariances, strict=True)
+    ]
+    in_view = softmax(np.asarray(marginals, np.float64))[0]
+
+    def posterior(prior: dist.Distribution, samples: int) -> tuple[np.ndarray, dict]:
+        def model() -> None:
+            theta = numpyro.sample("theta", prior)
+            numpyro.sample("y", dist.Normal(theta[seen], noise).to_event(1), obs=jnp.asarray(observed, float))
+
+        start = init_to_value(values={"theta": jnp.asarray(mixture.means[0], float)})
+        draws, run = run_nuts(model, warmup=500, samples=samples, start=start)
+        return draws.reshape(-1, mixture.dim), run
+
+    truth, long_run = posterior(closed_form(mixture), 10_000)
+    draws, run = posterior(density, 1500)
+    return {
+        "in view": float(in_view),
+        "mean": truth.mean(0).tolist(),
+        "deviation": truth.std(0).tolist(),
+        "mean gap": ((draws.mean(0) - truth.mean(0)) / truth.std(0)).tolist(),
+        "deviation ratio": (draws.std(0) / truth.std(0)).tolist(),
+        "learned": run,
+        "closed form": long_run,
+    }
+
+
+def modes() -> dict:
+    """Six separated modes in D = 8 and a likelihood that sees one coordinate: in the noise, and in theta."""
+    mixture, observed, noise = Mixture(8, 0), 0.0, 1.5
+    density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+
+    def shares(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        which = np.argmax(mixture.log_joint(points), axis=0)
+        return np.bincount(which, weights, minlength=len(mixture.means)) / np.sum(weights)
+
+    # The truth by importance sampling: draws of the mixture, weighted by their likelihood.
+    points = mixture.sample(400_000, 5)
+    weights = np.exp(-0.5 * np.square((observed - points[:, 0]) / noise))
+    truth = shares(points, weights)
+
+    def model() -> None:
+        theta = numpyro.sample("theta", density)
+        numpyro.sample("y", dist.Normal(theta[0], noise), obs=observed)
+
+    result: dict = {"truth": truth.tolist(), "ess of the truth": float(weights.sum() ** 2 / np.square(weights).sum())}
+    for name, config in (("FlowReparam", {"theta": fd.FlowReparam()}), ("log_prob", {})):
+        draws, run = run_nuts(reparam(model, config=config), warmup=500, samples=1000)
+        flat = draws.reshape(-1, mixture.dim)
+        each = [np.ptp(np.argmax(mixture.log_joint(chain), axis=0)) > 0 for chain in draws]
+        result[name] = run | {
+            "shares": shares(flat, np.ones(len(flat))).tolist(),
+            "chains in several modes": int(np.sum(each)),
+        }
+    return result
+
+
+def units(location: float, deviation: float) -> dict:
+    """A bent density far from zero, in plain NUTS from numpyro's default start."""
+
+    def draw(count: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        first, second = rng.normal(size=(2, count))
+        # Both of mean 0 and variance 1.
+        return np.stack([first, (np.square(first) - 1.0) / np.sqrt(2.0) * 0.6 + 0.8 * second], 1)
+
+    density, _ = fd.fit_flow(jr.key(0), location + deviation * draw(ROWS, 0))
+    draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=1000)
+    standard = (draws.reshape(-1, 2) - location) / deviation
+    angles = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
+    directions = np.stack([np.cos(angles), np.sin(angles)], 1)
+    slope = jax.jit(jax.vmap(jax.grad(density.log_prob)))
+    home = {}
+    for scales in (10, 100, 1000):
+        slopes = np.asarray(slope(jnp.asarray(location + deviation * scales * directions, float)), np.float64)
+        inward = np.isfinite(slopes).all(1) & (np.sum(slopes * directions, axis=1) < 0.0)
+        home[str(scales)] = float(inward.mean())
+    return run | {"mean": standard.mean(0).tolist(), "deviation": standard.std(0).tolist(), "home": home}
+
+
+def page(cells: Mapping[str, dict]) -> str:
+    """The page as Markdown, of the cells that there are."""
+    parts = [
+        "# Posteriors\n\nNUTS with four vectorised chains and numpyro's defaults. The priors are learned from 20,000 rows with "
+        "the defaults of `fit_flow`; the mixtures are those of the [accuracy tables](accuracy.md)."
+    ]
+    if "agreement" in cells:
+        c = cells["agreement"]
+        rows = [
+            [f"theta[{i}]", f"{mean:+.3f}", f"{sd:.3f}", f"{gap:+.3f}", f"{ratio:.3f}"]
+            for i, (mean, sd, gap, ratio) in enumerate(
+                zip(c["mean"], c["deviation"], c["mean gap"], c["deviation ratio"], strict=True)
+            )
+        ]
+        table = markdown(["", "true mean", "true sd", "difference of means, in sd", "ratio of sds"], rows)
+        parts.append(
+            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, two coordinates seen with noise 0.4, so "
+            f"that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS on the closed form "
+            f"({c['closed form']['ess']:.0f} effective draws; {c['learned']['ess']:.0f} under the learned prior, R-hat "
+            f"{c['learned']['r_hat']:.3f}).\n\n{table}"
+        )
+    if "modes" in cells:
+        c = cells["modes"]
+        rows = [
+            [
+                f"`{name}`",
+                f"{c[name]['r_hat']:.3f}",
+                f"{c[name]['ess']:.0f}",
+                f"{np.max(np.abs(np.subtract(c[name]['shares'], c['truth']))):.3f}",
+                f"{c[name]['chains in several modes']} of 4",
+                f"{c[name]['leapfrogs']:.0f}",
+                f"{c[name]['seconds']:.0f}",
+            ]
+            for name in ("FlowReparam", "log_prob")
+        ]
+        header = ["theta sampled by", "R-hat", "smallest ESS of 4,000", "largest error of a mode's weight"]
+        header += ["chains in more than one mode", "leapfrog steps a draw", "seconds"]
+        parts.append(
+            "## Across modes\n\nSix separated modes in eight dimensions and a likelihood that sees one coordinate. True weights "
+            f"of the modes by importance sampling from the mixture ({c['ess of the truth']:.0f} effective draws): "
+            f"{', '.join(f'{share:.3f}' for share in c['truth'])}.\n\n{markdown(header, rows)}"
+        )
+    scaled = {name: cells[f"units {name}"] for name in UNITS if f"units {name}" in cells}
+    if scaled:
+        rows = [
+            [
+                name,
+                f"{c['r_hat']:.3f}",
+                f"{c['ess']:.0f}",
+                ", ".join(f"{m:+.3f}" for m in c["mean"]),
+                ", ".join(f"{d:.3f}" for d in c["deviation"]),
+                str(c["divergences"]),
+                ", ".join(f"{100 * share:.0f} %" for share in c["home"].values()),
+            ]
+            for name, c in scaled.items()
+        ]
+        header = ["units", "R-hat", "smallest ESS of 4,000", "means", "sds", "divergent"]
+        header += ["gradients that point home, 10, 100, 1,000 sds out"]
+        parts.append(
+            "## In any units\n\nA bent density of two columns, sampled by plain NUTS from numpyro's default start within two "
+            f"units of zero. Means and sds in units of the true sd, so that 0 and 1 are right.\n\n{markdown(header, rows)}"
+        )
+    return "\n\n".join([*parts, provenance("python benchmarks/posteriors.py")]) + "\n"
+
+
+def main() -> None:
+    """Compute the cells that are missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
+    args = parser.parse_args()
+    jobs: dict[str, Callable[[], dict]] = {"modes": modes, "agreement": agreement}
+    jobs |= {f"units {name}": lambda values=values: units(*values) for name, values in UNITS.items()}
+    cells = {}
+    for name, compute in jobs.items():
+        file = f"posteriors/{name}"
+        if not args.cached or is_cached(file):
+            cells[name] = cell(file, compute)
+            print(name, cells[name], flush=True)
+    Path("docs/posteriors.md").write_text(page(cells))
+
+
+if __name__ == "__main__":
+    main()
