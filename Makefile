@@ -39,6 +39,7 @@ docs: $(VENV)/.docs ## build the site into site/; a broken link or reference is 
 
 bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py
 
 clean: ## remove the environments and everything that was built

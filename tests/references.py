@@ -196,3 +196,9 @@ def untrained_flow(
 
 def trace_of_jacobian(model: fd.AbstractProbabilityFlow, time: Any, state: Any, context: Any) -> jax.Array:
     return jnp.trace(jax.jacfwd(lambda y: model.velocity(time, y, context))(state))
+
+
+def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
+    """Mean of the gap between two scores of the same rows, and its standard error."""
+    gap = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
+    return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))

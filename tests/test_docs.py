@@ -23,6 +23,7 @@ def namespace():
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
         mcmc = numpyro.infer.MCMC
+        patch.setattr(numpyro.infer, "NUTS", functools.partial(numpyro.infer.NUTS, max_tree_depth=3))
         patch.setattr(
             numpyro.infer,
             "MCMC",

@@ -19,8 +19,9 @@ def offset_basis(angle: Scalar) -> Float[Array, " basis"]:
 class DivergenceHead(eqx.Module):
     r"""Scalar network $g(\phi, y)$ that reads the hidden features of the model it serves.
 
-    $g = m^2\,(B\tanh(f/B) + b(\phi))$ with $m$ the radial factor of `squash`, $B$ the bound and $b$ the calibration: smooth,
-    bounded, and fading beyond the reach of the data like $|y|^{-2}$, as the divergence of the velocity itself does there.
+    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, $m$ the radial factor of `squash`, $B$ the bound and $b$ the
+    calibration: smooth, bounded, and fading beyond the reach of the data like $|y|^{-2}$, as the divergence of the
+    velocity itself does there.
 
     Args:
         key: JAX PRNG key of the initial weights.

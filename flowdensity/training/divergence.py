@@ -27,8 +27,8 @@ TAILS = 0.15
 """Fraction of kernel centres that are inflated beyond the data."""
 POOL = 20_000
 """Samples of the model from which kernel centres are drawn, beside the data."""
-CALIBRATION = 65_536
-"""Kernel draws for calibration, and as many fresh ones for the residuals that are reported."""
+CALIBRATION = 131_072
+"""Kernel draws about the model's own samples for calibration, and as many fresh ones for the residuals reported."""
 LEARNING_RATE = 2e-3
 
 Inputs: TypeAlias = tuple[Flow, MeanJacobian, Sample, Kernel]
@@ -51,7 +51,7 @@ def fit_divergence(
     A scalar head $g$ on the model's hidden features minimises $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian
     kernels about centres from the data and from the model's own samples, some of them inflated; the velocity is
     evaluated and never differentiated for its divergence (Jagwani et al. 2026, arXiv 2605.16486). What bias the Stein
-    residuals still show on fresh draws is then taken out.
+    residuals still show on samples of the model is then taken out.
 
     Args:
         key: JAX PRNG key.
@@ -100,7 +100,8 @@ def distil(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 8)
     started = time.monotonic()
-    pool = _model_samples(pool_key, model, table)
+    own = _model_samples(pool_key, model, table)
+    pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)
 
     def kernels(key: Key, pool: Sample, count: int, tails: float = TAILS) -> Kernel:
         return draw_kernels(key, pool, model.path, count, rho=RHO, tails=tails)
@@ -132,8 +133,9 @@ def distil(
         error.best = FlowDensity(model, divergence=SteinDivergence(error.best))
         raise
     started = time.monotonic()
-    head = calibrate(head, model, control, kernels(calibrate_key, pool, CALIBRATION, tails=0.0))
-    residuals = stein_residuals(head, model, control, kernels(check_key, pool, CALIBRATION, tails=0.0))
+    # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
+    head = calibrate(head, model, control, kernels(calibrate_key, own, CALIBRATION, tails=0.0))
+    residuals = stein_residuals(head, model, control, kernels(check_key, own, CALIBRATION, tails=0.0))
     seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 
@@ -145,7 +147,8 @@ def _new_head(key: Key, model: Flow, kernels: Kernel) -> DivergenceHead:
     _, hidden = model.features(one.time, one.centre, one.context)
     assert hidden is not None, "a trained model has hidden features"
     unit = jnp.ones(())
-    head = DivergenceHead(key, model.dim, hidden.size, reach=model.reach, scale=unit, bound=unit)
+    width = min(128, hidden.size)  # no wider than the trunk it reads
+    head = DivergenceHead(key, model.dim, hidden.size, reach=model.reach, scale=unit, bound=unit, width=width)
     none = MeanJacobian(model.times(1), jnp.zeros((2, model.dim, model.dim)))
     targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
     # A flow that stayed at the fitted Gaussian has no divergence at all; the floors keep ratios finite.
@@ -166,8 +169,7 @@ def _push(model: Flow, noise: Rows, contexts: Rows) -> Rows:
 
 @eqx.filter_jit
 def _model_samples(key: Key, model: Flow, table: Sample) -> Sample:
-    """The table, joined by samples of the model at contexts from the table."""
+    """Samples of the model at contexts from the table."""
     rows, noise = jr.split(key)
     contexts = table.draw(rows, POOL).contexts
-    states = _push(model, jr.normal(noise, (POOL, model.dim)), contexts)
-    return Sample(jnp.concatenate([table.states, states]), jnp.concatenate([table.contexts, contexts]))
+    return Sample(_push(model, jr.normal(noise, (POOL, model.dim)), contexts), contexts)

@@ -30,7 +30,10 @@ class Residuals:
 
     @property
     def bias(self) -> tuple[float, float]:
-        """Implied bias of `log_prob` in nats (minus the integral of the mean for f = 1), and its standard error."""
+        """Mean error of `log_prob` over samples of the model that this implies, in nats, and its standard error.
+
+        It is minus the integral of the mean for f = 1.
+        """
         widths = np.diff(self.angle)
         return (
             -float(np.sum(widths * self.mean[:, 0])),
@@ -44,7 +47,8 @@ class FitReport:
 
     Attributes:
         histories: per stage, the losses and how the stage ended.
-        residuals: Stein residuals of the learned divergence on fresh draws; None where nothing was distilled.
+        residuals: Stein residuals of the learned divergence on fresh kernel draws about samples of the model; None
+            where nothing was distilled.
         seconds: wall time of each stage.
     """
 
@@ -69,7 +73,7 @@ class FitReport:
             bias, error = self.residuals.bias
             share = np.mean(np.abs(self.residuals.z) > 2.0)
             lines.append(
-                f"learned divergence: mean error of log_prob {bias:+.3f} +- {error:.3f} nats on fresh samples of the "
+                f"learned divergence: mean error of log_prob {bias:+.3f} +- {error:.3f} nats over samples of the "
                 f"model; {share:.0%} of {self.residuals.z.size} Stein residuals beyond 2 standard errors (5 % expected)"
             )
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
