@@ -218,7 +218,7 @@ def page(cells: Mapping[str, dict]) -> str:
             "## In any units\n\nA bent density of two columns, sampled by plain NUTS from numpyro's default start within two "
             f"units of zero. Means and sds in units of the true sd, so that 0 and 1 are right.\n\n{markdown(header, rows)}"
         )
-    return "\n\n".join([*parts, provenance("python benchmarks/posteriors.py")]) + "\n"
+    return "\n\n".join([*parts, provenance("python benchmarks/posteriors.py", cells.values())]) + "\n"
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from tables import markdown, provenance
+from tables import cell, markdown, provenance
 
 import flowdensity as fd
 
@@ -45,8 +45,8 @@ def value_and_gradient(density: fd.FlowDensity, points: jax.Array) -> Callable[[
     return lambda: jax.block_until_ready(compiled(density, points))
 
 
-def main() -> None:
-    """Time the estimators in turn and write the table."""
+def measure() -> dict:
+    """Times of the three estimators in turn: a row of the table for each dimension and number of points."""
     rows = []
     for dim in DIMENSIONS:
         learned = density(dim)
@@ -68,22 +68,33 @@ def main() -> None:
                     for _ in range(repeats):
                         call()
                     times[name].append((time.perf_counter() - started) / repeats)
-            medians = {name: float(np.median(each)) for name, each in times.items()}
             rows.append(
-                [
-                    str(dim),
-                    str(batch),
-                    f"{1e3 * medians['stein']:.2f}",
-                    f"{medians['exact'] / medians['stein']:.1f}",
-                    f"{medians['hutchinson'] / medians['stein']:.1f}",
-                ]
+                {"dim": dim, "points": batch} | {name: 1e3 * float(np.median(each)) for name, each in times.items()}
             )
             print(rows[-1], flush=True)
-    table = markdown(["D", "points", "learned, ms", "exact / learned", "Hutchinson / learned"], rows)
+    return {"rows": rows}
+
+
+def main() -> None:
+    """Measure, if that has not been done, and write the page."""
+    result = cell("speed", measure)
+    table = markdown(
+        ["D", "points", "learned, ms", "exact / learned", "Hutchinson / learned"],
+        [
+            [
+                str(row["dim"]),
+                str(row["points"]),
+                f"{row['stein']:.2f}",
+                f"{row['exact'] / row['stein']:.1f}",
+                f"{row['hutchinson'] / row['stein']:.1f}",
+            ]
+            for row in result["rows"]
+        ],
+    )
     text = (
         "# Speed\n\nValue and gradient of `log_prob`, 16 steps: median of seven rounds in which the estimators take turns. "
-        "The columns to the right are ratios of times within a round's process; milliseconds depend on the machine.\n\n"
-        f"{table}\n\n{provenance('python benchmarks/speed.py')}\n"
+        "The columns to the right are ratios of medians; milliseconds depend on the machine.\n\n"
+        f"{table}\n\n{provenance('python benchmarks/speed.py', [result])}\n"
     )
     Path("docs/speed.md").write_text(text)
 

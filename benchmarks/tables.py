@@ -3,27 +3,33 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-CACHE = Path("outputs")
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+"""Kept with the code: a table can be written anew, and a benchmark go on, on another machine."""
 
 
 def is_cached(name: str) -> bool:
     """Whether a cell has been computed."""
-    return (CACHE / f"{name}.json").exists()
+    return (RESULTS / f"{name}.json").exists()
 
 
 def cell(name: str, compute: Callable[[], dict]) -> dict:
-    """`compute()`, or what it returned when it last ran to its end: a benchmark resumes where it was stopped."""
-    file = CACHE / f"{name}.json"
+    """`compute()` and with what it was made, or the same from when it last ran to its end.
+
+    A benchmark so goes on where it was stopped. Delete the file after a change that matters to its figures.
+    """
+    file = RESULTS / f"{name}.json"
     if file.exists():
         return json.loads(file.read_text())
-    result = compute()
+    result = compute() | {"made with": environment()}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(result, indent=1))
+    partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.rename(file)
     return result
 
@@ -37,13 +43,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def provenance(command: str) -> str:
-    """With what a table was made: command, versions and kind of machine."""
+def environment() -> str:
+    """Versions and kind of machine."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("flowdensity", "jax", "numpyro", "diffrax"))
     return (
-        f"Made by `{command}` with Python {platform.python_version()}, {packages}, on {os.cpu_count()} cores of "
-        f"{platform.machine()}, no GPU."
+        f"Python {platform.python_version()}, {packages}, on {os.cpu_count()} cores of {platform.machine()}, "
+        f"{jax.default_backend().upper()}"
     )
+
+
+def provenance(command: str, cells: Iterable[dict]) -> str:
+    """With what a table was made: the command, and the environments of its cells."""
+    return f"Made by `{command}` with {'; '.join(sorted({each['made with'] for each in cells}))}."
 
 
 def replace_block(file: Path, name: str, text: str) -> None:

@@ -7,6 +7,7 @@ departure from it. The log-determinant of the whole map lives here and nowhere e
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
@@ -60,7 +61,7 @@ class Scaling(eqx.Module):
 
     def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
         """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats."""
-        transform = to_support(self.support)
+        transform: Transform = biject_to(self.support)
         unconstrained = transform._inverse(event)
         stretch = transform.log_abs_det_jacobian(unconstrained, event)
         centred = jnp.ravel(unconstrained) - self.location
@@ -70,14 +71,15 @@ class Scaling(eqx.Module):
     def colour(self, state: State) -> Float[Array, "*event"]:
         """Event whose whitened state is `state`."""
         shift = self.scale @ state if self.scale.ndim == 2 else self.scale * state
-        transform = to_support(self.support)
+        transform: Transform = biject_to(self.support)
         unconstrained = jnp.reshape(self.location + shift, transform.inverse_shape(self.event_shape))
         return jnp.asarray(transform(unconstrained))
 
 
-def to_support(support: constraints.Constraint) -> Transform:
-    """numpyro's bijection from the real line to a support."""
-    return biject_to(support)
+def unconstrain(events: np.ndarray, support: constraints.Constraint) -> np.ndarray:
+    """Events on the real line, by numpyro's bijection for their support, in float64 whatever JAX's own precision."""
+    with jax.enable_x64(True):
+        return np.asarray(biject_to(support)._inverse(jnp.asarray(events)), np.float64)
 
 
 def fit_scaling(events: np.ndarray, support: constraints.Constraint = constraints.real) -> tuple[Scaling, np.ndarray]:
@@ -93,10 +95,7 @@ def fit_scaling(events: np.ndarray, support: constraints.Constraint = constraint
     Returns:
         The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.
     """
-    unconstrained = np.asarray(to_support(support)._inverse(jnp.asarray(events)), np.float64)
-    if support is constraints.real:
-        unconstrained = events  # not rounded to the precision of JAX's arrays
-    table = unconstrained.reshape(len(events), -1)
+    table = unconstrain(events, support).reshape(len(events), -1)
     location = table.mean(0)
     deviation = table.std(0)
     standard = (table - location) / deviation

@@ -1,9 +1,10 @@
 """What comes in: tables of events and contexts, checked before any work is done."""
 
 import numpy as np
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import constraints
 
 from .._typing import ArrayLike
+from .scaling import unconstrain
 
 
 def event_table(caller: str, data: ArrayLike, support: constraints.Constraint = constraints.real) -> np.ndarray:
@@ -40,8 +41,7 @@ def event_table(caller: str, data: ArrayLike, support: constraints.Constraint = 
             f"{np.sum(~inside)} such entries in all. Fix: data = data[numpy.all(support(data), axis=-1)], or a wider support"
         )
     # Whether a column varies is asked where it will be whitened: on the real line.
-    columns = np.asarray(biject_to(support)._inverse(table), np.float64).reshape(len(table), -1)
-    _check_varies(caller, "data", columns)
+    _check_varies(caller, "data", unconstrain(table, support).reshape(len(table), -1))
     return table
 
 

@@ -91,6 +91,15 @@ def shrunk_covariance(table: np.ndarray) -> tuple[np.ndarray, float]:
     return shrunk * np.outer(deviation, deviation), shrinkage
 
 
+def test_a_table_leaves_its_support_in_double_precision():
+    """The logarithms of 1e6 +- 1 differ by 1e-6, which is one unit in the last place of single precision."""
+    table = 1e6 + np.random.default_rng(2).normal(size=500)
+    _, white = fit_scaling(table, constraints.positive)
+    logs = np.log(table)
+    # One part in 1e16 of 13.8, in units of 1e-6.
+    np.testing.assert_allclose(white[:, 0], (logs - logs.mean()) / logs.std(), atol=1e-8)
+
+
 @pytest.mark.parametrize(("count", "dim"), [(8, 5), (50, 20), (400, 5), (30, 60), (20_000, 4)])
 def test_covariance_is_shrunk_as_scikit_learn_does(count, dim):
     table = rows((dim,), count, seed=1)
