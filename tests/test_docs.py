@@ -16,21 +16,31 @@ PUBLIC = {name for name, value in vars(fd).items() if getattr(value, "__module__
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
+# Classes, since arviz asks of what class a sampler is.
+
+
+class ShallowNUTS(numpyro.infer.NUTS):
+    """At most seven leapfrog steps a draw."""
+
+    def __init__(self, model):
+        super().__init__(model, max_tree_depth=3)
+
+
+class ShortMCMC(numpyro.infer.MCMC):
+    """Twenty draws after twenty of warm-up, silently."""
+
+    def __init__(self, kernel, **options):
+        super().__init__(kernel, **options | {"num_warmup": 20, "num_samples": 20, "progress_bar": False})
+
+
 @pytest.fixture(scope="module")
 def namespace():
     """What the README's first block defines, with training and sampling cut short."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
-        mcmc = numpyro.infer.MCMC
-        patch.setattr(numpyro.infer, "NUTS", functools.partial(numpyro.infer.NUTS, max_tree_depth=3))
-        patch.setattr(
-            numpyro.infer,
-            "MCMC",
-            lambda kernel, **options: mcmc(
-                kernel, **options | {"num_warmup": 20, "num_samples": 20, "progress_bar": False}
-            ),
-        )
+        patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
+        patch.setattr(numpyro.infer, "MCMC", ShortMCMC)
         names = {}
         exec(BLOCKS[0], names)
         theta = np.random.default_rng(0).normal(size=2500)
