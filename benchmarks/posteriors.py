@@ -28,7 +28,8 @@ from tables import cell, is_cached, markdown, provenance
 import flowdensity as fd
 
 ROWS = 20_000
-UNITS = {"1e3 +- 1": (1e3, 1.0), "1e6 +- 1e5": (1e6, 1e5)}
+UNITS = {"1e3": (1e3, 1.0), "1e6": (1e6, 1e5)}
+"""Mean and standard deviation of the data."""
 
 
 def run_nuts(
@@ -70,23 +71,23 @@ def closed_form(mixture: Mixture) -> dist.Distribution:
 
 def agreement() -> dict:
     """Posterior moments in D = 4 under the learned prior and under the mixture it was learned from."""
-    mixture, seen, noise = Mixture(4, 0), np.array([0, 1]), 0.4
+    mixture, component, seen, noise = Mixture(4, 0), 3, np.array([0, 1, 2]), 0.4
     density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
-    observed = mixture.means[0, seen] + np.array([0.3, -0.2])
+    observed = mixture.means[component, seen] + np.array([0.3, -0.2, 0.1])
 
     # The weight of each component in the posterior, in closed form: one of them must be all that is in view.
     marginals = [
-        dist.MultivariateNormal(m[seen], c[np.ix_(seen, seen)] + noise**2 * np.eye(2)).log_prob(observed)
+        dist.MultivariateNormal(m[seen], c[np.ix_(seen, seen)] + noise**2 * np.eye(len(seen))).log_prob(observed)
         for m, c in zip(mixture.means, mixture.covariances, strict=True)
     ]
-    in_view = softmax(np.asarray(marginals, np.float64))[0]
+    in_view = softmax(np.asarray(marginals, np.float64))[component]
 
     def posterior(prior: dist.Distribution, samples: int) -> tuple[np.ndarray, dict]:
         def model() -> None:
             theta = numpyro.sample("theta", prior)
             numpyro.sample("y", dist.Normal(theta[seen], noise).to_event(1), obs=jnp.asarray(observed, float))
 
-        start = init_to_value(values={"theta": jnp.asarray(mixture.means[0], float)})
+        start = init_to_value(values={"theta": jnp.asarray(mixture.means[component], float)})
         draws, run = run_nuts(model, warmup=500, samples=samples, start=start)
         return draws.reshape(-1, mixture.dim), run
 
@@ -173,7 +174,7 @@ def page(cells: Mapping[str, dict]) -> str:
         ]
         table = markdown(["", "true mean", "true sd", "difference of means, in sd", "ratio of sds"], rows)
         parts.append(
-            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, two coordinates seen with noise 0.4, so "
+            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, three coordinates seen with noise 0.4, so "
             f"that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS on the closed form "
             f"({c['closed form']['ess']:.0f} effective draws; {c['learned']['ess']:.0f} under the learned prior, R-hat "
             f"{c['learned']['r_hat']:.3f}).\n\n{table}"
@@ -200,11 +201,11 @@ def page(cells: Mapping[str, dict]) -> str:
             f"of the modes by importance sampling from the mixture ({c['ess of the truth']:.0f} effective draws): "
             f"{', '.join(f'{share:.3f}' for share in c['truth'])}.\n\n{markdown(header, rows)}"
         )
-    scaled = {name: cells[f"units {name}"] for name in UNITS if f"units {name}" in cells}
+    scaled = {name: cells[f"units-{name}"] for name in UNITS if f"units-{name}" in cells}
     if scaled:
         rows = [
             [
-                name,
+                f"{UNITS[name][0]:g} +- {UNITS[name][1]:g}",
                 f"{c['r_hat']:.3f}",
                 f"{c['ess']:.0f}",
                 ", ".join(f"{m:+.3f}" for m in c["mean"]),
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
     args = parser.parse_args()
     jobs: dict[str, Callable[[], dict]] = {"modes": modes, "agreement": agreement}
-    jobs |= {f"units {name}": lambda values=values: units(*values) for name, values in UNITS.items()}
+    jobs |= {f"units-{name}": lambda values=values: units(*values) for name, values in UNITS.items()}
     cells = {}
     for name, compute in jobs.items():
         file = f"posteriors/{name}"

@@ -142,6 +142,7 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert report.residuals is None
         assert "Stein" not in report.summary()
         assert isinstance(density.model.path, fd.Trigonometric)
+        assert density.model.network.width == quick_network().width
 
 
 def test_the_report_says_how_it_went(positive_fit):
