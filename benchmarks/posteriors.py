@@ -174,8 +174,8 @@ def page(cells: Mapping[str, dict]) -> str:
         ]
         table = markdown(["", "true mean", "true sd", "difference of means, in sd", "ratio of sds"], rows)
         parts.append(
-            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, three coordinates seen with noise 0.4, so "
-            f"that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS on the closed form "
+            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, three coordinates seen with noise 0.4, "
+            f"so that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS on the closed form "
             f"({c['closed form']['ess']:.0f} effective draws; {c['learned']['ess']:.0f} under the learned prior, R-hat "
             f"{c['learned']['r_hat']:.3f}).\n\n{table}"
         )

@@ -16,27 +16,51 @@ $$r \to r + h (A_\phi + a I)\eta , \qquad T \to \operatorname{tr}(A_\phi + a I) 
 $A_\phi$ is the mean Jacobian at that angle, which the same identity gives from evaluations of $F$ alone (`mean_jacobian`),
 and $a$ sets the trace to $g(c)$, the current estimate at the centre. What is left of the noise is that of the *departure* of
 the Jacobian from its mean, traceless part only.
+
+That is taken out by drawing about each centre not one $\eta$ but a *frame* of them: standard-normal vectors of one common
+length at right angles to each other. Each of them is $N(0, I)$, so the identity holds for each; over a whole frame of D the
+traceless part of $\eta^\top J\eta$ sums to zero.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 
-from .._typing import Array, Context, Float, Scalar, State, Times
+from .._typing import Array, Context, Float, Key, Rows, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
 from .stein import DivergenceHead
 
 
 class Kernel(NamedTuple):
-    """One draw from a Gaussian kernel: time, centre, standard-normal noise, width and (whitened) context."""
+    """A frame of draws from one Gaussian kernel.
+
+    `time`, `centre`, shape `(dim,)`, `width` and whitened `context` are shared; `noise`, shape `(directions, dim)`, has a
+    standard-normal vector for each draw.
+    """
 
     time: Scalar
     centre: State
-    noise: State
+    noise: Rows
     width: Scalar
     context: Context
+
+
+def draw_frame(key: Key, directions: int, dim: int) -> Rows:
+    """Standard-normal vectors of one length at right angles to each other, shape `(directions, dim)`, directions <= dim."""
+    vectors = jr.normal(key, (dim, directions))
+    basis, triangle = jnp.linalg.qr(vectors)
+    # The signs make the basis uniform (Mezzadri 2007); the length is that of a standard-normal vector, and independent.
+    basis = basis * jnp.sign(jnp.diag(triangle))
+    return jnp.linalg.norm(vectors[:, 0]) * basis.T
+
+
+def map_kernels(function: Callable[[Kernel], Any], kernels: Kernel) -> Any:
+    """`function` of each of many kernels, a few thousand draws at a time."""
+    return jax.lax.map(function, kernels, batch_size=max(1, 4096 // kernels.noise.shape[1]))
 
 
 class MeanJacobian(eqx.Module):
@@ -74,16 +98,16 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
     dim = kernels.centre.shape[1]
     empty = MeanJacobian(nodes, jnp.zeros((len(nodes), dim, dim)))
 
-    def change(kernel: Kernel) -> State:
+    def changes(kernel: Kernel) -> Rows:
         time, centre, noise, width, context = kernel
-        ends = jnp.stack([centre, centre + width * noise])
-        before, after = jax.vmap(lambda y: model.velocity(time, y, context))(ends)
-        return (after - before) / width
+        ends = jnp.concatenate([centre[None], centre + width * noise])
+        velocities = jax.vmap(lambda y: model.velocity(time, y, context))(ends)
+        return (velocities[1:] - velocities[0]) / width
 
-    changes = jax.lax.map(change, kernels, batch_size=4096)
+    slopes = map_kernels(changes, kernels)
     weights = jax.vmap(empty.weights)(kernels.time)
-    weights = weights / jnp.sum(weights, axis=0)
-    matrices = jnp.einsum("nk,ni,nj->kij", weights, changes, kernels.noise, optimize="optimal")
+    weights = weights / (jnp.sum(weights, axis=0) * kernels.noise.shape[1])
+    matrices = jnp.einsum("nk,nfi,nfj->kij", weights, slopes, kernels.noise, optimize="optimal")
     return MeanJacobian(nodes, 0.5 * (matrices + matrices.swapaxes(1, 2)))
 
 
@@ -104,23 +128,27 @@ class SteinTerms(NamedTuple):
 def stein_terms(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
 ) -> SteinTerms:
-    """Evaluate both sides of the identity for one draw: two passes through the model and one tangent map."""
+    """Evaluate both sides of the identity for each draw of a frame, which is the leading axis of the result."""
     time, centre, noise, width, context = kernel
-    point = centre + width * noise
     at_centre, hidden_at_centre = model.features(time, centre, context)
     assert hidden_at_centre is not None, "the head was made for a model with hidden features"
     rate = jax.lax.stop_gradient(head(time, centre, hidden_at_centre))
     isotropic = (rate - control.trace(time)) / centre.size
 
-    (velocity, hidden), tangent = jax.linearize(lambda y: model.features(time, y, context), point)
-    linear = control.times(time, noise) + isotropic * noise
-    displacement = at_centre - velocity + width * linear
-    _, hidden_tangent = tangent(displacement)
-    value, slope = jax.jvp(lambda y, features: head(time, y, features), (point, hidden), (displacement, hidden_tangent))
-    return SteinTerms(
-        value=value,
-        target=rate - jnp.dot(displacement, noise) / width,
-        displacement=displacement,
-        slope=slope,
-        point=point,
-    )
+    def one(eta: State) -> SteinTerms:
+        point = centre + width * eta
+        (velocity, hidden), tangent = jax.linearize(lambda y: model.features(time, y, context), point)
+        displacement = at_centre - velocity + width * (control.times(time, eta) + isotropic * eta)
+        _, hidden_tangent = tangent(displacement)
+        value, slope = jax.jvp(
+            lambda y, features: head(time, y, features), (point, hidden), (displacement, hidden_tangent)
+        )
+        return SteinTerms(
+            value=value,
+            target=rate - jnp.dot(displacement, eta) / width,
+            displacement=displacement,
+            slope=slope,
+            point=point,
+        )
+
+    return jax.vmap(one)(noise)

@@ -8,21 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Float
-from ..divergence.kernel import Kernel, MeanJacobian, SteinTerms, stein_terms
+from ..divergence.kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
 from ..divergence.stein import DivergenceHead, offset_basis
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import squash
 from .report import Residuals
 
 BINS = 8
-CHUNK = 4096
 
 
 @eqx.filter_jit
 def _all_terms(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
 ) -> SteinTerms:
-    return jax.lax.map(lambda kernel: stein_terms(head, model, control, kernel), kernels, batch_size=CHUNK)
+    return map_kernels(lambda kernel: stein_terms(head, model, control, kernel), kernels)
 
 
 def stein_residuals(
@@ -34,11 +33,12 @@ def stein_residuals(
     """
     terms = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _all_terms(head, model, control, kernels))
     error = terms.value - terms.target
+    # Means over each frame: its draws are not independent.
     columns = np.column_stack(
         [
-            error,
-            error * terms.value - terms.slope,
-            error[:, None] * terms.point - terms.displacement,
+            error.mean(1),
+            (error * terms.value - terms.slope).mean(1),
+            (error[..., None] * terms.point - terms.displacement).mean(1),
         ]
     )
     angle = np.asarray(kernels.time, np.float64)
@@ -46,7 +46,7 @@ def stein_residuals(
     bins = [columns[(angle >= low) & (angle <= high)] for low, high in itertools.pairwise(edges)]
     return Residuals(
         angle=edges,
-        functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[1]))),
+        functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[-1]))),
         mean=np.stack([rows.mean(0) for rows in bins]),
         standard_error=np.stack([rows.std(0, ddof=1) / np.sqrt(len(rows)) for rows in bins]),
     )
@@ -61,12 +61,14 @@ def calibrate(
     $1 - \mathrm{se}^2/\hat\beta^2$, so that what is not there beyond its standard error is left alone.
     """
     terms = _all_terms(head, model, control, kernels)
-    _, factor = jax.vmap(squash, in_axes=(0, None))(terms.point, head.reach)
-    basis = np.asarray(jnp.square(factor)[:, None] * jax.vmap(offset_basis)(kernels.time), np.float64)
+    _, factor = jax.vmap(jax.vmap(squash, in_axes=(0, None)), in_axes=(0, None))(terms.point, head.reach)
+    offsets = jax.vmap(offset_basis)(kernels.time)
+    basis = np.asarray(jnp.square(factor)[..., None] * offsets[:, None, :], np.float64)
     error = np.asarray(terms.value - terms.target, np.float64)
-    inverse = np.linalg.inv(basis.T @ basis)
-    coefficients = inverse @ (basis.T @ error)
-    scores = basis * (error - basis @ coefficients)[:, None]
+    inverse = np.linalg.inv(np.einsum("nfi,nfj->ij", basis, basis))
+    coefficients = inverse @ np.einsum("nfi,nf->i", basis, error)
+    # One score for each frame: its draws are not independent.
+    scores = np.einsum("nfi,nf->ni", basis, error - basis @ coefficients)
     variance = np.diag(inverse @ (scores.T @ scores) @ inverse)
     shrunk = coefficients * np.maximum(0.0, 1.0 - variance / np.square(coefficients))
     offset: Float[Array, " basis"] = head.offset - jnp.asarray(shrunk, float)

@@ -29,6 +29,8 @@ POOL = 20_000
 """Samples of the model from which kernel centres are drawn, beside the data."""
 CALIBRATION = 131_072
 """Kernel draws about the model's own samples for calibration, and as many fresh ones for the residuals reported."""
+WHOLE_FRAME = 8
+"""Up to this dimension a whole frame is drawn about each centre, above it one direction: more centres are then worth more."""
 LEARNING_RATE = 2e-3
 
 Inputs: TypeAlias = tuple[Flow, MeanJacobian, Sample, Kernel]
@@ -59,7 +61,7 @@ def fit_divergence(
         data: events, shape `(n, *event_shape)`, in the user's units; they need not be those it was trained on.
         context: shape `(n, *context_shape)`, for a conditional model.
         steps: optimiser steps; by default 8,000, or 4,000 below 2,000 rows.
-        batch_size: kernel draws in each step; by default 512.
+        batch_size: kernel draws in each step (at least one frame of them); by default 512.
         learning_rate: peak learning rate; by default 2e-3.
         progress: whether to show a bar with step, losses and time left.
 
@@ -103,8 +105,11 @@ def distil(
     own = _model_samples(pool_key, model, table)
     pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)
 
-    def kernels(key: Key, pool: Sample, count: int, tails: float = TAILS) -> Kernel:
-        return draw_kernels(key, pool, model.path, count, rho=RHO, tails=tails)
+    directions = model.dim if model.dim <= WHOLE_FRAME else 1
+
+    def kernels(key: Key, pool: Sample, draws: int, tails: float = TAILS) -> Kernel:
+        frames = -(-draws // directions)
+        return draw_kernels(key, pool, model.path, frames, rho=RHO, tails=tails, directions=directions)
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
         model, control, pool, _ = args

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, ContextRows, Key, Rows, Scalar, Times
-from ..divergence.kernel import Kernel, MeanJacobian, stein_terms
+from ..divergence.kernel import Kernel, MeanJacobian, draw_frame, stein_terms
 from ..divergence.stein import DivergenceHead
 from ..models.flows import AbstractProbabilityFlow, Flow
 from ..models.paths import AbstractPath
@@ -83,11 +83,21 @@ def draw_kernels(
     *,
     rho: float,
     tails: float,
+    directions: int,
 ) -> Kernel:
     r"""Kernel draws along the path: centres $\sin\phi\,x_1 + \sqrt{1-\rho^2}\cos\phi\,e'$, widths $\max(\rho\cos\phi, 0.01)$.
 
     A fraction `tails` of the centres is inflated by a factor between 1 and 4, uniform in its logarithm, because a
     sampler visits where there are no data.
+
+    Args:
+        key: JAX PRNG key.
+        sample: rows to draw $x_1$ from.
+        path: where along the circle.
+        count: number of kernels.
+        rho: kernel width as a fraction of the noise on the path.
+        tails: fraction of inflated centres.
+        directions: draws about each centre.
 
     Returns:
         A `Kernel` with a leading axis of `count`.
@@ -104,7 +114,7 @@ def draw_kernels(
     return Kernel(
         time=angles,
         centre=stretch[:, None] * centres,
-        noise=jr.normal(noise, centres.shape),
+        noise=jax.vmap(lambda k: draw_frame(k, directions, centres.shape[1]))(jr.split(noise, count)),
         width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
         context=chosen.contexts,
     )

@@ -1,8 +1,8 @@
 r"""The Langevin-Stein identity, in float64, for any field, any head, any width and any centres.
 
-Every expectation is a mean over independent kernel draws, so its standard error is the standard deviation over the root of
-their number. A case makes 16 comparisons and there are nine cases: with 5 standard errors the chance that a right
-implementation fails one of them is below 1e-4.
+Every expectation is a mean over independent frames of kernel draws, so its standard error is the standard deviation of
+their means over the root of their number. A case makes 16 comparisons and there are nine cases: with 5 standard errors the
+chance that a right implementation fails one of them is below 1e-4.
 """
 
 import functools
@@ -14,15 +14,16 @@ import jax.random as jr
 import numpy as np
 import pytest
 from references import GaussianFlow, random_flow, to64, trace_of_jacobian, x64
+from scipy.stats import chi2, kstest, norm
 
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling
-from flowdensity.divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
+from flowdensity.divergence.kernel import Kernel, MeanJacobian, draw_frame, mean_jacobian, stein_terms
 from flowdensity.divergence.stein import DivergenceHead
 from flowdensity.training.losses import stein_loss
 
 DIM, CONTEXT_DIM, HIDDEN = 2, 1, 16
-DRAWS = 200_000
+FRAMES = 100_000
 
 
 def random_head(seed: int = 0) -> DivergenceHead:
@@ -48,8 +49,8 @@ def random_control() -> MeanJacobian:
     return MeanJacobian(jnp.array([0.0, 0.5, np.pi / 2.0]), 0.5 * (matrices + matrices.swapaxes(1, 2)))
 
 
-def draw_kernels(key: jax.Array, width: float, centres: str, count: int = DRAWS) -> Kernel:
-    """`near`: within the data. `inflated`: up to four times as far. `far`: five times the squash's reach."""
+def draw_kernels(key: jax.Array, width: float, centres: str, count: int = FRAMES) -> Kernel:
+    """`near`: within the data. `inflated`: up to four times as far. `far`: five times the squash's reach. Whole frames."""
     times, places, stretch, noise, context = jr.split(key, 5)
     centre = jr.normal(places, (count, DIM))
     if centres == "inflated":
@@ -59,16 +60,23 @@ def draw_kernels(key: jax.Array, width: float, centres: str, count: int = DRAWS)
     return Kernel(
         time=jr.uniform(times, (count,), maxval=jnp.pi / 2.0),
         centre=centre,
-        noise=jr.normal(noise, (count, DIM)),
+        noise=jax.vmap(lambda k: draw_frame(k, DIM, DIM))(jr.split(noise, count)),
         width=jnp.full(count, width),
         context=jr.normal(context, (count, CONTEXT_DIM)),
     )
 
 
 def mean_and_error(values: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Of one value, or one vector, a frame."""
     values = np.asarray(values)
     assert values.dtype == np.float64
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def truths(field, kernels: Kernel, points: jax.Array) -> jax.Array:
+    """The divergence at every draw of every frame."""
+    frame = jax.vmap(lambda t, y, c: trace_of_jacobian(field, t, y, c), in_axes=(None, 0, None))
+    return jax.vmap(frame)(kernels.time, points, kernels.context)
 
 
 @functools.lru_cache
@@ -79,8 +87,7 @@ def evaluated():
     @jax.jit
     def run(kernels):
         terms = jax.vmap(lambda k: stein_terms(head, field, control, k))(kernels)
-        truth = jax.vmap(lambda t, y, c: trace_of_jacobian(field, t, y, c))(kernels.time, terms.point, kernels.context)
-        return terms, truth
+        return terms, truths(field, kernels, terms.point)
 
     return run
 
@@ -91,15 +98,16 @@ def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
     with x64():
         kernels = draw_kernels(jr.key(11), width, centres)
         terms, truth = evaluated()(kernels)
-        np.testing.assert_allclose(terms.point, kernels.centre + width * kernels.noise, atol=1e-12)
+        np.testing.assert_allclose(terms.point, kernels.centre[:, None] + width * kernels.noise, atol=1e-12)
         # E[T f + r . grad f - f div F] = 0
         columns = {"1": terms.target - truth, "g": terms.value * (terms.target - truth) + terms.slope}
         for i in range(DIM):
-            columns[f"y[{i}]"] = terms.point[:, i] * (terms.target - truth) + terms.displacement[:, i]
+            columns[f"y[{i}]"] = terms.point[..., i] * (terms.target - truth) + terms.displacement[..., i]
         # A test function with curvature, its gradient written out: sin(y0 + 2 y1).
-        phase = terms.point[:, 0] + 2.0 * terms.point[:, 1]
-        gradient = jnp.cos(phase)[:, None] * jnp.array([1.0, 2.0])
-        columns["sin"] = jnp.sin(phase) * (terms.target - truth) + jnp.sum(terms.displacement * gradient, 1)
+        phase = terms.point[..., 0] + 2.0 * terms.point[..., 1]
+        gradient = jnp.cos(phase)[..., None] * jnp.array([1.0, 2.0])
+        columns["sin"] = jnp.sin(phase) * (terms.target - truth) + jnp.sum(terms.displacement * gradient, -1)
+        columns = {name: values.mean(1) for name, values in columns.items()}
         # And within a slice of the angles, where nothing can cancel between them.
         columns["early"] = jnp.where(kernels.time < 0.3, columns["1"], 0.0)
         for name, values in columns.items():
@@ -124,28 +132,72 @@ def test_terms_are_what_they_are_called():
             def value(y):
                 return head(kernel.time, y, field.features(kernel.time, y, kernel.context)[1])
 
-            point = kernel.centre + 0.3 * kernel.noise
-            ends = jnp.stack([kernel.centre, point])
-            here, there = jax.vmap(lambda y: field.velocity(kernel.time, y, kernel.context))(ends)
+            def velocity(y):
+                return field.velocity(kernel.time, y, kernel.context)
+
+            points = kernel.centre + 0.3 * kernel.noise
             # The gradient of g includes the path through the features.
-            return value(point), value(kernel.centre), jax.grad(value)(point), here - there
+            gradients = jax.vmap(jax.grad(value))(points)
+            return (
+                jax.vmap(value)(points),
+                value(kernel.centre),
+                gradients,
+                velocity(kernel.centre) - jax.vmap(velocity)(points),
+            )
 
         terms = jax.jit(jax.vmap(lambda k: stein_terms(head, field, control, k)))(kernels)
         value, rate, gradient, difference = (np.asarray(part) for part in by_hand(kernels))
         np.testing.assert_allclose(terms.value, value, rtol=1e-10)
-        slope = np.sum(terms.displacement * gradient, 1)
+        slope = np.sum(terms.displacement * gradient, -1)
         np.testing.assert_allclose(terms.slope, slope, rtol=1e-9, atol=1e-12)
 
         # F(c) - F(y) + h B eta and the divergence put back, tr B = g(c), with B the mean Jacobian but for its trace.
         nodes, matrices = np.asarray(control.nodes), np.asarray(control.matrices)
-        for i in range(20):
-            time, noise = float(kernels.time[i]), np.asarray(kernels.noise[i])
-            matrix = np.array([[np.interp(time, nodes, matrices[:, j, k]) for k in range(DIM)] for j in range(DIM)])
+        for i, j in np.ndindex(20, DIM):
+            time, noise = float(kernels.time[i]), np.asarray(kernels.noise[i, j])
+            matrix = np.array([[np.interp(time, nodes, matrices[:, k, m]) for m in range(DIM)] for k in range(DIM)])
             matrix += np.eye(DIM) * (rate[i] - np.trace(matrix)) / DIM
-            expected = difference[i] + 0.3 * matrix @ noise
-            np.testing.assert_allclose(terms.displacement[i], expected, rtol=1e-9, atol=1e-12)
-            expected = -difference[i] @ noise / 0.3 - noise @ matrix @ noise + np.trace(matrix)
-            np.testing.assert_allclose(terms.target[i], expected, rtol=1e-9, atol=1e-11)
+            expected = difference[i, j] + 0.3 * matrix @ noise
+            np.testing.assert_allclose(terms.displacement[i, j], expected, rtol=1e-9, atol=1e-12)
+            expected = -difference[i, j] @ noise / 0.3 - noise @ matrix @ noise + np.trace(matrix)
+            np.testing.assert_allclose(terms.target[i, j], expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("directions", "dim"), [(1, 1), (1, 3), (2, 3), (4, 4)])
+def test_a_frame_is_of_normal_vectors_at_right_angles(directions, dim):
+    count = 20_000
+    with x64():
+        frames = np.asarray(jax.vmap(lambda k: draw_frame(k, directions, dim))(jr.split(jr.key(18), count)))
+    assert frames.shape == (count, directions, dim)
+    lengths = np.linalg.norm(frames, axis=2)
+    products = np.einsum("nij,nkj->nik", frames, frames)
+    np.testing.assert_allclose(products, lengths[:, :1, None] ** 2 * np.eye(directions), atol=1e-10)
+    # Each vector by itself is standard normal: so is each coordinate, and the square of the length is chi-squared.
+    for i in range(directions):
+        assert kstest(lengths[:, i] ** 2, chi2(dim).cdf).pvalue > 1e-5
+        for j in range(dim):
+            assert kstest(frames[:, i, j], norm.cdf).pvalue > 1e-5
+
+
+def test_a_whole_frame_takes_the_first_order_noise_out():
+    """For a linear field and a head that has its divergence nothing is left; single directions leave the traceless part."""
+    covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
+    with x64():
+        field = GaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
+
+        def head(time, state, hidden):
+            return trace_of_jacobian(field, time, state, jnp.zeros(CONTEXT_DIM))
+
+        class Featured(GaussianFlow):
+            def features(self, time, state, context):
+                return super().features(time, state, context)[0], state
+
+        featured = Featured(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
+        kernels = draw_kernels(jr.key(19), 0.3, "near", 2000)
+        terms = jax.jit(jax.vmap(lambda k: stein_terms(head, featured, no_control(), k)))(kernels)
+        errors = np.asarray(terms.target - terms.value)
+    np.testing.assert_allclose(errors.mean(1), 0.0, atol=1e-10)
+    assert errors.std() > 0.1
 
 
 class LinearHead(eqx.Module):
@@ -182,9 +234,9 @@ def test_the_loss_is_least_at_the_divergence(width):
 
         theta = jnp.array([0.3, -0.1, 0.2])
         mean, error = mean_and_error(slopes(theta, kernels))
-        points = np.asarray(kernels.centre + width * kernels.noise)
-        basis = np.column_stack([np.ones(count), points[:, 0], np.sin(points[:, 0] + 2.0 * points[:, 1])])
-        expected = 2.0 * (basis.T @ basis / count) @ np.asarray(theta) / 2.0**2  # in units of the head's scale
+        points = np.asarray(kernels.centre[:, None] + width * kernels.noise).reshape(-1, DIM)
+        basis = np.column_stack([np.ones(len(points)), points[:, 0], np.sin(points[:, 0] + 2.0 * points[:, 1])])
+        expected = 2.0 * (basis.T @ basis / len(points)) @ np.asarray(theta) / 2.0**2  # in units of the head's scale
         assert np.all(np.abs(mean - expected) < 4.5 * error)
         assert np.any(np.abs(mean) > 10.0 * error)  # and it is not zero there
 
@@ -229,13 +281,15 @@ def test_the_control_variates_lower_the_variance_and_add_no_bias():
                 plain = stein_terms(Zero(), field, no_control(), kernel)
                 traced = stein_terms(Exact(kernel.context), field, no_control(), kernel)
                 full = stein_terms(Exact(kernel.context), field, control, kernel)
-                raw = field.velocity(kernel.time, plain.point, kernel.context) @ kernel.noise / kernel.width
-                truth = trace_of_jacobian(field, kernel.time, plain.point, kernel.context)
-                return jnp.stack([raw, plain.target, traced.target, full.target]) - truth
+                velocities = jax.vmap(lambda y: field.velocity(kernel.time, y, kernel.context))(plain.point)
+                raw = jnp.sum(velocities * kernel.noise, -1) / kernel.width
+                return jnp.stack([raw, plain.target, traced.target, full.target], -1), plain.point
 
-            return jax.vmap(one)(kernels)
+            targets, points = jax.vmap(one)(kernels)
+            return targets - truths(field, kernels, points)[..., None]
 
-        errors = run(kernels)
+        # One direction of each frame: a whole one would leave no first-order noise to take out.
+        errors = run(kernels._replace(noise=kernels.noise[:, :1]))[:, 0]
         mean, error = mean_and_error(errors)
         assert np.all(np.abs(mean) < 4.5 * error)
         # Each step lowers the variance, by more than 4.5 standard errors of a paired difference of squares.
@@ -265,10 +319,11 @@ def test_the_mean_jacobian_is_found_without_derivatives():
                 for a in nodes
             ]
         )
-        # J eta eta' has entries of standard deviation sqrt(2) |J| at most; each node is an average over a 32nd of the
-        # draws (the ends over half as many), and |J| is at most one here. The average over a node's hat function is
+        # J eta eta' has entries of standard deviation sqrt(2) |J| at most, and its mean over a frame no larger ones; each
+        # node is an average over a 32nd of the frames (the ends over half as many), and |J| is at most one here. The
+        # average over a node's hat function is
         # within a tenth of the node's spacing times the slope of J of its value at the node: 0.01.
-        tolerance = 4.5 * np.sqrt(2.0 * 64.0 / DRAWS) + 0.01
+        tolerance = 4.5 * np.sqrt(2.0 * 64.0 / FRAMES) + 0.01
         np.testing.assert_allclose(matrices, exact, atol=tolerance)
         assert np.abs(exact).max() > 3.0 * tolerance
         for time in (0.0, 0.4, 1.2, np.pi / 2.0):
@@ -288,7 +343,7 @@ def test_the_control_variate_is_not_trained():
         kernel = jax.tree.map(lambda leaf: leaf[0], draw_kernels(jr.key(15), 0.3, "near", 1))
 
         def target(head):
-            return stein_terms(head, field, control, kernel).target
+            return jnp.sum(stein_terms(head, field, control, kernel).target)
 
         slope = eqx.filter_grad(target)(head)
         for leaf in jax.tree.leaves(slope):

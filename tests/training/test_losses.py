@@ -104,7 +104,7 @@ RADIUS = np.array([3.0, 4.0])
 
 def kernels(rho, tails, count=COUNT, path=None):
     sample = Sample(jnp.asarray(RADIUS, jnp.float32)[None], jnp.array([[7.0]]))
-    return draw_kernels(jr.key(4), sample, path or fd.CondOT(), count, rho=rho, tails=tails)
+    return draw_kernels(jr.key(4), sample, path or fd.CondOT(), count, rho=rho, tails=tails, directions=1)
 
 
 def test_with_rho_one_and_no_tails_the_centres_are_the_data_on_the_path():
@@ -120,7 +120,7 @@ def test_points_have_the_law_of_the_path_whatever_rho(rho):
     """y = c + h eta = sin x_1 + cos e in law: centre and kernel share the noise out between them."""
     drawn = kernels(rho, 0.0)
     wide = rho * np.cos(drawn.time) > 0.01
-    noise = (drawn.centre + drawn.width[:, None] * drawn.noise - np.sin(drawn.time)[:, None] * RADIUS)[wide]
+    noise = (drawn.centre + drawn.width[:, None] * drawn.noise[:, 0] - np.sin(drawn.time)[:, None] * RADIUS)[wide]
     noise = np.asarray(noise / np.cos(drawn.time)[wide][:, None], np.float64)
     count = wide.sum()
     assert count > 0.8 * COUNT
