@@ -16,10 +16,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 
-from ._typing import Array, Context, Float, Scalar, State, Times
+from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
-from .models.flows import AbstractProbabilityFlow
+from .models.flows import AbstractCircle, AbstractProbabilityFlow
 
 Field: TypeAlias = Callable[[Any, Any], Any]
 
@@ -158,6 +159,73 @@ def event_and_log_prob_from_noise(
     event = model.scaling.colour(state)
     _, log_det = model.scaling.whiten(event)
     return event, standard_normal_log_prob(noise) - change + log_det
+
+
+def event_from_diffusion(
+    model: AbstractCircle, key: Key, noise: State, context: Float[Array, "*context"], steps: int, strength: float
+) -> Float[Array, "*event"]:
+    r"""An event by the reverse diffusion instead of the ODE, from `noise`, shape `(dim,)`, and fresh noise on the way.
+
+    $dy = (F - \kappa\,\hat e)\,d\phi + \sqrt{2\kappa\cos\phi}\,dw$ has the same law at every angle as $dy = F\,d\phi$, as
+    $-\hat e = \cos\phi\,\nabla\log p_\phi$ (Song et al. 2021, arXiv 2011.13456, whose noise is
+    $\sqrt{2\cot\phi}$; with the cosine every coefficient is bounded). It ends where the model's times do.
+
+    Args:
+        model: a model on the circle.
+        key: JAX PRNG key of the noise on the way.
+        noise: where to start.
+        context: one context in the user's units.
+        steps: steps of the solver.
+        strength: $\kappa$; 0 is the ODE.
+    """
+    encoded, _ = model.context_scaling.whiten(context)
+    grid = model.times(steps)
+    brownian = diffrax.UnsafeBrownianPath((model.dim,), key, levy_area=diffrax.SpaceTimeLevyArea)
+    terms = diffrax.MultiTerm(
+        diffrax.ODETerm(
+            lambda s, y, args: (
+                model.velocity(jnp.asarray(s), y, encoded) - strength * model.noise(jnp.asarray(s), y, encoded)
+            ),
+        ),
+        diffrax.ControlTerm(
+            # The cosine is zero at the data, where float32 may make it less.
+            lambda s, y, args: lineax.DiagonalLinearOperator(
+                jnp.full(model.dim, jnp.sqrt(2.0 * strength * jnp.maximum(jnp.cos(s), 0.0)))
+            ),
+            brownian,
+        ),
+    )
+    solution = diffrax.diffeqsolve(
+        terms,
+        diffrax.ShARK(),
+        t0=grid[0],
+        t1=grid[-1],
+        dt0=None,
+        y0=noise,
+        stepsize_controller=diffrax.StepTo(ts=grid),
+        adjoint=diffrax.DirectAdjoint(),
+        max_steps=steps,
+    )
+    assert solution.ys is not None
+    return model.scaling.colour(solution.ys[-1])
+
+
+def trajectory(
+    model: AbstractProbabilityFlow, nodes: Times, start: State, context: Context, solver: AbstractSolver
+) -> Float[Array, "nodes dim"]:
+    """Whitened states at `nodes`, the first of which is the time of `start`, given a whitened context."""
+
+    def hop(state: State, ends: Times) -> tuple[State, State]:
+        end = solver.integrate(
+            lambda s, y: model.velocity(s, y, context),
+            lambda steps: jnp.linspace(ends[0], ends[1], steps + 1),
+            state,
+            reverse=False,
+        )
+        return end, end
+
+    _, states = jax.lax.scan(hop, start, jnp.stack([nodes[:-1], nodes[1:]], axis=1))
+    return jnp.concatenate([start[None], states])
 
 
 def standard_normal_log_prob(noise: State) -> Scalar:

@@ -80,7 +80,7 @@ MIXTURE = Mixture(
 )
 
 
-class GaussianFlow(fd.AbstractProbabilityFlow):
+class GaussianFlow(fd.AbstractCircle):
     r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centred but unwhitened coordinates.
 
     With $S_\phi = \sin^2\phi\,\Sigma + \cos^2\phi\,I$ and $m = A c$,
@@ -88,8 +88,10 @@ class GaussianFlow(fd.AbstractProbabilityFlow):
     $\sin\phi\,m + S_\phi^{1/2} y_0$. The event is $x = b(u)$ with $b$ numpyro's bijection to the support.
     """
 
+    network: None
     scaling: Scaling
     context_scaling: Scaling
+    reach: jax.Array
     eigenvalues: jax.Array
     basis: jax.Array
     slope: jax.Array
@@ -111,6 +113,8 @@ class GaussianFlow(fd.AbstractProbabilityFlow):
         contexts = slope.shape[1]
         shape = (dim,) if event_shape is None else event_shape
         self.scaling = Scaling(mean, np.ones(dim), support, shape)
+        self.network = None
+        self.reach = jnp.asarray(jnp.inf)
         self.context_scaling = Scaling(np.zeros(contexts), np.ones(contexts), constraints.real, (contexts,))
         eigenvalues, basis = np.linalg.eigh(covariance)
         self.eigenvalues = jnp.asarray(eigenvalues, float)
@@ -124,6 +128,12 @@ class GaussianFlow(fd.AbstractProbabilityFlow):
         rates = cosine * sine * (self.eigenvalues - 1.0) / (sine**2 * self.eigenvalues + cosine**2)
         velocity = cosine * mean + self.basis @ (rates * (self.basis.T @ (state - sine * mean)))
         return velocity, None
+
+    def unit(self, time):
+        return 1.0
+
+    def angle(self, t):
+        return self.path.angle(t)
 
     def times(self, steps):
         return self.path.grid(steps)

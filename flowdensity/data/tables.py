@@ -1,10 +1,25 @@
 """What comes in: tables of events and contexts, checked before any work is done."""
 
+from typing import NamedTuple
+
+import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
-from .._typing import ArrayLike
+from .._typing import ArrayLike, ContextRows, Key, Rows
 from .scaling import unconstrain
+
+
+class Sample(NamedTuple):
+    """A table on the device: whitened events, shape `(rows, dim)`, and contexts, shape `(rows, context_dim)`."""
+
+    states: Rows
+    contexts: ContextRows
+
+    def draw(self, key: Key, count: int) -> "Sample":
+        """`count` rows with replacement."""
+        rows = jr.randint(key, (count,), 0, len(self.states))
+        return Sample(self.states[rows], self.contexts[rows])
 
 
 def event_table(caller: str, data: ArrayLike, support: constraints.Constraint = constraints.real) -> np.ndarray:

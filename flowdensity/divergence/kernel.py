@@ -1,7 +1,8 @@
 r"""Gaussian kernels and the Langevin-Stein identity.
 
-Draw $y = c + h\eta$ with $\eta \sim N(0, I)$ about any centre $c$. Stein's identity for the kernel, whose score is $-\eta/h$,
-says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
+$F$ stands here for the velocity in its unit (`AbstractProbabilityFlow.unit`), whose divergence is learned. Draw
+$y = c + h\eta$ with $\eta \sim N(0, I)$ about any centre $c$. Stein's identity for the kernel, whose score is
+$-\eta/h$, says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
 
 $$\mathbb{E}[T f(y) + r\cdot\nabla f(y)] = \mathbb{E}[f(y)\,\nabla\cdot F(y)] ,$$
 
@@ -32,7 +33,7 @@ import jax.random as jr
 
 from .._typing import Array, Context, Float, Key, Rows, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
-from .stein import DivergenceHead
+from .stein import DivergenceHead, seen_field
 
 
 class Kernel(NamedTuple):
@@ -58,13 +59,18 @@ def draw_frame(key: Key, directions: int, dim: int) -> Rows:
     return jnp.linalg.norm(vectors[:, 0]) * basis.T
 
 
+def frame_size(dim: int) -> int:
+    """How many directions to draw about each centre: a whole frame in up to eight dimensions; above, centres are worth more."""
+    return dim if dim <= 8 else 1
+
+
 def map_kernels(function: Callable[[Kernel], Any], kernels: Kernel) -> Any:
     """`function` of each of many kernels, a few thousand draws at a time."""
     return jax.lax.map(function, kernels, batch_size=max(1, 4096 // kernels.noise.shape[1]))
 
 
 class MeanJacobian(eqx.Module):
-    """The mean Jacobian of a velocity as a function of time, linear between nodes.
+    """The mean Jacobian of a velocity in its unit as a function of time, linear between nodes.
 
     Args:
         nodes: increasing times, shape `(nodes,)`.
@@ -101,8 +107,8 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
     def changes(kernel: Kernel) -> Rows:
         time, centre, noise, width, context = kernel
         ends = jnp.concatenate([centre[None], centre + width * noise])
-        velocities = jax.vmap(lambda y: model.velocity(time, y, context))(ends)
-        return (velocities[1:] - velocities[0]) / width
+        fields = jax.vmap(lambda y: seen_field(model, time, y, context)[0])(ends)
+        return (fields[1:] - fields[0]) / width
 
     slopes = map_kernels(changes, kernels)
     weights = jax.vmap(empty.weights)(kernels.time)
@@ -130,19 +136,16 @@ def stein_terms(
 ) -> SteinTerms:
     """Evaluate both sides of the identity for each draw of a frame, which is the leading axis of the result."""
     time, centre, noise, width, context = kernel
-    at_centre, hidden_at_centre = model.features(time, centre, context)
-    assert hidden_at_centre is not None, "the head was made for a model with hidden features"
-    rate = jax.lax.stop_gradient(head(time, centre, hidden_at_centre))
+    at_centre, seen_at_centre = seen_field(model, time, centre, context)
+    rate = jax.lax.stop_gradient(head(time, centre, seen_at_centre))
     isotropic = (rate - control.trace(time)) / centre.size
 
     def one(eta: State) -> SteinTerms:
         point = centre + width * eta
-        (velocity, hidden), tangent = jax.linearize(lambda y: model.features(time, y, context), point)
-        displacement = at_centre - velocity + width * (control.times(time, eta) + isotropic * eta)
-        _, hidden_tangent = tangent(displacement)
-        value, slope = jax.jvp(
-            lambda y, features: head(time, y, features), (point, hidden), (displacement, hidden_tangent)
-        )
+        (field, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
+        displacement = at_centre - field + width * (control.times(time, eta) + isotropic * eta)
+        _, seen_tangent = tangent(displacement)
+        value, slope = jax.jvp(lambda y, s: head(time, y, s), (point, seen), (displacement, seen_tangent))
         return SteinTerms(
             value=value,
             target=rate - jnp.dot(displacement, eta) / width,

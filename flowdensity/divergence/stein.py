@@ -5,37 +5,42 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
+from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import Activation, activation_function, angle_embedding, linear, squash
 from .interface import AbstractDivergence
 
 
-def offset_basis(angle: Scalar) -> Float[Array, " basis"]:
-    r"""Functions of the angle that calibration may add to a head: $\cos 2k\phi$ for k = 0, 1, 2, 3."""
-    return jnp.cos(2.0 * angle * jnp.arange(4))
+def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+    """The velocity in its unit, and what a head reads: the model's hidden features or, where it shows none, that velocity."""
+    velocity, hidden = model.features(time, state, context)
+    field = velocity / model.unit(time)
+    return field, field if hidden is None else hidden
 
 
 class DivergenceHead(eqx.Module):
-    r"""Scalar network $g(\phi, y)$ that reads the hidden features of the model it serves.
+    r"""Scalar network $g(s, y)$, the divergence of a model's velocity in its unit, that reads what the model shows.
 
-    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, $m$ the radial factor of `squash`, $B$ the bound and $b$ the
-    calibration: smooth, bounded, and fading beyond the reach of the data like $|y|^{-2}$, as the divergence of the
-    velocity itself does there.
+    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, $m$ the radial factor of `squash`, $B$ the bound, $b$ the
+    calibration, and $\phi \in [0, \pi/2]$ the share of the model's time that has passed: smooth, bounded, and fading beyond
+    the reach of the data like $|y|^{-2}$, as the divergence of the velocity itself does there.
 
     Args:
         key: JAX PRNG key of the initial weights.
         dim: dimension of the state.
-        hidden_dim: number of hidden features of the model.
-        reach: radius of the data in whitened units.
+        visible_dim: number of hidden features of the model or, where it shows none, its dimension.
+        span: first and last time of the model, shape `(2,)`.
+        reach: radius of the data in whitened units, infinite for a model that does not fade.
         scale: typical size of the divergence, nats per unit of the model's time.
         bound: $B$, same unit.
-        width: units of each of the two hidden layers.
+        width: units of each hidden layer.
+        depth: number of hidden layers after the first.
     """
 
     inward: eqx.nn.Linear
-    middle: eqx.nn.Linear
+    middle: tuple[eqx.nn.Linear, ...]
     outward: eqx.nn.Linear
+    span: Times
     reach: Scalar
     scale: Scalar
     bound: Scalar
@@ -47,21 +52,23 @@ class DivergenceHead(eqx.Module):
         self,
         key: Key,
         dim: int,
-        hidden_dim: int,
+        visible_dim: int,
         *,
+        span: Times,
         reach: Scalar,
         scale: Scalar,
         bound: Scalar,
         width: int = 128,
+        depth: int = 1,
         frequencies: int = 8,
         activation: Activation = "silu",
     ):
         activation_function(activation)
-        first, second, third = jr.split(key, 3)
-        inputs = hidden_dim + dim + 2 * frequencies
-        self.inward = linear(first, inputs, width)
-        self.middle = linear(second, width, width)
-        self.outward = jax.tree.map(jnp.zeros_like, linear(third, width, "scalar"))
+        first, last, *keys = jr.split(key, 2 + depth)
+        self.inward = linear(first, visible_dim + dim + 2 * frequencies, width)
+        self.middle = tuple(linear(each, width, width) for each in keys)
+        self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
+        self.span = span
         self.reach = reach
         self.scale = scale
         self.bound = bound
@@ -69,15 +76,25 @@ class DivergenceHead(eqx.Module):
         self.frequencies = frequencies
         self.activation = activation
 
-    def __call__(self, time: Scalar, state: State, hidden: Hidden) -> Scalar:
+    def basis(self, time: Scalar, state: State) -> Float[Array, " basis"]:
+        r"""Functions that calibration may add: $m^2\cos 2k\phi$ for k = 0, 1, 2, 3."""
+        _, factor = squash(state, jax.lax.stop_gradient(self.reach))
+        return jnp.square(factor) * jnp.cos(2.0 * self._angle(time) * jnp.arange(4))
+
+    def __call__(self, time: Scalar, state: State, seen: Hidden) -> Scalar:
         # What describes the data and what calibration sets is not for the optimiser to move.
         reach, scale, bound, offset = jax.lax.stop_gradient((self.reach, self.scale, self.bound, self.offset))
         act = activation_function(self.activation)
         near, factor = squash(state, reach)
-        layer = act(self.inward(jnp.concatenate([hidden, near, angle_embedding(time, self.frequencies)])))
-        layer = layer + act(self.middle(layer))
+        layer = act(self.inward(jnp.concatenate([seen, near, angle_embedding(self._angle(time), self.frequencies)])))
+        for middle in self.middle:
+            layer = layer + act(middle(layer))
         value = bound * jnp.tanh(self.outward(layer) * scale / bound)
-        return jnp.square(factor) * (value + jnp.dot(offset, offset_basis(time)))
+        return jnp.square(factor) * value + jnp.dot(offset, self.basis(time, state))
+
+    def _angle(self, time: Scalar) -> Scalar:
+        first, last = jax.lax.stop_gradient(self.span)
+        return 0.5 * jnp.pi * (time - first) / (last - first)
 
 
 class SteinDivergence(AbstractDivergence):
@@ -92,6 +109,6 @@ class SteinDivergence(AbstractDivergence):
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context
     ) -> tuple[State, Scalar]:
-        velocity, hidden = model.features(time, state, context)
-        assert hidden is not None, "the head was made for a model with hidden features"
-        return velocity, self.head(time, state, hidden)
+        unit = model.unit(time)
+        field, seen = seen_field(model, time, state, context)
+        return unit * field, unit * self.head(time, state, seen)

@@ -1,29 +1,37 @@
 r"""What is learned: probability flows, ODEs that carry a Gaussian to the data.
 
 A probability flow is $dy/ds = F(s, y, c)$ in whitened coordinates, from $N(0, I)$ at the first of its times to
-the whitened data at the last. Everything downstream (divergences, solving, distributions) knows it by
-`AbstractProbabilityFlow` alone.
+the data at the last. Everything downstream (divergences, solving, distributions) knows it by
+`AbstractProbabilityFlow` alone; what needs a Gaussian path to the data knows it by `AbstractCircle`.
 """
 
 from abc import abstractmethod
+from typing import Any, Literal, get_args
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from .._typing import Context, Hidden, Scalar, State, Times
+from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .networks import AbstractNetwork, squash
 from .paths import AbstractPath
+
+Prediction = Literal["velocity", "noise", "data", "score"]
+CUT = 0.01
+"""Angle by which a quarter circle is cut short at an end where what a network predicts does not determine the velocity."""
 
 
 class AbstractProbabilityFlow(eqx.Module):
     """An ODE from standard-normal noise to whitened data, for ONE event and ONE context.
 
-    `scaling` maps events to whitened states, `context_scaling` contexts to whitened contexts; `features`
-    and `times` live in whitened coordinates and the model's own time.
+    `scaling` maps events to whitened states, `context_scaling` contexts to whitened contexts; all else lives in whitened
+    coordinates and the model's own time. `reach` is the radius beyond which the velocity fades, infinite if it does not.
     """
 
+    network: eqx.AbstractVar[Any]
     scaling: eqx.AbstractVar[Scaling]
     context_scaling: eqx.AbstractVar[Scaling]
+    reach: eqx.AbstractVar[Scalar]
 
     @abstractmethod
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
@@ -34,6 +42,10 @@ class AbstractProbabilityFlow(eqx.Module):
             state: whitened state, shape `(dim,)`.
             context: whitened context, shape `(context_dim,)`.
         """
+
+    @abstractmethod
+    def unit(self, time: Scalar) -> Scalar | float:
+        """Unit in which errors of the velocity are counted at a time: above one where the network does not determine it well."""
 
     @abstractmethod
     def times(self, steps: int) -> Times:
@@ -59,8 +71,34 @@ class AbstractProbabilityFlow(eqx.Module):
         return self.context_scaling.event_shape
 
 
-class Flow(AbstractProbabilityFlow):
-    r"""A flow-matching model on the circle: $dy/d\phi = F(\phi, y, c)$, time is the angle $\phi \in [0, \pi/2]$.
+class AbstractCircle(AbstractProbabilityFlow):
+    r"""A probability flow along $y_\phi = \sin\phi\,x_1 + \cos\phi\,e$: its time is the angle $\phi \in [0, \pi/2]$.
+
+    There the velocity, the score and the best guesses of data and noise determine each other,
+
+    $$\hat x = \sin\phi\,y + \cos\phi\,F, \quad \hat e = \cos\phi\,y - \sin\phi\,F, \quad
+    \nabla\log p_\phi(y) = -\hat e/\cos\phi .$$
+    """
+
+    @abstractmethod
+    def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Angle at path time t in [0, 1]: where to train, and in equal steps of t where to step."""
+
+    def denoised(self, angle: Scalar, state: State, context: Context) -> State:
+        r"""Mean of the data given the state, $\hat x = \mathbb{E}[x_1 \mid y_\phi = y]$, shape `(dim,)`."""
+        return jnp.sin(angle) * state + jnp.cos(angle) * self.velocity(angle, state, context)
+
+    def noise(self, angle: Scalar, state: State, context: Context) -> State:
+        r"""Mean of the noise given the state, $\hat e = \mathbb{E}[e \mid y_\phi = y]$, shape `(dim,)`."""
+        return jnp.cos(angle) * state - jnp.sin(angle) * self.velocity(angle, state, context)
+
+    def score(self, angle: Scalar, state: State, context: Context) -> State:
+        r"""Gradient of $\log p_\phi$ at the state, shape `(dim,)`; at $\phi = \pi/2$ it is not determined."""
+        return -self.noise(angle, state, context) / jnp.cos(angle)
+
+
+class Flow(AbstractCircle):
+    r"""A flow-matching model on the circle: the network is the velocity.
 
     $F = m\,f(\phi, \sigma(y), c)$, where $f$ is the network and $\sigma(y) = m y$ the radial squash beyond the
     data's reach. So $F$ is bounded and Lipschitz and fades far from the data, where the log density differs from that
@@ -81,9 +119,99 @@ class Flow(AbstractProbabilityFlow):
     reach: Scalar
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        near, factor = squash(state, self.reach)
-        output, hidden = self.network(time, near, context)
-        return factor * output, hidden
+        return faded(self.network, time, state, context, self.reach)
+
+    def unit(self, time: Scalar) -> float:
+        return 1.0
+
+    def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self.path.angle(t)
 
     def times(self, steps: int) -> Times:
-        return self.path.grid(steps)
+        return whole_circle(self.path.grid(steps))
+
+
+class Diffusion(AbstractCircle):
+    r"""A diffusion model on the circle: the network predicts noise, data, score or velocity.
+
+    What it predicts is the departure from what it would be for the fitted Gaussian, so that a network of zeros *is* that
+    Gaussian, as in `Flow`: with $n$ the network, faded beyond the data's reach,
+
+    $$F = n, \qquad \hat e = \cos\phi\,y + n, \qquad \hat x = \sin\phi\,y + n, \qquad
+    \cos\phi\,\nabla\log p_\phi = -\cos\phi\,y + n .$$
+
+    The velocity is $F = \beta n$ with $\beta = 1$, $-1/\sin\phi$, $1/\cos\phi$ and $1/\sin\phi$. Noise and score do not
+    determine it at $\phi = 0$, nor data at $\phi = \pi/2$, and there the circle is cut short by 0.01: the first two start
+    from the law at that angle as if it were standard normal, the last stops at the law of the data with noise of a hundredth
+    of their standard deviation.
+
+    Args:
+        network: what predicts.
+        path: where along the circle to train and step.
+        prediction: "velocity", "noise", "data" or "score".
+        scaling: events to whitened states.
+        context_scaling: contexts to whitened contexts.
+        reach: radius of the data in whitened units, a scalar.
+    """
+
+    network: AbstractNetwork
+    path: AbstractPath
+    prediction: Prediction = eqx.field(static=True)
+    scaling: Scaling
+    context_scaling: Scaling
+    reach: Scalar
+
+    def __check_init__(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(
+                f"Diffusion expected `prediction` to be one of {get_args(Prediction)}; got {self.prediction!r}. "
+                'Fix: prediction="velocity"'
+            )
+
+    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+        output, hidden = faded(self.network, time, state, context, self.reach)
+        return self._gain(time) * output, hidden
+
+    def unit(self, time: Scalar) -> Scalar:
+        return limited(self._gain(time))
+
+    def _gain(self, angle: Scalar) -> Scalar:
+        match self.prediction:
+            case "velocity":
+                return jnp.ones(())
+            case "data":
+                return 1.0 / jnp.cos(angle)
+            case "noise":
+                return -1.0 / jnp.sin(angle)
+            case "score":
+                return 1.0 / jnp.sin(angle)
+
+    def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self._cut(self.path.angle(t))
+
+    def times(self, steps: int) -> Times:
+        return self._cut(whole_circle(self.path.grid(steps)))
+
+    def _cut(self, angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        first = CUT if self.prediction in ("noise", "score") else 0.0
+        last = 0.5 * jnp.pi - (CUT if self.prediction == "data" else 0.0)
+        return jnp.clip(angle, first, last)
+
+
+def faded(
+    network: AbstractNetwork, angle: Scalar, state: State, context: Context, reach: Scalar
+) -> tuple[State, Hidden]:
+    """A network's output, which fades beyond `reach`, and its hidden features, which stay bounded."""
+    near, factor = squash(state, reach)
+    output, hidden = network(angle, near, context)
+    return factor * output, hidden
+
+
+def limited(gain: Scalar) -> Scalar:
+    """The unit of a velocity that is `gain` times what a network predicts: one, until a fifth of the gain is more."""
+    return jnp.maximum(1.0, 0.2 * jnp.abs(gain))
+
+
+def whole_circle(grid: Times) -> Times:
+    r"""The same steps from $\phi = 0$ to $\phi = \pi/2$, wherever the path itself starts and stops."""
+    return grid.at[0].set(0.0).at[-1].set(0.5 * jnp.pi)

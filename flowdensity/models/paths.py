@@ -5,16 +5,20 @@ in the angle $\phi = \operatorname{atan2}(a, s)$,
 
 $$y_\phi = \sin\phi\,x_1 + \cos\phi\,e .$$
 
-So paths do not differ in the ODE that is solved but in *where along the circle* they train and step:
-both follow the path's own time $t \in [0, 1]$.
+So paths do not differ in the ODE that is solved but in *where along the circle* they train and step: both follow the
+path's own time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
+
+Some paths start at an angle above 0 (`VariancePreserving` at $a(0) > 0$, `VarianceExploding` at a finite largest noise), and
+some stop below $\pi/2$ (`VarianceExploding` at its smallest noise). What that means is the model's matter.
 """
 
 from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.random as jr
 
-from .._typing import Array, Float, Times
+from .._typing import Array, Float, Key, Times
 
 
 class AbstractPath(eqx.Module):
@@ -30,7 +34,7 @@ class AbstractPath(eqx.Module):
         return jnp.arctan2(a, s)
 
     def grid(self, steps: int) -> Times:
-        """Angles of `steps` equal steps of path time, from noise to data, shape `(steps + 1,)`."""
+        """Angles of `steps` equal steps of path time, from where the path starts to where it stops, shape `(steps + 1,)`."""
         return self.angle(jnp.linspace(0.0, 1.0, steps + 1))
 
 
@@ -46,3 +50,61 @@ class Trigonometric(AbstractPath):
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
+
+
+class VariancePreserving(AbstractPath):
+    r"""The variance-preserving diffusion with a linear rate, $a^2 + s^2 = 1$ (Song et al. 2021, arXiv 2011.13456).
+
+    $a = \exp(-B/2)$ with $B = \beta_{\min}\tau + (\beta_{\max} - \beta_{\min})\tau^2/2$ at diffusion time
+    $\tau = 1 - t$. It starts at the angle $\arcsin a(0)$, 0.0066 by default, and stops at $\pi/2$.
+
+    Args:
+        beta_min: rate at the data, per unit of time.
+        beta_max: rate at the noise, per unit of time.
+    """
+
+    beta_min: float = eqx.field(static=True, default=0.1)
+    beta_max: float = eqx.field(static=True, default=20.0)
+
+    def __check_init__(self) -> None:
+        if not 0.0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"VariancePreserving expected 0 < `beta_min` <= `beta_max`; got {self.beta_min} and {self.beta_max}. "
+                "Fix: VariancePreserving(beta_min=0.1, beta_max=20.0)"
+            )
+
+    def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        left = 1.0 - t
+        total = self.beta_min * left + 0.5 * (self.beta_max - self.beta_min) * jnp.square(left)
+        return jnp.exp(-0.5 * total), jnp.sqrt(-jnp.expm1(-total))
+
+
+class VarianceExploding(AbstractPath):
+    r"""The variance-exploding diffusion, $a = 1$ and $s = \sigma_{\max}^{1 - t}\sigma_{\min}^{t}$ (Song et al. 2021, 2011.13456).
+
+    It starts at the angle $\arctan(1/\sigma_{\max})$ and stops at $\arctan(1/\sigma_{\min})$, 0.01 from either end of
+    the quarter circle by default.
+
+    Args:
+        sigma_min: least noise, in standard deviations of the data.
+        sigma_max: largest noise, same unit.
+    """
+
+    sigma_min: float = eqx.field(static=True, default=0.01)
+    sigma_max: float = eqx.field(static=True, default=100.0)
+
+    def __check_init__(self) -> None:
+        if not 0.0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"VarianceExploding expected 0 < `sigma_min` < `sigma_max`; got {self.sigma_min} and {self.sigma_max}. "
+                "Fix: VarianceExploding(sigma_min=0.01, sigma_max=100.0)"
+            )
+
+    def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        low, high = jnp.log(self.sigma_min), jnp.log(self.sigma_max)
+        return jnp.ones_like(t), jnp.exp(high + t * (low - high))
+
+
+def stratified_times(key: Key, count: int) -> Times:
+    """One uniform time in each of `count` equal parts of [0, 1]."""
+    return (jnp.arange(count) + jr.uniform(key, (count,))) / count

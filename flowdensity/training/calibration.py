@@ -1,7 +1,5 @@
 """Checking a learned divergence against the identity it was learned from, and taking out what bias is left."""
 
-import itertools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,9 +7,8 @@ import numpy as np
 
 from .._typing import Array, Float
 from ..divergence.kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
-from ..divergence.stein import DivergenceHead, offset_basis
+from ..divergence.stein import DivergenceHead
 from ..models.flows import AbstractProbabilityFlow
-from ..models.networks import squash
 from .report import Residuals
 
 BINS = 8
@@ -27,25 +24,29 @@ def _all_terms(
 def stein_residuals(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
 ) -> Residuals:
-    r"""Means of $(g - T)f - r\cdot\nabla f$ in eight angle bins, for $f$ = 1, $g$ and each coordinate of $y$.
+    r"""Means of $(g - T)f - r\cdot\nabla f$ in eight bins of time, for $f$ = 1, $g$ and each coordinate of $y$.
 
-    All are zero, within their standard errors, when $g = \nabla\cdot F$; none needs a Jacobian.
+    All are zero, within their standard errors, when $g = \nabla\cdot F$; none needs a Jacobian. They are in nats per unit of
+    time, whatever the velocity's unit.
     """
     terms = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _all_terms(head, model, control, kernels))
     error = terms.value - terms.target
+    unit = np.asarray(jax.vmap(lambda t: jnp.asarray(model.unit(t), float))(kernels.time), np.float64)
     # Means over each frame: its draws are not independent.
-    columns = np.column_stack(
+    columns = unit[:, None] * np.column_stack(
         [
             error.mean(1),
             (error * terms.value - terms.slope).mean(1),
             (error[..., None] * terms.point - terms.displacement).mean(1),
         ]
     )
-    angle = np.asarray(kernels.time, np.float64)
-    edges = np.linspace(0.0, np.pi / 2.0, BINS + 1)
-    bins = [columns[(angle >= low) & (angle <= high)] for low, high in itertools.pairwise(edges)]
+    time = np.asarray(kernels.time, np.float64)
+    first, last = np.asarray(model.times(1), np.float64)
+    edges = np.linspace(first, last, BINS + 1)
+    which = np.clip(np.floor((time - first) / (last - first) * BINS), 0, BINS - 1)
+    bins = [columns[which == i] for i in range(BINS)]
     return Residuals(
-        angle=edges,
+        times=edges,
         functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[-1]))),
         mean=np.stack([rows.mean(0) for rows in bins]),
         standard_error=np.stack([rows.std(0, ddof=1) / np.sqrt(len(rows)) for rows in bins]),
@@ -61,9 +62,7 @@ def calibrate(
     $1 - \mathrm{se}^2/\hat\beta^2$, so that what is not there beyond its standard error is left alone.
     """
     terms = _all_terms(head, model, control, kernels)
-    _, factor = jax.vmap(jax.vmap(squash, in_axes=(0, None)), in_axes=(0, None))(terms.point, head.reach)
-    offsets = jax.vmap(offset_basis)(kernels.time)
-    basis = np.asarray(jnp.square(factor)[..., None] * offsets[:, None, :], np.float64)
+    basis = np.asarray(jax.vmap(jax.vmap(head.basis, in_axes=(None, 0)))(kernels.time, terms.point), np.float64)
     error = np.asarray(terms.value - terms.target, np.float64)
     inverse = np.linalg.inv(np.einsum("nfi,nfj->ij", basis, basis))
     coefficients = inverse @ np.einsum("nfi,nf->i", basis, error)

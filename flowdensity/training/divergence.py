@@ -8,41 +8,39 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import ArrayLike, Key, Rows, Scalar
-from ..data.tables import context_table, event_table
+from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
+from ..data.tables import Sample, context_table, event_table
 from ..distributions.flow import FlowDensity
+from ..divergence.centres import AbstractCentres, PathCentres, TrajectoryCentres
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.stein import DivergenceHead, SteinDivergence
-from ..models.flows import Flow
-from ..solving import FixedStep
+from ..models.flows import AbstractCircle, AbstractProbabilityFlow
+from ..solving import FixedStep, trajectory
 from .calibration import calibrate, stein_residuals
 from .loop import History, Schedule, TrainingDiverged, train
-from .losses import Sample, draw_kernels, stein_loss
+from .objectives import AbstractObjective, LangevinStein
 from .options import Options, check_kind, check_options
 from .report import FitReport
 
-RHO = 0.1
-"""Kernel width as a fraction of the noise on the path."""
-TAILS = 0.15
-"""Fraction of kernel centres that are inflated beyond the data."""
 POOL = 20_000
-"""Samples of the model from which kernel centres are drawn, beside the data."""
+"""Samples of the model about which kernels are drawn, beside the data."""
+NODES = 16
+"""Steps of the trajectories and of the mean Jacobian."""
 CALIBRATION = 131_072
 """Kernel draws about the model's own samples for calibration, and as many fresh ones for the residuals reported."""
-WHOLE_FRAME = 8
-"""Up to this dimension a whole frame is drawn about each centre, above it one direction: more centres are then worth more."""
 LEARNING_RATE = 2e-3
 
-Inputs: TypeAlias = tuple[Flow, MeanJacobian, Sample, Kernel]
+Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres, Kernel]
 """What the losses of a distillation are handed: model, control variate, centres and held-out draws."""
 
 
 def fit_divergence(
     key: Key,
-    model: Flow,
+    model: AbstractProbabilityFlow,
     data: ArrayLike,
     context: ArrayLike | None = None,
     *,
+    objective: AbstractObjective | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -50,16 +48,18 @@ def fit_divergence(
 ) -> tuple[SteinDivergence, FitReport]:
     r"""Distil the divergence of a frozen model with the Langevin-Stein operator.
 
-    A scalar head $g$ on the model's hidden features minimises $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian
-    kernels about centres from the data and from the model's own samples, some of them inflated; the velocity is
-    evaluated and never differentiated for its divergence (Jagwani et al. 2026, arXiv 2605.16486). What bias the Stein
-    residuals still show on samples of the model is then taken out.
+    A scalar head $g$ on the model's hidden features or, where it shows none, on its output minimises
+    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centres from the data and from the model's own
+    samples, some of them inflated; the velocity is evaluated and never differentiated for its divergence (Jagwani et al. 2026,
+    arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. A model on the circle
+    has its centres on the path, any other on its own trajectories.
 
     Args:
         key: JAX PRNG key.
-        model: the model; it is not changed.
+        model: the model, such as `density.model`, a `VelocityField` or a pretrained diffusion; it is not changed.
         data: events, shape `(n, *event_shape)`, in the user's units; they need not be those it was trained on.
         context: shape `(n, *context_shape)`, for a conditional model.
+        objective: what the head is trained on; `LangevinStein()` by default.
         steps: optimiser steps; by default 8,000, or 4,000 below 2,000 rows.
         batch_size: kernel draws in each step (at least one frame of them); by default 512.
         learning_rate: peak learning rate; by default 2e-3.
@@ -72,7 +72,9 @@ def fit_divergence(
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
     """
     caller = "fit_divergence"
-    check_kind(caller, "model", model, Flow, "density.model")
+    check_kind(caller, "model", model, AbstractProbabilityFlow, "density.model")
+    objective = LangevinStein() if objective is None else objective
+    check_kind(caller, "objective", objective, AbstractObjective, "fd.LangevinStein()")
     events = event_table(caller, data, model.scaling.support)
     options = check_options(caller, len(events), steps, batch_size, learning_rate)
     contexts = context_table(caller, context, len(events))
@@ -90,37 +92,41 @@ def fit_divergence(
         whiten(model.scaling, jnp.asarray(events, float)),
         whiten(model.context_scaling, jnp.asarray(contexts, float)),
     )
-    return distil(key, model, table, options, progress=progress)
+    return distil(key, model, table, options, objective, progress=progress)
 
 
 def distil(
-    key: Key, model: Flow, table: Sample, options: Options, *, progress: bool
+    key: Key,
+    model: AbstractProbabilityFlow,
+    table: Sample,
+    options: Options,
+    objective: AbstractObjective,
+    *,
+    progress: bool,
 ) -> tuple[SteinDivergence, FitReport]:
-    """Distil the divergence of `model`, with centres from a whitened table and the model's own samples.
+    """Distil the divergence of `model`, with centres about a whitened table and the model's own samples.
 
     As `fit_divergence`, after its checks.
     """
-    pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 8)
+    pool_key, jacobian_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 7)
     started = time.monotonic()
-    own = _model_samples(pool_key, model, table)
-    pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)
-
-    directions = model.dim if model.dim <= WHOLE_FRAME else 1
-
-    def kernels(key: Key, pool: Sample, draws: int, tails: float = TAILS) -> Kernel:
-        frames = -(-draws // directions)
-        return draw_kernels(key, pool, model.path, frames, rho=RHO, tails=tails, directions=directions)
+    centres = _centres(pool_key, model, table)
+    around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
-        model, control, pool, _ = args
-        return stein_loss(head, model, control, kernels(key, pool, options.batch_size))
+        model, control, around, _ = args
+        return objective.mean_loss(head, model, control, objective.draw(key, around, options.batch_size))
 
     def validate(head: DivergenceHead, args: Inputs) -> Scalar:
-        model, control, _, draws = args
-        return stein_loss(head, model, control, draws)
+        model, control, _, kernels = args
+        return objective.mean_loss(head, model, control, kernels)
 
-    control = eqx.filter_jit(mean_jacobian)(model, model.times(16), kernels(jacobian_key, pool, CALIBRATION, tails=0.0))
-    head = _new_head(head_key, model, kernels(scale_key, pool, 4096, tails=0.0))
+    # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
+    within = LangevinStein(tails=0.0)
+    kernels = within.draw(jacobian_key, around, CALIBRATION)
+    control = eqx.filter_jit(mean_jacobian)(model, jnp.sort(model.times(NODES)), kernels)
+    head = _new_head(head_key, model, jax.tree.map(lambda leaf: leaf[:: len(leaf) // 4096], kernels))
+    held = objective.draw(held_key, around, 8192)
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(
@@ -131,7 +137,7 @@ def distil(
     schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=None)
     try:
         head, history = train(
-            train_key, head, loss, validate, (model, control, pool, kernels(held_key, pool, 8192)), schedule,
+            train_key, head, loss, validate, (model, control, around, held), schedule,
             stage="divergence", progress=progress,
         )  # fmt: skip
     except TrainingDiverged as error:
@@ -139,22 +145,32 @@ def distil(
         raise
     started = time.monotonic()
     # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
-    head = calibrate(head, model, control, kernels(calibrate_key, own, CALIBRATION, tails=0.0))
-    residuals = stein_residuals(head, model, control, kernels(check_key, own, CALIBRATION, tails=0.0))
+    head = calibrate(head, model, control, within.draw(calibrate_key, centres["model"], CALIBRATION))
+    residuals = stein_residuals(head, model, control, within.draw(check_key, centres["model"], CALIBRATION))
     seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 
 
 @eqx.filter_jit
-def _new_head(key: Key, model: Flow, kernels: Kernel) -> DivergenceHead:
-    """A head on the features of `model`, with its scale and bound read off the targets it will be trained on."""
+def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> DivergenceHead:
+    """A head for `model`, with its scale and bound read off the targets it will be trained on."""
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
     _, hidden = model.features(one.time, one.centre, one.context)
-    assert hidden is not None, "a trained model has hidden features"
+    # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
+    seen, width, depth = (model.dim, 256, 3) if hidden is None else (hidden.size, min(128, hidden.size), 1)
     unit = jnp.ones(())
-    width = min(128, hidden.size)  # no wider than the trunk it reads
-    head = DivergenceHead(key, model.dim, hidden.size, reach=model.reach, scale=unit, bound=unit, width=width)
-    none = MeanJacobian(model.times(1), jnp.zeros((2, model.dim, model.dim)))
+    head = DivergenceHead(
+        key,
+        model.dim,
+        seen,
+        span=model.times(1),
+        reach=model.reach,
+        scale=unit,
+        bound=unit,
+        width=width,
+        depth=depth,
+    )
+    none = MeanJacobian(jnp.sort(model.times(1)), jnp.zeros((2, model.dim, model.dim)))
     targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
     # A flow that stayed at the fitted Gaussian has no divergence at all; the floors keep ratios finite.
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(targets))), 1e-6)
@@ -162,19 +178,29 @@ def _new_head(key: Key, model: Flow, kernels: Kernel) -> DivergenceHead:
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-def _push(model: Flow, noise: Rows, contexts: Rows) -> Rows:
-    """Whitened events, shape `(rows, dim)`, that the flow carries `noise` to, given whitened contexts."""
-    solver = FixedStep(8)  # centres may have any distribution: coarse steps do no harm
-    return jax.lax.map(
-        lambda row: solver.integrate(lambda s, y: model.velocity(s, y, row[1]), model.times, row[0], reverse=False),
-        (noise, contexts),
-        batch_size=1000,
-    )
+def _centres(key: Key, model: AbstractProbabilityFlow, table: Sample) -> dict[str, AbstractCentres]:
+    """Centres about the data, the model's own samples, and both."""
+    rows, noise = jr.split(key)
+    contexts = table.draw(rows, POOL).contexts
+    start = Sample(jr.normal(noise, (POOL, model.dim)), contexts)
+    if isinstance(model, AbstractCircle):
+        own = Sample(_trajectories(model, model.times(1), start)[:, -1], contexts)
+        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)
+        return {"data": PathCentres(table, model), "model": PathCentres(own, model), "both": PathCentres(both, model)}
+    nodes = model.times(NODES)
+    forward = _trajectories(model, nodes, start)
+    backward = _trajectories(model, nodes[::-1], table)[:, ::-1]
+    both = jnp.concatenate([backward, forward]), jnp.concatenate([table.contexts, contexts])
+    return {
+        "data": TrajectoryCentres(nodes, backward, table.contexts),
+        "model": TrajectoryCentres(nodes, forward, contexts),
+        "both": TrajectoryCentres(nodes, *both),
+    }
 
 
 @eqx.filter_jit
-def _model_samples(key: Key, model: Flow, table: Sample) -> Sample:
-    """Samples of the model at contexts from the table."""
-    rows, noise = jr.split(key)
-    contexts = table.draw(rows, POOL).contexts
-    return Sample(_push(model, jr.normal(noise, (POOL, model.dim)), contexts), contexts)
+def _trajectories(model: AbstractProbabilityFlow, nodes: Times, start: Sample) -> Float[Array, "rows nodes dim"]:
+    """Whitened states of many solutions at `nodes`, the first of which is the time of their starts."""
+    # Centres may have any distribution: coarse steps do no harm.
+    solver = FixedStep(-(-NODES // (len(nodes) - 1)))
+    return jax.lax.map(lambda row: trajectory(model, nodes, row.states, row.contexts, solver), start, batch_size=1000)

@@ -33,7 +33,7 @@ class Schedule:
         stop: end after so many steps of the schedule; None runs it to its end.
         ema: decay of the exponential moving average of the weights, warmed up with the step count.
         clip: global norm at which gradients are clipped.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled decay of matrices; scalars and vectors, such as what describes the data, are left alone.
     """
 
     steps: int
@@ -129,6 +129,7 @@ def train(
             ),
             b2=0.99,
             weight_decay=schedule.weight_decay,
+            mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
         ),
     )
 

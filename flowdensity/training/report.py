@@ -9,16 +9,16 @@ from .loop import History
 
 @dataclass(frozen=True)
 class Residuals:
-    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per angle bin: zero when $g = \nabla\cdot F$.
+    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per bin of time: zero when $g = \nabla\cdot F$.
 
     Attributes:
-        angle: edges of the bins in radians, shape `(bins + 1,)`.
+        times: edges of the bins in the model's own time, which is an angle for a model on the circle, shape `(bins + 1,)`.
         functions: names of the test functions $f$, length `functions`.
-        mean: shape `(bins, functions)`, nats per radian times the unit of $f$.
+        mean: shape `(bins, functions)`, nats per unit of time times the unit of $f$.
         standard_error: same shape.
     """
 
-    angle: np.ndarray
+    times: np.ndarray
     functions: tuple[str, ...]
     mean: np.ndarray
     standard_error: np.ndarray
@@ -34,7 +34,7 @@ class Residuals:
 
         It is minus the integral of the mean for f = 1.
         """
-        widths = np.diff(self.angle)
+        widths = np.diff(self.times)
         return (
             -float(np.sum(widths * self.mean[:, 0])),
             float(np.sqrt(np.sum(np.square(widths * self.standard_error[:, 0])))),

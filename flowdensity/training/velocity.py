@@ -1,4 +1,4 @@
-"""Fitting the velocity of a flow: one split into training and held-out rows, or several."""
+"""Fitting the velocity of a model on the circle: one split into training and held-out rows, or several."""
 
 import dataclasses
 from typing import Any, TypeAlias
@@ -11,39 +11,40 @@ import numpy as np
 
 from .._typing import Key, Scalar
 from ..data.scaling import fit_scaling
-from ..models.flows import Flow
+from ..models.flows import AbstractCircle
 from ..models.networks import AbstractNetwork
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options
 
 FOLDS = 5
-Inputs: TypeAlias = tuple[Flow, Sample, MatchingDraws]
-"""What the losses are handed: the flow, the rows to train on and draws from the rows held out, folds leading."""
+Inputs: TypeAlias = tuple[AbstractCircle, Sample, MatchingDraws]
+"""What the losses are handed: the model, the rows to train on and draws from the rows held out, folds leading."""
 
 
 def fit_velocity(
-    key: Key, flow: Flow, table: Sample, options: Options, validation: float, *, progress: bool
-) -> tuple[Flow, History]:
-    """Minimise the matching loss of `flow` over a whitened table, stopping early on held-out rows.
+    key: Key, model: AbstractCircle, table: Sample, options: Options, validation: float, *, stage: str, progress: bool
+) -> tuple[AbstractCircle, History]:
+    """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
     From 2,000 rows on, the weights kept are those that did best on one held-out part. Below, one part is too few rows to
     tell: five networks, each with another part held out, are trained side by side, and what is kept of them is the step
-    at which their mean held-out loss was least. The flow is then trained on all rows for as many steps.
+    at which their mean held-out loss was least. The model is then trained on all rows for as many steps.
 
     Args:
         key: JAX PRNG key.
-        flow: where to start.
+        model: where to start.
         table: whitened events and contexts.
         options: checked options.
         validation: fraction of the rows in a held-out part.
+        stage: name of this stage.
         progress: whether to show bars.
 
     Returns:
-        The flow, and its losses; those of the cross-validation where there was one.
+        The model, and its losses; those of the cross-validation where there was one.
 
     Raises:
-        TrainingDiverged: with the best flow until then in its `best`.
+        TrainingDiverged: with the best model until then in its `best`.
     """
     rows = len(table.states)
     small = rows < SMALL
@@ -57,7 +58,7 @@ def fit_velocity(
         pairs = [_whiten_again(*pair) for pair in pairs]
     kept_rows, held_rows = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *side) for side in zip(*pairs, strict=True))
     draws = max(8192, 2 * held) // folds
-    held_draws = eqx.filter_vmap(lambda k, sample: draw_matching(k, sample, flow.path, draws))(
+    held_draws = eqx.filter_vmap(lambda k, sample: draw_matching(k, sample, model, draws))(
         jr.split(held_key, folds), held_rows
     )
     schedule = Schedule(
@@ -67,53 +68,55 @@ def fit_velocity(
     )
 
     def loss(networks: AbstractNetwork, key: Key, args: Inputs) -> Scalar:
-        flow, kept, _ = args
+        model, kept, _ = args
 
         def one(network: AbstractNetwork, key: Key, sample: Sample) -> Scalar:
-            return matching_loss(with_network(flow, network), draw_matching(key, sample, flow.path, options.batch_size))
+            return matching_loss(with_network(model, network), draw_matching(key, sample, model, options.batch_size))
 
         return _mean_over_folds(one, networks, jr.split(key, len(kept.states)), kept)
 
     def validate(networks: AbstractNetwork, args: Inputs) -> Scalar:
-        flow, _, held = args
-        return _mean_over_folds(lambda network, d: matching_loss(with_network(flow, network), d), networks, held)
+        model, _, held = args
+        return _mean_over_folds(lambda network, d: matching_loss(with_network(model, network), d), networks, held)
 
-    def run(key: Key, kept: Sample, draws: MatchingDraws, schedule: Schedule, stage: str) -> tuple[Flow, History]:
+    def run(
+        key: Key, kept: Sample, draws: MatchingDraws, schedule: Schedule, name: str
+    ) -> tuple[AbstractCircle, History]:
         try:
             networks, history = train(
                 key,
-                _repeat(flow.network, len(kept.states)),
+                _repeat(model.network, len(kept.states)),
                 loss,
                 validate,
-                (flow, kept, draws),
+                (model, kept, draws),
                 schedule,
-                stage=stage,
+                stage=name,
                 progress=progress,
             )
         except TrainingDiverged as error:
-            error.best = with_network(flow, _fold(error.best, 0))
+            error.best = with_network(model, _fold(error.best, 0))
             raise
-        return with_network(flow, _fold(networks, 0)), history
+        return with_network(model, _fold(networks, 0)), history
 
-    best, history = run(train_key, kept_rows, held_draws, schedule, "flow")
+    best, history = run(train_key, kept_rows, held_draws, schedule, stage)
     if folds == 1 or history.interrupted:
         return best, history
     if history.best_step == 0:
         history.stopped = "no step did better on held-out rows than the fitted Gaussian, which is kept"
-        return flow, history
+        return model, history
     everything = _take(table, order[None])
     final = dataclasses.replace(schedule, patience=None, stop=history.best_step)
     # Nothing is held out from the last run: what is reported is the cross-validation.
     one_fold = jax.tree.map(lambda leaf: leaf[:1], held_draws)
-    best, last = run(final_key, everything, one_fold, final, "flow, all rows")
+    best, last = run(final_key, everything, one_fold, final, f"{stage}, all rows")
     history.seconds += last.seconds
     history.interrupted = last.interrupted
     return best, history
 
 
-def with_network(flow: Flow, network: AbstractNetwork) -> Flow:
-    """The same flow with another network."""
-    return eqx.tree_at(lambda f: f.network, flow, network)
+def with_network(model: AbstractCircle, network: AbstractNetwork) -> AbstractCircle:
+    """The same model with another network."""
+    return eqx.tree_at(lambda f: f.network, model, network)
 
 
 def _whiten_again(kept: Sample, held: Sample) -> tuple[Sample, Sample]:

@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 from references import gaussian_flow, patch_everywhere, untrained_flow
 
 import flowdensity as fd
-from flowdensity.data.tables import context_table, event_table
+from flowdensity.data.tables import Sample, context_table, event_table
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2))
 CONTEXTS = np.random.default_rng(1).normal(size=(10, 3))
@@ -96,7 +96,7 @@ def no_work(monkeypatch):
     def reached(*args, **kwargs):
         pytest.fail("work began before the input was checked")
 
-    for name in ("fit_scaling", "standardise", "train", "draw_kernels"):
+    for name in ("fit_scaling", "standardise", "train", "draw_matching"):
         patch_everywhere(monkeypatch, name, reached)
 
 
@@ -173,3 +173,12 @@ def test_the_input_is_left_as_it_was():
     data = ROWS.copy()
     event_table("fit_flow", data)[0, 0] = 99.0
     np.testing.assert_array_equal(data, ROWS)
+
+
+def test_rows_are_drawn_with_their_contexts():
+    states = jnp.arange(20.0).reshape(10, 2)
+    drawn = Sample(states, 10.0 * states[:, :1]).draw(jr.key(0), 3000)
+    np.testing.assert_array_equal(drawn.contexts, 10.0 * drawn.states[:, :1])
+    counts = np.bincount(np.asarray(drawn.states[:, 0] / 2, int), minlength=10)
+    # Binomial(3000, 1/10): standard deviation 16.4.
+    assert np.all(np.abs(counts - 300) < 4.5 * 16.4)

@@ -182,18 +182,25 @@ class CountingFlow(fd.AbstractProbabilityFlow):
     """Counts how often its field is traced."""
 
     inner: GaussianFlow
+    network: None
     scaling: Scaling
     context_scaling: Scaling
+    reach: jax.Array
     traces = []
 
     def __init__(self, inner: GaussianFlow):
         self.inner = inner
+        self.network = None
+        self.reach = inner.reach
         self.scaling = inner.scaling
         self.context_scaling = inner.context_scaling
 
     def features(self, time, state, context):
         type(self).traces.append(state.shape)
         return self.inner.features(time, state, context)
+
+    def unit(self, time):
+        return 1.0
 
     def times(self, steps):
         return self.inner.times(steps)

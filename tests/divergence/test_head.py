@@ -9,7 +9,7 @@ import pytest
 from references import EPS32, random_flow
 
 import flowdensity as fd
-from flowdensity.divergence.stein import DivergenceHead, offset_basis
+from flowdensity.divergence.stein import DivergenceHead
 
 DIM, HIDDEN, REACH, BOUND = 2, 16, 3.0, 5.0
 
@@ -17,7 +17,15 @@ DIM, HIDDEN, REACH, BOUND = 2, 16, 3.0, 5.0
 def new_head(**options) -> DivergenceHead:
     unit = jnp.ones(())
     return DivergenceHead(
-        jr.key(0), DIM, HIDDEN, reach=REACH * unit, scale=2.0 * unit, bound=BOUND * unit, width=8, **options
+        jr.key(0),
+        DIM,
+        HIDDEN,
+        span=jnp.array([0.0, 0.5 * jnp.pi]),
+        reach=REACH * unit,
+        scale=2.0 * unit,
+        bound=BOUND * unit,
+        width=8,
+        **options,
     )
 
 
@@ -52,7 +60,18 @@ def test_offset_adds_a_smooth_function_of_the_angle():
         change = shifted(jnp.asarray(angle), state, hidden) - plain(jnp.asarray(angle), state, hidden)
         # Within 0.05 of the reach the radial factor is 1 to within 2e-6; the difference is rounded at the value's size.
         np.testing.assert_allclose(change, expected, atol=1e-5)
-    np.testing.assert_allclose(offset_basis(jnp.zeros(())), np.ones(4), rtol=EPS32)
+    np.testing.assert_allclose(plain.basis(jnp.zeros(()), jnp.zeros(DIM)), np.ones(4), rtol=EPS32)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 1.0), (1.0, 0.0), (-3.0, 5.0)])
+def test_a_head_knows_the_share_of_the_time_that_has_passed(first, last):
+    state, hidden = jnp.array([0.5, -1.0]), jnp.ones(HIDDEN)
+    head = eqx.tree_at(lambda h: h.offset, random_head(), jnp.array([0.3, -0.2, 0.1, 0.05]))
+    other = eqx.tree_at(lambda h: h.span, head, jnp.array([first, last]))
+    for share in (0.0, 0.3, 1.0):
+        time = jnp.asarray(first + share * (last - first))
+        expected = head(jnp.asarray(share * 0.5 * np.pi), state, hidden)
+        np.testing.assert_allclose(other(time, state, hidden), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2], ids=["angle", "state", "hidden"])
@@ -67,7 +86,7 @@ def test_training_moves_neither_the_offset_nor_what_describes_the_data():
         return head(jnp.asarray(0.4), jnp.array([0.5, -1.0]), jnp.ones(HIDDEN)) ** 2
 
     slope = eqx.filter_grad(loss)(random_head())
-    for frozen in (slope.offset, slope.reach, slope.scale, slope.bound):
+    for frozen in (slope.offset, slope.span, slope.reach, slope.scale, slope.bound):
         np.testing.assert_array_equal(frozen, np.zeros_like(frozen))
     assert np.any(slope.outward.weight != 0.0)
 

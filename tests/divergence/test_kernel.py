@@ -20,7 +20,7 @@ import flowdensity as fd
 from flowdensity.data.scaling import Scaling
 from flowdensity.divergence.kernel import Kernel, MeanJacobian, draw_frame, mean_jacobian, stein_terms
 from flowdensity.divergence.stein import DivergenceHead
-from flowdensity.training.losses import stein_loss
+from flowdensity.training.objectives import LangevinStein
 
 DIM, CONTEXT_DIM, HIDDEN = 2, 1, 16
 FRAMES = 100_000
@@ -29,7 +29,15 @@ FRAMES = 100_000
 def random_head(seed: int = 0) -> DivergenceHead:
     unit = jnp.ones(())
     head = DivergenceHead(
-        jr.key(seed), DIM, HIDDEN, reach=4.0 * unit, scale=unit, bound=6.0 * unit, width=8, frequencies=2
+        jr.key(seed),
+        DIM,
+        HIDDEN,
+        span=jnp.array([0.0, 0.5 * jnp.pi]),
+        reach=4.0 * unit,
+        scale=unit,
+        bound=6.0 * unit,
+        width=8,
+        frequencies=2,
     )
     last = jax.tree.map(lambda leaf: 4.0 * leaf, eqx.nn.Linear(8, "scalar", key=jr.key(seed + 1)))
     return eqx.tree_at(lambda h: (h.outward, h.offset), head, (last, jnp.array([0.5, -0.2, 0.1, 0.0])))
@@ -226,7 +234,7 @@ def test_the_loss_is_least_at_the_divergence(width):
 
         def loss(theta, kernel):
             batch = jax.tree.map(lambda leaf: leaf[None], kernel)
-            return stein_loss(eqx.tree_at(lambda h: h.theta, head, theta), field, control, batch)
+            return LangevinStein().mean_loss(eqx.tree_at(lambda h: h.theta, head, theta), field, control, batch)
 
         slopes = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
         mean, error = mean_and_error(slopes(jnp.zeros(3), kernels))
@@ -250,17 +258,22 @@ def test_the_control_variates_lower_the_variance_and_add_no_bias():
         inner = to64(model())
 
         class Sheared(fd.AbstractProbabilityFlow):
+            network: None
             scaling: Scaling
             context_scaling: Scaling
+            reach: jax.Array
 
             def features(self, time, state, context):
                 velocity, hidden = inner.features(time, state, context)
                 return velocity + jnp.sin(time) * shear @ state, hidden
 
+            def unit(self, time):
+                return 1.0
+
             def times(self, steps):
                 return inner.times(steps)
 
-        field = Sheared(inner.scaling, inner.context_scaling)
+        field = Sheared(None, inner.scaling, inner.context_scaling, inner.reach)
 
         class Zero(eqx.Module):
             def __call__(self, time, state, hidden):

@@ -1,11 +1,13 @@
 """Every Gaussian path is the same quarter circle, walked at its own pace."""
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from references import EPS32, x64
 
 import flowdensity as fd
+from flowdensity.models.paths import stratified_times
 
 PATHS = {"CondOT": fd.CondOT(), "Trigonometric": fd.Trigonometric()}
 paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
@@ -50,3 +52,13 @@ def test_paths_hash_and_compare_by_kind():
     assert fd.CondOT() == fd.CondOT()
     assert hash(fd.CondOT()) == hash(fd.CondOT())
     assert fd.CondOT() != fd.Trigonometric()
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_times_are_one_to_a_stratum(count):
+    times = np.asarray(stratified_times(jr.key(0), count))
+    within = times * count - np.arange(count)
+    rounding = 4.0 * EPS32 * count
+    assert np.all((within >= -rounding) & (within <= 1.0 + rounding))
+    if count == 1000:
+        assert abs(within.mean() - 0.5) < 4.5 / np.sqrt(12.0 * count)  # uniform in its stratum

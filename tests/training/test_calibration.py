@@ -13,9 +13,11 @@ from references import EPS32, trace_of_jacobian, untrained_flow
 from scipy.stats import chi2, multivariate_normal
 
 import flowdensity as fd
+from flowdensity.data.tables import Sample
+from flowdensity.divergence.centres import PathCentres
 from flowdensity.divergence.kernel import mean_jacobian
+from flowdensity.divergence.stein import DivergenceHead
 from flowdensity.training.calibration import calibrate, stein_residuals
-from flowdensity.training.losses import Sample, draw_kernels
 
 PLANTED = 0.3
 FRAMES = 16_384
@@ -28,8 +30,7 @@ def setting(mixture_fit):
     states = jax.vmap(lambda x: model.scaling.whiten(x)[0])(jnp.asarray(mixture_fit.data, jnp.float32))
     sample = Sample(states, jnp.zeros((len(states), 0)))
     control_draws, first, second = (
-        draw_kernels(jr.key(seed), sample, model.path, FRAMES, rho=0.1, tails=0.0, directions=2)
-        for seed in (20, 21, 22)
+        PathCentres(sample, model).draw(jr.key(seed), FRAMES, rho=0.1, tails=0.0, directions=2) for seed in (20, 21, 22)
     )
     control = eqx.filter_jit(mean_jacobian)(model, model.times(16), control_draws)
     return model, head, control, first, second
@@ -53,7 +54,7 @@ def test_residuals_of_the_exact_divergence_are_noise(setting):
     residuals = stein_residuals(OracleHead(model), model, control, first)
     assert residuals.functions == ("1", "g", "y[0]", "y[1]")
     assert residuals.mean.shape == residuals.standard_error.shape == (8, 4)
-    np.testing.assert_allclose(residuals.angle, np.linspace(0.0, np.pi / 2.0, 9), rtol=1e-6)
+    np.testing.assert_allclose(residuals.times, np.linspace(0.0, np.pi / 2.0, 9), rtol=1e-6)
     # Eight independent bins: for each test function the sum of z^2 is chi-squared with 8 degrees of freedom. Four
     # of them, with a false alarm of 1e-5 each.
     z = residuals.z
@@ -79,7 +80,7 @@ def test_residuals_are_the_means_they_are_called(setting):
 
     errors, angles = np.asarray(error(first), np.float64), np.asarray(first.time)
     for i in range(8):
-        rows = (angles >= residuals.angle[i]) & (angles <= residuals.angle[i + 1])
+        rows = (angles >= residuals.times[i]) & (angles <= residuals.times[i + 1])
         # Both means are over the same draws; each is at most its standard error from the common expectation.
         own = errors[rows].std() / np.sqrt(rows.sum())
         assert abs(residuals.mean[i, 0] - errors[rows].mean()) < 4.5 * (residuals.standard_error[i, 0] + own)
@@ -159,14 +160,17 @@ def test_calibration_leaves_what_is_not_there_alone(setting):
 
     class Offset(eqx.Module):
         oracle: OracleHead
-        reach: jax.Array
+        learned: DivergenceHead
         offset: jax.Array
+
+        def basis(self, time, state):
+            return self.learned.basis(time, state)
 
         def __call__(self, time, state, hidden):
             return self.oracle(time, state, hidden)
 
     oracle = OracleHead(model)
-    mended = calibrate(Offset(oracle, head.reach, jnp.zeros(4)), model, control, first)
+    mended = calibrate(Offset(oracle, head, jnp.zeros(4)), model, control, first)
     error = coefficient_error(stein_residuals(oracle, model, control, first))
     assert np.all(np.abs(mended.offset) < 4.5 * error)
 

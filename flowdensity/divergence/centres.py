@@ -1,0 +1,130 @@
+r"""Where kernels are drawn: about points of a Gaussian path, or about a model's own trajectories.
+
+The Langevin-Stein identity holds about any centres. They decide only where an imperfect head spends its errors, and so they are
+where `log_prob` will be evaluated: around the trajectories of data and of the model's own samples, and farther out.
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._typing import Array, ContextRows, Float, Key, Times
+from ..data.tables import Sample
+from ..models.flows import AbstractCircle
+from ..models.paths import stratified_times
+from .kernel import Kernel, draw_frame
+
+MINIMUM_WIDTH = 0.01
+"""Least kernel width in whitened units: below it the differences of the velocity drown in float32."""
+FARTHEST = 4.0
+"""Inflated centres are moved outwards by a factor of at most this."""
+
+
+class AbstractCentres(eqx.Module):
+    """A law of kernel centres and widths."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Dimension of the whitened state."""
+
+    @abstractmethod
+    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+        """Draw kernels, with a leading axis of `count`.
+
+        Args:
+            key: JAX PRNG key.
+            count: number of kernels.
+            rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
+            tails: fraction of centres that are moved outwards by a factor between 1 and 4, uniform in its logarithm, because
+                a sampler visits where there are no data.
+            directions: draws about each centre.
+        """
+
+
+class PathCentres(AbstractCentres):
+    r"""Centres $\sin\phi\,x_1 + \sqrt{1-\rho^2}\cos\phi\,e'$ with kernels of width $\max(\rho\cos\phi, 0.01)$.
+
+    A draw about them has the law of the path from noise to the sample; $\rho = 1$ is the plain denoising form.
+
+    Args:
+        sample: what $x_1$ is drawn from.
+        model: the model, of which the angles are used.
+    """
+
+    sample: Sample
+    model: AbstractCircle
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @eqx.filter_jit
+    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+        rows, times, smear, noise, far = jr.split(key, 5)
+        chosen = self.sample.draw(rows, count)
+        angles = self.model.angle(stratified_times(times, count))
+        sine, cosine = jnp.sin(angles), jnp.cos(angles)
+        smeared = jnp.sqrt(1.0 - rho**2) * cosine[:, None] * jr.normal(smear, chosen.states.shape)
+        return Kernel(
+            time=angles,
+            centre=_inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
+            noise=_frames(noise, count, directions, self.dim),
+            width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
+            context=chosen.contexts,
+        )
+
+
+class TrajectoryCentres(AbstractCentres):
+    """Centres on a model's own trajectories, with kernels of a fraction of their spread at each time.
+
+    Args:
+        times: times of the nodes, shape `(nodes,)`.
+        states: whitened states there, shape `(rows, nodes, dim)`.
+        contexts: whitened contexts, shape `(rows, context_dim)`.
+    """
+
+    times: Times
+    states: Float[Array, "rows nodes dim"]
+    contexts: ContextRows
+
+    @property
+    def dim(self) -> int:
+        return self.states.shape[2]
+
+    @eqx.filter_jit
+    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+        rows, times, noise, far = jr.split(key, 4)
+        row = jr.randint(rows, (count,), 0, len(self.states))
+        position = stratified_times(times, count) * (len(self.times) - 1)
+        node = jnp.minimum(jnp.floor(position).astype(int), len(self.times) - 2)
+        share = position - node
+
+        def between(first: Array, second: Array) -> Array:
+            weight = share.reshape(-1, *[1] * (first.ndim - 1))
+            return (1.0 - weight) * first + weight * second
+
+        middle = jnp.mean(self.states, axis=0)
+        spread = jnp.sqrt(jnp.mean(jnp.square(self.states - middle), axis=(0, 2)))
+        here = between(middle[node], middle[node + 1])
+        point = between(self.states[row, node], self.states[row, node + 1])
+        return Kernel(
+            time=between(self.times[node], self.times[node + 1]),
+            centre=here + _inflation(far, count, tails) * (point - here),
+            noise=_frames(noise, count, directions, self.dim),
+            width=jnp.maximum(rho * between(spread[node], spread[node + 1]), MINIMUM_WIDTH),
+            context=self.contexts[row],
+        )
+
+
+def _inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
+    which, how_far = jr.split(key)
+    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
+    return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
+
+
+def _frames(key: Key, count: int, directions: int, dim: int) -> Float[Array, "count directions dim"]:
+    return jax.vmap(lambda k: draw_frame(k, directions, dim))(jr.split(key, count))

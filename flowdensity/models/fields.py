@@ -1,0 +1,156 @@
+"""A velocity of the user's own, whatever it is written in."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
+from ..data.scaling import Scaling
+from .flows import AbstractProbabilityFlow
+
+
+class VelocityField(AbstractProbabilityFlow):
+    r"""Any callable `(t, x, context) -> velocity` as a probability flow from a Gaussian base.
+
+    $dx/dt = v(t, x, c)$ carries the base, at the first of `times`, to the density, at the last. The callable sees one event in
+    its own units and one context, or None. It may be an equinox or a flax.nnx module; a function of parameters is handed over
+    as `jax.tree_util.Partial(function, parameters)`, so that they are part of the model. If it returns a pair, the second is
+    taken as hidden features for a learned divergence to read.
+
+    Nothing is known of a callable far from its data. That `exp(log_prob)` is integrable, and that chains come home,
+    holds where the callable itself is Lipschitz and does not grow.
+
+    Args:
+        network: the callable.
+        base: a normal distribution without batch axes, such as `dist.Normal(0, 1).expand([3]).to_event(1)` or a
+            `MultivariateNormal`; its event shape is that of the density.
+        times: the callable's own time at the base and at the data; the first may be the larger.
+        context_shape: shape of one context; None for an unconditional velocity.
+
+    Raises:
+        TypeError: if `network` cannot be called, or `base` is not normal.
+        ValueError: if the shape of a velocity is not that of its event, or `times` are unusable.
+    """
+
+    network: Callable[..., Any]
+    scaling: Scaling
+    context_scaling: Scaling
+    reach: Scalar
+    first: float = eqx.field(static=True)
+    last: float = eqx.field(static=True)
+    has_features: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        base: dist.Distribution,
+        *,
+        times: tuple[float, float] = (0.0, 1.0),
+        context_shape: tuple[int, ...] | None = None,
+    ):
+        if not (
+            len(times) == 2 and all(isinstance(t, Real) and math.isfinite(t) for t in times) and times[0] != times[1]
+        ):
+            raise ValueError(
+                f"VelocityField expected `times` as two different finite numbers, at the base and at the data; got {times!r}. "
+                "Fix: times=(0.0, 1.0)"
+            )
+        self.scaling = _base_scaling(base)
+        self.context_scaling = identity_scaling((0,) if context_shape is None else context_shape)
+        self.network = wrap(network)
+        self.reach = jnp.asarray(jnp.inf)
+        self.first, self.last = float(times[0]), float(times[1])
+        self.has_features = check_output("VelocityField", self.network, self.scaling, self.context_scaling)
+
+    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+        event = self.scaling.colour(state)
+        velocity, hidden = call(self.network, time, event, context, self.context_shape, self.has_features)
+        # The map to whitened coordinates is affine: its tangent carries velocities.
+        _, whitened = jax.jvp(lambda x: self.scaling.whiten(x)[0], (event,), (velocity,))
+        return whitened, hidden
+
+    def unit(self, time: Scalar) -> float:
+        return 1.0
+
+    def times(self, steps: int) -> Times:
+        return jnp.linspace(self.first, self.last, steps + 1)
+
+
+def identity_scaling(shape: tuple[int, ...]) -> Scaling:
+    """The map that leaves events of a shape as they are, flattened."""
+    size = math.prod(shape)
+    return Scaling(np.zeros(size), np.ones(size), constraints.real, shape)
+
+
+def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable of the user's with its arrays as JAX arrays.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    if not callable(network):
+        raise TypeError(
+            f"A velocity was expected as a callable (t, x, context); got {type(network).__name__}. "
+            "Fix: jax.tree_util.Partial(function, parameters)"
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, network)
+
+
+def call(
+    network: Callable[..., Any],
+    time: Scalar,
+    event: Float[Array, "*event"],
+    context: Context,
+    context_shape: tuple[int, ...],
+    has_features: bool,
+) -> tuple[Float[Array, "*event"], Hidden | None]:
+    """Output of a callable of the user's, and what hidden features it returned."""
+    output = network(time, event, None if context_shape == (0,) else context.reshape(context_shape))
+    if not has_features:
+        return output, None
+    return output[0], jnp.ravel(output[1])
+
+
+def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, context_scaling: Scaling) -> bool:
+    """Whether a callable returns features beside its output.
+
+    Raises:
+        ValueError: if the shape of the output is not that of the event.
+    """
+    time, event = jnp.zeros(()), jax.ShapeDtypeStruct(scaling.event_shape, jnp.result_type(float))
+    shape = context_scaling.event_shape
+    context = None if shape == (0,) else jnp.zeros(shape)
+    output = eqx.filter_eval_shape(network, time, event, context)
+    has_features = isinstance(output, tuple) and len(output) == 2
+    got = getattr(output[0] if has_features else output, "shape", None)
+    if got != scaling.event_shape:
+        raise ValueError(
+            f"{caller} expected the callable's output in the shape of one event, {scaling.event_shape}; got {got}. It is called "
+            "as (t, x, context) with one event and no batch axis. Fix: lambda t, x, context: network(t, x[None])[0]"
+        )
+    return has_features
+
+
+def _base_scaling(base: dist.Distribution) -> Scaling:
+    inner: Any = base
+    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
+        inner = inner.base_dist
+    if not isinstance(inner, dist.Normal | dist.MultivariateNormal) or base.batch_shape != ():
+        raise TypeError(
+            f"VelocityField expected `base` to be a normal distribution without batch axes; got {type(inner).__name__} with "
+            f"batch shape {getattr(base, 'batch_shape', None)}. Fix: base=dist.Normal(0, 1).expand([dim]).to_event(1)"
+        )
+    location = np.ravel(np.asarray(base.mean, np.float64))
+    if isinstance(inner, dist.MultivariateNormal):
+        scale = np.asarray(inner.scale_tril, np.float64)
+    else:
+        scale = np.ravel(np.sqrt(np.asarray(base.variance, np.float64)))
+    return Scaling(location, scale, constraints.real, base.event_shape)

@@ -1,0 +1,282 @@
+r"""Pretrained diffusion networks, from their own conventions onto the circle.
+
+A network of the variance-preserving family is handed $x_t = \sqrt{\bar\alpha}\,x_1 + \sqrt{1 - \bar\alpha}\,e$. This is $y_\phi$
+itself with $\sin\phi = \sqrt{\bar\alpha}$. One of the variance-exploding family is handed
+$x_1 + \sigma e = y_\phi/\sin\phi$ with $\sigma = \cot\phi$. The velocity is $\alpha y + \beta O$ with $O$ what it predicts:
+
+| $O$ | $\alpha$ | $\beta$ |
+|---|---|---|
+| noise $e$ | $\cot\phi$ | $-1/\sin\phi$ |
+| score $\nabla\log p_\phi$ | $\cot\phi$ | $\cot\phi$ |
+| data $x_1$ | $-\tan\phi$ | $1/\cos\phi$ |
+| velocity $F$ | 0 | 1 |
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
+from ..data.scaling import Scaling
+from .fields import call, check_output, identity_scaling, wrap
+from .flows import AbstractCircle, Prediction, limited
+from .paths import AbstractPath, VarianceExploding
+
+
+class AbstractClock(eqx.Module):
+    """The time that a network is told, as a function of the angle."""
+
+    @abstractmethod
+    def __call__(self, angle: Scalar) -> Scalar:
+        """The network's own time at an angle."""
+
+
+class Table(AbstractClock):
+    """Linear interpolation between the network's own steps.
+
+    Args:
+        angles: increasing angles, shape `(steps,)`.
+        labels: what the network is told at each, shape `(steps,)`.
+    """
+
+    angles: Times
+    labels: Times
+
+    def __call__(self, angle: Scalar) -> Scalar:
+        return jnp.interp(angle, self.angles, self.labels)
+
+
+class Sigma(AbstractClock):
+    r"""$\sigma = \sigma_{\mathrm{data}}\cot\phi$, in the units of the data.
+
+    Args:
+        sigma_data: standard deviation of the data.
+    """
+
+    sigma_data: float = eqx.field(static=True)
+
+    def __call__(self, angle: Scalar) -> Scalar:
+        return self.sigma_data / jnp.tan(angle)
+
+
+class Discrete(AbstractPath):
+    """A path given by its angles at equal steps of its time.
+
+    Args:
+        angles: increasing angles, shape `(steps,)`.
+    """
+
+    angles: Times
+
+    def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        angle = jnp.interp(t, jnp.linspace(0.0, 1.0, len(self.angles)), self.angles)
+        return jnp.sin(angle), jnp.cos(angle)
+
+
+class PretrainedDiffusion(AbstractCircle):
+    r"""A pretrained diffusion network on the circle; made by `from_ddpm` and `from_edm`.
+
+    It runs from the angle where its training started, from $N(0, I)$, to that where it stopped: `log_prob` is that of the
+    data with noise of $\cos\phi$ at that last angle.
+    """
+
+    network: Callable[..., Any]
+    path: AbstractPath
+    clock: AbstractClock
+    prediction: Prediction = eqx.field(static=True)
+    has_features: bool = eqx.field(static=True)
+    scaling: Scaling
+    context_scaling: Scaling
+    reach: Scalar
+
+    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+        event = state.reshape(self.event_shape)
+        output, hidden = call(self.network, self.clock(time), event, context, self.context_shape, self.has_features)
+        alpha, beta = self._affine(time)
+        return alpha * state + beta * jnp.ravel(output), hidden
+
+    def unit(self, time: Scalar) -> Scalar:
+        return limited(self._affine(time)[1])
+
+    def _affine(self, angle: Scalar) -> tuple[Scalar, Scalar]:
+        sine, cosine = jnp.sin(angle), jnp.cos(angle)
+        match self.prediction:
+            case "velocity":
+                return jnp.zeros(()), jnp.ones(())
+            case "data":
+                return -sine / cosine, 1.0 / cosine
+            case "noise":
+                return cosine / sine, -1.0 / sine
+            case "score":
+                return cosine / sine, cosine / sine
+
+    def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self.path.angle(t)
+
+    def times(self, steps: int) -> Times:
+        return self.path.grid(steps)
+
+
+def from_ddpm(
+    network: Callable[..., Any],
+    event_shape: tuple[int, ...],
+    *,
+    betas: ArrayLike,
+    predicts: Prediction = "noise",
+    context_shape: tuple[int, ...] | None = None,
+) -> PretrainedDiffusion:
+    r"""A network trained under the DDPM convention, as a probability flow (Ho et al. 2020, arXiv 2006.11239).
+
+    Step $i$ of $0, \dots, T - 1$ mixes data and noise as $x = \sqrt{\bar\alpha_i}\,x_1 + \sqrt{1 - \bar\alpha_i}\,e$ with
+    $\bar\alpha_i = \prod_{j \le i}(1 - \beta_j)$. The flow runs over all of them, with $i$ as a continuous number.
+
+    Args:
+        network: `(i, x, context) -> prediction`, of one event in the scaling it was trained with; context is None for an
+            unconditional network. If it returns a pair, the second is taken as hidden features.
+        event_shape: shape of one event.
+        betas: the schedule, shape `(T,)`, first step first.
+        predicts: "noise" $e$, "data" $x_1$, "score" of $x$, or "velocity" $v = \sqrt{\bar\alpha}\,e - \sqrt{1 - \bar\alpha}\,x_1$
+            (Salimans and Ho 2022, arXiv 2202.00512).
+        context_shape: shape of one context; None for an unconditional network.
+
+    Returns:
+        The model, for `FlowDensity` and `fit_divergence`.
+
+    Raises:
+        TypeError: if `network` cannot be called.
+        ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
+    """
+    rates = np.asarray(betas, np.float64)
+    if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
+        raise ValueError(
+            f"from_ddpm expected `betas` with shape (T,), T >= 2, each between 0 and 1; got shape {rates.shape}. "
+            "Fix: betas=numpy.linspace(1e-4, 0.02, 1000)"
+        )
+    if predicts not in get_args(Prediction):
+        raise ValueError(
+            f"from_ddpm expected `predicts` to be one of {get_args(Prediction)}; got {predicts!r}. Fix: predicts='noise'"
+        )
+    kept = np.cumprod(1.0 - rates)
+    angles = jnp.asarray(np.arctan2(np.sqrt(kept), np.sqrt(1.0 - kept))[::-1], float)
+    labels = jnp.arange(len(rates), dtype=angles.dtype)[::-1]
+    network = wrap(network)
+    return _pretrained(
+        "from_ddpm",
+        Negated(network) if predicts == "velocity" else network,
+        Discrete(angles),
+        Table(angles, labels),
+        predicts,
+        identity_scaling(event_shape),
+        context_shape,
+    )
+
+
+def from_edm(
+    network: Callable[..., Any],
+    event_shape: tuple[int, ...],
+    *,
+    sigma_data: float = 0.5,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    preconditioned: bool = False,
+    context_shape: tuple[int, ...] | None = None,
+) -> PretrainedDiffusion:
+    r"""A network trained under the EDM convention, as a probability flow (Karras et al. 2022, arXiv 2206.00364).
+
+    In units of `sigma_data` the raw network $F_\theta$ of the preconditioned denoiser
+    $D = c_{\mathrm{skip}}x + c_{\mathrm{out}}F_\theta(c_{\mathrm{in}}x, c_{\mathrm{noise}})$ *is* the velocity on the circle.
+
+    Args:
+        network: the raw network `(c_noise, x, context)`, with $c_{\mathrm{noise}} = \ln(\sigma)/4$ and its input of unit
+            variance; or, if `preconditioned`, the denoiser `(sigma, x, context)` around it.
+        event_shape: shape of one event.
+        sigma_data: standard deviation of the data, as in training.
+        sigma_min: least noise; the density is that of the data with noise of this size.
+        sigma_max: largest noise.
+        preconditioned: whether `network` is the denoiser.
+        context_shape: shape of one context; None for an unconditional network.
+
+    Returns:
+        The model, for `FlowDensity` and `fit_divergence`.
+
+    Raises:
+        TypeError: if `network` cannot be called.
+        ValueError: if a noise level or the shape of the output is unusable.
+    """
+    if not 0.0 < sigma_min < sigma_max or not sigma_data > 0.0:
+        raise ValueError(
+            f"from_edm expected 0 < `sigma_min` < `sigma_max` and `sigma_data` > 0; got {sigma_min}, {sigma_max} and "
+            f"{sigma_data}. Fix: sigma_min=0.002, sigma_max=80.0, sigma_data=0.5"
+        )
+    size = int(np.prod(event_shape))
+    scaling = identity_scaling(event_shape)
+    scaling = Scaling(np.zeros(size), np.full(size, sigma_data), scaling.support, event_shape)
+    network = wrap(network)
+    return _pretrained(
+        "from_edm",
+        Denoiser(network, sigma_data) if preconditioned else Raw(network),
+        VarianceExploding(sigma_min / sigma_data, sigma_max / sigma_data),
+        Sigma(sigma_data),
+        "data" if preconditioned else "velocity",
+        scaling,
+        context_shape,
+    )
+
+
+class Negated(eqx.Module):
+    """A callable with its output negated."""
+
+    network: Callable[..., Any]
+
+    def __call__(self, time: Scalar, event: Array, context: Array | None) -> Any:
+        return _on_output(lambda output: -output, self.network(time, event, context))
+
+
+class Raw(eqx.Module):
+    """EDM's raw network, told the logarithm of the noise."""
+
+    network: Callable[..., Any]
+
+    def __call__(self, sigma: Scalar, event: Array, context: Array | None) -> Any:
+        return self.network(0.25 * jnp.log(sigma), event, context)
+
+
+class Denoiser(eqx.Module):
+    """EDM's denoiser, in units of the standard deviation of the data and on the circle."""
+
+    network: Callable[..., Any]
+    sigma_data: float = eqx.field(static=True)
+
+    def __call__(self, sigma: Scalar, event: Array, context: Array | None) -> Any:
+        noisy = event * jnp.sqrt(self.sigma_data**2 + jnp.square(sigma))
+        return _on_output(lambda output: output / self.sigma_data, self.network(sigma, noisy, context))
+
+
+def _on_output(function: Callable[[Array], Array], output: Any) -> Any:
+    return (function(output[0]), output[1]) if isinstance(output, tuple) else function(output)
+
+
+def _pretrained(
+    caller: str,
+    network: Callable[..., Any],
+    path: AbstractPath,
+    clock: AbstractClock,
+    prediction: Prediction,
+    scaling: Scaling,
+    context_shape: tuple[int, ...] | None,
+) -> PretrainedDiffusion:
+    context_scaling = identity_scaling((0,) if context_shape is None else context_shape)
+    return PretrainedDiffusion(
+        network=network,
+        path=path,
+        clock=clock,
+        prediction=prediction,
+        has_features=check_output(caller, network, scaling, context_scaling),
+        scaling=scaling,
+        context_scaling=context_scaling,
+        reach=jnp.asarray(jnp.inf),
+    )

@@ -1,0 +1,174 @@
+r"""What a divergence head is trained on.
+
+All three objectives are least at $g = \nabla\cdot F$, the divergence of the velocity in its unit, and see it through kernels
+$y = c + h\eta$ (`flowdensity.divergence.kernel`). They differ in what they know and in their variance.
+"""
+
+from abc import abstractmethod
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Key, Scalar
+from ..divergence.centres import AbstractCentres
+from ..divergence.kernel import Kernel, MeanJacobian, frame_size, stein_terms
+from ..divergence.stein import DivergenceHead, seen_field
+from ..models.flows import AbstractCircle, AbstractProbabilityFlow
+
+Source = Literal["both", "data", "model"]
+
+
+class AbstractObjective(eqx.Module):
+    """A loss of a divergence head over kernel draws.
+
+    `source` is what their centres are drawn about: the data, the model's own samples, or both.
+    """
+
+    source: eqx.AbstractVar[Source]
+
+    @abstractmethod
+    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
+        """Kernels for the loss with a leading axis, `draws` draws in all or a little more: frames are whole."""
+
+    @abstractmethod
+    def loss(
+        self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
+    ) -> Scalar:
+        """Loss of one frame of draws, up to an additive constant.
+
+        Args:
+            head: the divergence head, which is trained.
+            model: the frozen model.
+            control: the mean Jacobian, a control variate.
+            kernel: one frame of draws.
+
+        Returns:
+            Scalar, squared nats per squared unit of the model's time.
+        """
+
+    def mean_loss(
+        self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
+    ) -> Scalar:
+        """Mean of `loss` over kernels with a leading axis, in units of the head's scale."""
+        losses = jax.vmap(lambda kernel: self.loss(head, model, control, kernel))(kernels)
+        return jnp.mean(losses) / jnp.square(jax.lax.stop_gradient(head.scale))
+
+
+class LangevinStein(AbstractObjective):
+    r"""The Langevin-Stein loss in its kernel form, the default: $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$.
+
+    The velocity is evaluated and never differentiated for its divergence, no score is needed, and centres may be anywhere
+    (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How it works" for this one).
+
+    Args:
+        rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]; 1 is the plain
+            denoising form.
+        tails: fraction of centres that are moved outwards beyond the data, in [0, 1].
+        source: "both", "data" or "model".
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    rho: float = eqx.field(static=True, default=0.1)
+    tails: float = eqx.field(static=True, default=0.15)
+    source: Source = eqx.field(static=True, default="both")
+
+    def __check_init__(self) -> None:
+        if not 0.0 < self.rho <= 1.0:
+            raise ValueError(f"LangevinStein expected 0 < `rho` <= 1; got {self.rho}. Fix: LangevinStein(rho=0.1)")
+        _check("LangevinStein", self.source, self.tails)
+
+    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
+        return _draw(key, centres, draws, self.rho, self.tails, frame_size(centres.dim))
+
+    def loss(
+        self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
+    ) -> Scalar:
+        terms = stein_terms(head, model, control, kernel)
+        return jnp.mean(jnp.square(terms.value) - 2.0 * terms.value * terms.target - 2.0 * terms.slope)
+
+
+class ScoreStein(AbstractObjective):
+    r"""The Langevin-Stein loss in its plain form, with an explicit score: $\mathbb{E}[g^2 + 2g\,s\cdot F + 2\,F\cdot\nabla g]$.
+
+    The paper's (Jagwani et al. 2026, arXiv 2605.16486). The score is the model's own, so the model must be on the circle; points
+    are on the path, since farther out no score is known.
+
+    Args:
+        source: "both", "data" or "model".
+
+    Raises:
+        ValueError: if it is unknown.
+    """
+
+    source: Source = eqx.field(static=True, default="both")
+
+    def __check_init__(self) -> None:
+        _check("ScoreStein", self.source, 0.0)
+
+    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
+        # The centre itself is the point; nothing is drawn about it.
+        return _draw(key, centres, draws, 0.0, 0.0, 1)
+
+    def loss(
+        self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
+    ) -> Scalar:
+        if not isinstance(model, AbstractCircle):
+            raise TypeError(
+                f"ScoreStein expected a model on the circle, which has a score; got {type(model).__name__}. "
+                "Fix: objective=fd.LangevinStein()"
+            )
+        time, point, _, _, context = kernel
+        score = model.score(time, point, context)
+        (field, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
+        _, seen_tangent = tangent(field)
+        value, slope = jax.jvp(lambda y, s: head(time, y, s), (point, seen), (field, seen_tangent))
+        return jnp.square(value) + 2.0 * value * jnp.dot(score, field) + 2.0 * slope
+
+
+class HutchinsonRegression(AbstractObjective):
+    r"""Least squares on Hutchinson's estimate, $\mathbb{E}[(g - \eta^\top (\partial F/\partial y)\,\eta)^2]$.
+
+    The limit of `LangevinStein` for narrow kernels, with a derivative of the network in place of its difference.
+
+    Args:
+        tails: fraction of points that are moved outwards beyond the data, in [0, 1].
+        source: "both", "data" or "model".
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    tails: float = eqx.field(static=True, default=0.15)
+    source: Source = eqx.field(static=True, default="both")
+
+    def __check_init__(self) -> None:
+        _check("HutchinsonRegression", self.source, self.tails)
+
+    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
+        # The centre itself is the point; what is drawn about it are the probes.
+        return _draw(key, centres, draws, 0.0, self.tails, frame_size(centres.dim))
+
+    def loss(
+        self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
+    ) -> Scalar:
+        time, point, probes, _, context = kernel
+        (_, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
+        estimates = jax.vmap(lambda probe: jnp.dot(probe, tangent(probe)[0]))(probes)
+        return jnp.mean(jnp.square(head(time, point, seen) - estimates))
+
+
+def _draw(key: Key, centres: AbstractCentres, draws: int, rho: float, tails: float, directions: int) -> Kernel:
+    return centres.draw(key, -(-draws // directions), rho=rho, tails=tails, directions=directions)
+
+
+def _check(name: str, source: str, tails: float) -> None:
+    if not 0.0 <= tails <= 1.0:
+        raise ValueError(f"{name} expected 0 <= `tails` <= 1; got {tails}. Fix: {name}(tails=0.15)")
+    if source not in get_args(Source):
+        raise ValueError(
+            f"{name} expected `source` to be one of {get_args(Source)}; got {source!r}. Fix: source='both'"
+        )

@@ -1,0 +1,100 @@
+"""Where kernels are drawn: on the path whatever their width, on trajectories, and farther out."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from references import random_flow
+
+from flowdensity.data.tables import Sample
+from flowdensity.divergence.centres import PathCentres, TrajectoryCentres
+
+COUNT = 50_000
+
+
+def spread(values) -> tuple[float, float]:
+    values = np.asarray(values, np.float64)
+    return values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+
+
+RADIUS = np.array([3.0, 4.0])
+
+
+def kernels(rho, tails, count=COUNT):
+    sample = Sample(jnp.asarray(RADIUS, jnp.float32)[None], jnp.array([[7.0]]))
+    return PathCentres(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), count, rho=rho, tails=tails, directions=1)
+
+
+def test_with_rho_one_and_no_tails_the_centres_are_the_data_on_the_path():
+    drawn = kernels(1.0, 0.0, count=1000)
+    np.testing.assert_allclose(drawn.centre, np.sin(drawn.time)[:, None] * RADIUS, rtol=1e-5)
+    np.testing.assert_allclose(drawn.width, np.maximum(np.cos(drawn.time), 0.01), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(drawn.context, np.full((1000, 1), 7.0))
+    assert np.all((np.asarray(drawn.time) >= 0.0) & (np.asarray(drawn.time) <= np.pi / 2.0 + 1e-6))
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5, 1.0])
+def test_points_have_the_law_of_the_path_whatever_rho(rho):
+    """y = c + h eta = sin x_1 + cos e in law: centre and kernel share the noise out between them."""
+    drawn = kernels(rho, 0.0)
+    wide = rho * np.cos(drawn.time) > 0.01
+    noise = (drawn.centre + drawn.width[:, None] * drawn.noise[:, 0] - np.sin(drawn.time)[:, None] * RADIUS)[wide]
+    noise = np.asarray(noise / np.cos(drawn.time)[wide][:, None], np.float64)
+    count = wide.sum()
+    assert count > 0.8 * COUNT
+    assert np.all(np.abs(noise.mean(0)) < 4.5 / np.sqrt(count))
+    np.testing.assert_allclose(np.cov(noise.T), np.eye(2), atol=4.5 * np.sqrt(2.0 / count))
+    angles = np.asarray(drawn.time)[wide]
+    assert abs(np.corrcoef(angles, np.square(noise).sum(1))[0, 1]) < 4.5 / np.sqrt(count)
+
+
+def test_a_share_of_the_centres_is_inflated_up_to_four_times():
+    tails = 0.15
+    drawn = kernels(1.0, tails)
+    middle = np.sin(drawn.time) > 0.1
+    stretch = (np.asarray(drawn.centre) / (np.sin(drawn.time)[:, None] * RADIUS))[middle, 0]
+    count = middle.sum()
+    assert stretch.min() > 1.0 - 1e-5
+    assert stretch.max() < 4.0 + 1e-5
+    inflated = stretch > 1.0 + 1e-5
+    assert abs(inflated.mean() - tails) < 4.5 * np.sqrt(tails * (1.0 - tails) / count)
+    mean, error = spread(np.log(stretch[inflated]) / np.log(4.0))
+    assert abs(mean - 0.5) < 4.5 * error  # uniform in the logarithm
+
+
+def test_trajectory_centres_lie_on_the_trajectories():
+    """Straight lines, so that whatever is between the nodes is on them too; without tails."""
+    times = jnp.array([2.0, 1.0, 0.5, 0.0])  # a model's time may run down
+    starts = jr.normal(jr.key(5), (50, 1, 2))
+    slopes = jr.normal(jr.key(6), (50, 1, 2))
+    states = starts + slopes * (2.0 - times)[:, None]
+    drawn = TrajectoryCentres(times, states, jnp.arange(50.0)[:, None]).draw(
+        jr.key(7), 5000, rho=0.1, tails=0.0, directions=2
+    )
+    row = np.asarray(drawn.context[:, 0], int)
+    expected = (starts + slopes * (2.0 - drawn.time)[None, :, None])[row, np.arange(5000)]
+    np.testing.assert_allclose(drawn.centre, expected, atol=1e-5)
+    assert drawn.noise.shape == (5000, 2, 2)
+    # One time to a stratum of equal shares between the nodes.
+    share = [np.mean(np.asarray(drawn.time) > t) for t in (1.0, 0.5)]
+    np.testing.assert_allclose(share, [1.0 / 3.0, 2.0 / 3.0], atol=1.0 / 5000)
+    # Widths are a tenth of the spread of the trajectories, linear between the nodes.
+    middle = np.asarray(states).mean(0)
+    widths = 0.1 * np.sqrt(np.mean((np.asarray(states) - middle) ** 2, axis=(0, 2)))
+    np.testing.assert_allclose(drawn.width, np.interp(-drawn.time, -times, widths), rtol=1e-4)
+
+
+def test_inflated_trajectories_are_moved_away_from_their_mean():
+    states = 100.0 + jr.normal(jr.key(8), (2000, 2, 3))
+    centres = TrajectoryCentres(jnp.array([0.0, 1.0]), states, jnp.zeros((2000, 0)))
+    near, far = (
+        np.asarray(centres.draw(jr.key(9), 20_000, rho=0.1, tails=tails, directions=1).centre, np.float64)
+        for tails in (0.0, 1.0)
+    )
+    assert np.all(np.abs(far.mean(0) - 100.0) < 1.0)
+    ratio = np.linalg.norm(far - 100.0, axis=1) / np.linalg.norm(near - 100.0, axis=1)
+    # The mean of the states is near 100 and not 100 itself.
+    assert np.quantile(ratio, 0.01) > 0.95
+    assert np.quantile(ratio, 0.99) < 4.2
+    mean, error = spread(np.log(ratio) / np.log(4.0))
+    assert abs(mean - 0.5) < 4.5 * error + 0.01
