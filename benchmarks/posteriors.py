@@ -7,7 +7,6 @@ Writes docs/posteriors.md.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,11 @@ def run_nuts(
         chain_method="vectorized",
         progress_bar=False,
     )
-    started = time.monotonic()
     mcmc.run(jr.key(0), extra_fields=("diverging", "num_steps"))
     draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
-    seconds = time.monotonic() - started  # by now the draws are there: JAX returns before they are
     fields = mcmc.get_extra_fields()
     columns = [draws[..., i] for i in range(draws.shape[-1])]
     return draws, {
-        "seconds": seconds,
         "r_hat": float(max(split_gelman_rubin(column) for column in columns)),
         "ess": float(min(effective_sample_size(column) for column in columns)),
         "divergences": int(np.sum(fields["diverging"])),
@@ -190,12 +186,11 @@ def page(cells: Mapping[str, dict]) -> str:
                 f"{np.max(np.abs(np.subtract(c[name]['shares of each chain'], c['truth']))):.3f}",
                 f"{np.mean(c[name]['changes of mode']):.0f}",
                 f"{c[name]['leapfrogs']:.0f}",
-                f"{c[name]['seconds']:.0f}",
             ]
             for name in ("FlowReparam", "log_prob")
         ]
         header = ["theta sampled by", "R-hat", "smallest ESS of 4,000", "largest error of a mode's weight"]
-        header += ["the same of one chain", "changes of mode a chain", "leapfrog steps a draw", "seconds"]
+        header += ["the same of one chain", "changes of mode a chain", "leapfrog steps a draw"]
         parts.append(
             "## Across modes\n\nSix separated modes in eight dimensions and a likelihood that sees one coordinate. True weights "
             f"of the modes by importance sampling from the mixture ({c['ess of the truth']:.0f} effective draws): "

@@ -135,9 +135,11 @@ def test_fit_divergence_refuses_a_missing_context():
 
 
 @pytest.mark.usefixtures("no_work")
-def test_fit_divergence_refuses_what_is_not_a_trained_flow():
+def test_fit_divergence_refuses_what_is_not_a_probability_flow():
     with pytest.raises(TypeError, match=r"(?s)fit_divergence expected `model`.*got .*Fix: "):
-        fd.fit_divergence(jr.key(0), gaussian_flow(), ROWS, progress=False)
+        fd.fit_divergence(jr.key(0), fd.FlowDensity(gaussian_flow()), ROWS, progress=False)
+    with pytest.raises(TypeError, match=r"(?s)fit_divergence expected `objective`.*got 'stein'.*Fix: "):
+        fd.fit_divergence(jr.key(0), gaussian_flow(), ROWS, objective="stein", progress=False)
 
 
 CASTS = {

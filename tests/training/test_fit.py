@@ -145,6 +145,34 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert density.model.network.width == quick_network().width
 
 
+@pytest.mark.parametrize(
+    "path", [None, fd.VarianceExploding(), fd.Trigonometric()], ids=["default", "VE", "trigonometric"]
+)
+@pytest.mark.parametrize("prediction", ["velocity", "noise", "data", "score"])
+def test_a_diffusion_is_fitted_on_any_path_with_any_prediction(prediction, path):
+    options = QUICK | {"steps": 200}
+    density, report = fd.fit_diffusion(
+        jr.key(0),
+        ROWS,
+        path=path,
+        prediction=prediction,
+        network=quick_network(),
+        divergence=fd.ExactDivergence(),
+        **options,
+    )
+    assert isinstance(density.model, fd.Diffusion)
+    assert density.model.prediction == prediction
+    assert type(density.model.path) is type(path or fd.VariancePreserving())
+    assert set(report.losses) == {"diffusion"}
+    losses = report.losses["diffusion"]["validation"]
+    assert losses.min() < losses[0]
+    # It is better than the fitted Gaussian on rows that it has not seen.
+    fresh = banana(2000, seed=5)
+    gaussian = multivariate_normal(ROWS.mean(0), np.cov(ROWS.T)).logpdf(fresh)
+    gain, error = paired(density.log_prob(np.float32(fresh)), gaussian)
+    assert gain > 4.5 * error
+
+
 def test_the_report_says_how_it_went(positive_fit):
     report = positive_fit.report
     assert set(report.losses) == {"flow", "divergence"}

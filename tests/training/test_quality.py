@@ -4,6 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import numpyro.distributions as dist
+import pytest
 from conftest import CONDITIONAL_NOISE, CONDITIONAL_SLOPE
 from references import MIXTURE, paired
 from scipy.stats import gamma, lognorm, multivariate_normal
@@ -92,3 +94,35 @@ def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, e
     zero = eqx.tree_at(lambda d: (d.head.outward.weight, d.head.offset), divergence, replace_fn=jnp.zeros_like)
     nothing = np.asarray(exact_mixture.with_divergence(zero).log_prob(points), np.float64) - exact
     assert np.sqrt(np.mean(errors**2)) < 0.2 * nothing.std()  # four per cent of the variance is left, at most
+
+
+class Whole(eqx.Module):
+    """The velocity of a fitted flow in the user's units: a callable that shows nothing else."""
+
+    flow: fd.Flow
+
+    def __call__(self, t, x, context):
+        state, _ = self.flow.scaling.whiten(x)
+        return self.flow.scaling.scale @ self.flow.velocity(t, state, jnp.zeros(0))
+
+
+@pytest.mark.slow
+def test_the_divergence_of_a_wrapped_velocity_is_learned(mixture_fit, exact_mixture):
+    """No features and no path: a head of its own, and kernels about trajectories."""
+    flow = mixture_fit.density.model
+    base = dist.MultivariateNormal(flow.scaling.location, scale_tril=flow.scaling.scale)
+    field = fd.VelocityField(Whole(flow), base, times=(0.0, float(jnp.pi / 2.0)))
+    fresh = np.float32(MIXTURE.sample(np.random.default_rng(38), 1000))
+    # It is the same density, on a grid of its own.
+    exact = np.asarray(fd.FlowDensity(field).log_prob(fresh), np.float64)
+    np.testing.assert_allclose(exact, exact_mixture.log_prob(fresh), atol=0.1)
+    divergence, report = fd.fit_divergence(
+        jr.key(39), field, mixture_fit.data, batch_size=256, steps=1000, learning_rate=2e-3, progress=False
+    )
+    density = fd.FlowDensity(field, divergence=divergence)
+    errors = np.asarray(density.log_prob(fresh), np.float64) - exact
+    probed = density.with_divergence(fd.HutchinsonDivergence(jr.key(40))).log_prob(fresh) - exact
+    assert np.sqrt(np.mean(errors**2)) < np.std(probed) / 5.0
+    error = np.hypot(report.residuals.bias[1], errors.std() / np.sqrt(1000))
+    assert abs(errors.mean()) < 4.5 * error
+    np.testing.assert_allclose(report.residuals.times, np.linspace(0.0, np.pi / 2.0, 9), atol=1e-6)
