@@ -48,6 +48,7 @@ def namespace():
             "key": jax.random.key(2),
             "data": names["population"],
             "theta": theta,
+            "velocity": lambda t, x, context: 0.5 * x,
             "x": theta + 1.0,
         }
 
