@@ -108,7 +108,7 @@ def distil(
 
     As `fit_divergence`, after its checks.
     """
-    pool_key, jacobian_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 7)
+    pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 8)
     started = time.monotonic()
     centres = _centres(pool_key, model, table)
     around = centres[objective.source]
@@ -123,9 +123,10 @@ def distil(
 
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
-    kernels = within.draw(jacobian_key, around, CALIBRATION)
-    control = eqx.filter_jit(mean_jacobian)(model, jnp.sort(model.times(NODES)), kernels)
-    head = _new_head(head_key, model, jax.tree.map(lambda leaf: leaf[:: len(leaf) // 4096], kernels))
+    control = eqx.filter_jit(mean_jacobian)(
+        model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, CALIBRATION)
+    )
+    head = _new_head(head_key, model, within.draw(scale_key, around, 4096))
     held = objective.draw(held_key, around, 8192)
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
