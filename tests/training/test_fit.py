@@ -146,9 +146,14 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
 
 
 @pytest.mark.parametrize(
-    "path", [None, fd.VarianceExploding(), fd.Trigonometric()], ids=["default", "VE", "trigonometric"]
+    ("prediction", "path"),
+    [
+        ("velocity", None),
+        ("noise", None),
+        ("data", fd.VarianceExploding()),
+        ("score", fd.Trigonometric()),
+    ],
 )
-@pytest.mark.parametrize("prediction", ["velocity", "noise", "data", "score"])
 def test_a_diffusion_is_fitted_on_any_path_with_any_prediction(prediction, path):
     options = QUICK | {"steps": 200}
     density, report = fd.fit_diffusion(
