@@ -1,5 +1,7 @@
 """Learned densities as numpyro distributions."""
 
+from .data.images import bits_per_dimension as bits_per_dimension
+from .data.images import dequantise as dequantise
 from .distributions.flow import FlowDensity as FlowDensity
 from .distributions.reparam import FlowReparam as FlowReparam
 from .divergence.exact import ExactDivergence as ExactDivergence
@@ -10,6 +12,7 @@ from .divergence.stochastic import HutchPlusPlusDivergence as HutchPlusPlusDiver
 from .models.fields import VelocityField as VelocityField
 from .models.flows import AbstractCircle as AbstractCircle
 from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
+from .models.flows import ContinuousFlow as ContinuousFlow
 from .models.flows import Diffusion as Diffusion
 from .models.flows import Flow as Flow
 from .models.networks import AbstractNetwork as AbstractNetwork
@@ -22,12 +25,14 @@ from .models.paths import VariancePreserving as VariancePreserving
 from .models.pretrained import PretrainedDiffusion as PretrainedDiffusion
 from .models.pretrained import from_ddpm as from_ddpm
 from .models.pretrained import from_edm as from_edm
+from .models.unet import UNet as UNet
 from .solving import AbstractSolver as AbstractSolver
 from .solving import Adaptive as Adaptive
 from .solving import FixedStep as FixedStep
 from .training.divergence import fit_divergence as fit_divergence
 from .training.fit import fit_diffusion as fit_diffusion
 from .training.fit import fit_flow as fit_flow
+from .training.fit import fit_likelihood as fit_likelihood
 from .training.loop import TrainingDiverged as TrainingDiverged
 from .training.objectives import AbstractObjective as AbstractObjective
 from .training.objectives import HutchinsonRegression as HutchinsonRegression

@@ -137,11 +137,22 @@ def log_prob(
     """Log density of an event, in nats per unit of the user's coordinates."""
     encoded, _ = model.context_scaling.whiten(context)
     state, log_det = model.scaling.whiten(event)
+    return state_log_prob(model, divergence, state, encoded, solver) + log_det
+
+
+def state_log_prob(
+    model: AbstractProbabilityFlow,
+    divergence: AbstractDivergence,
+    state: State,
+    context: Context,
+    solver: AbstractSolver,
+) -> Scalar:
+    """Log density of a whitened state given a whitened context, in nats per unit of whitened coordinates."""
     noise, change = solver.integrate(
-        _augmented(model, divergence, encoded), model.times, (state, jnp.zeros(())), reverse=True
+        _augmented(model, divergence, context), model.times, (state, jnp.zeros(())), reverse=True
     )
     # Solved backwards, `change` is minus the integral of the divergence from noise to data.
-    return standard_normal_log_prob(noise) + change + log_det
+    return standard_normal_log_prob(noise) + change
 
 
 def event_and_log_prob_from_noise(

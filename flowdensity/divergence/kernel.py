@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, Context, Float, Key, Rows, Scalar, State, Times
+from ..data.scaling import FULL_COVARIANCE_LIMIT
 from ..models.flows import AbstractProbabilityFlow
 from .stein import DivergenceHead, seen_field
 
@@ -74,11 +75,11 @@ class MeanJacobian(eqx.Module):
 
     Args:
         nodes: increasing times, shape `(nodes,)`.
-        matrices: symmetric matrices, shape `(nodes, dim, dim)`.
+        matrices: symmetric matrices, shape `(nodes, dim, dim)`, or their diagonals, `(nodes, dim)`.
     """
 
     nodes: Times
-    matrices: Float[Array, "nodes dim dim"]
+    matrices: Float[Array, "nodes dim dim"] | Float[Array, "nodes dim"]
 
     def weights(self, time: Scalar) -> Times:
         """Weight of each node at `time`, shape `(nodes,)`: the hat functions of linear interpolation."""
@@ -86,23 +87,26 @@ class MeanJacobian(eqx.Module):
 
     def times(self, time: Scalar, vector: State) -> State:
         """Product with a vector, shape `(dim,)`."""
-        return self.weights(time) @ (self.matrices @ vector)
+        products = self.matrices @ vector if self.matrices.ndim == 3 else self.matrices * vector
+        return self.weights(time) @ products
 
     def trace(self, time: Scalar) -> Scalar:
         """Trace at `time`."""
-        return self.weights(time) @ jnp.trace(self.matrices, axis1=1, axis2=2)
+        diagonals = jnp.diagonal(self.matrices, axis1=1, axis2=2) if self.matrices.ndim == 3 else self.matrices
+        return self.weights(time) @ jnp.sum(diagonals, axis=1)
 
 
 def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel) -> MeanJacobian:
     r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, with no derivative.
+
+    Above 256 dimensions only its diagonal, as only that of the covariance was taken out of the data.
 
     Args:
         model: the model.
         nodes: increasing times, shape `(nodes,)`.
         kernels: draws with a leading axis; each counts for the nodes next to its time.
     """
-    dim = kernels.centre.shape[1]
-    empty = MeanJacobian(nodes, jnp.zeros((len(nodes), dim, dim)))
+    hats = MeanJacobian(nodes, jnp.zeros((len(nodes), 0)))
 
     def changes(kernel: Kernel) -> Rows:
         time, centre, noise, width, context = kernel
@@ -111,8 +115,10 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
         return (fields[1:] - fields[0]) / width
 
     slopes = map_kernels(changes, kernels)
-    weights = jax.vmap(empty.weights)(kernels.time)
+    weights = jax.vmap(hats.weights)(kernels.time)
     weights = weights / (jnp.sum(weights, axis=0) * kernels.noise.shape[1])
+    if kernels.centre.shape[1] > FULL_COVARIANCE_LIMIT:
+        return MeanJacobian(nodes, jnp.einsum("nk,nfi,nfi->ki", weights, slopes, kernels.noise, optimize="optimal"))
     matrices = jnp.einsum("nk,nfi,nfj->kij", weights, slopes, kernels.noise, optimize="optimal")
     return MeanJacobian(nodes, 0.5 * (matrices + matrices.swapaxes(1, 2)))
 

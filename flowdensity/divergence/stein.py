@@ -21,14 +21,15 @@ def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, conte
 class DivergenceHead(eqx.Module):
     r"""Scalar network $g(s, y)$, the divergence of a model's velocity in its unit, that reads what the model shows.
 
-    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, $m$ the radial factor of `squash`, $B$ the bound, $b$ the
-    calibration, and $\phi \in [0, \pi/2]$ the share of the model's time that has passed: smooth, bounded, and fading beyond
-    the reach of the data like $|y|^{-2}$, as the divergence of the velocity itself does there.
+    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, summed over the places of an image where the hidden features have a
+    row for each, $m$ the radial factor of `squash`, $B$ the bound, $b$ the calibration, and $\phi \in [0, \pi/2]$ the share of
+    the model's time that has passed: smooth, bounded, and fading beyond the reach of the data like $|y|^{-2}$, as the divergence
+    of the velocity itself does there.
 
     Args:
         key: JAX PRNG key of the initial weights.
         dim: dimension of the state.
-        visible_dim: number of hidden features of the model or, where it shows none, its dimension.
+        visible_shape: shape of the model's hidden features, `(width,)` or `(places, width)`, or, where it shows none, `(dim,)`.
         span: first and last time of the model, shape `(2,)`.
         reach: radius of the data in whitened units, infinite for a model that does not fade.
         scale: typical size of the divergence, nats per unit of the model's time.
@@ -45,6 +46,7 @@ class DivergenceHead(eqx.Module):
     scale: Scalar
     bound: Scalar
     offset: Float[Array, " basis"]
+    places: int = eqx.field(static=True)
     frequencies: int = eqx.field(static=True)
     activation: Activation = eqx.field(static=True)
 
@@ -52,7 +54,7 @@ class DivergenceHead(eqx.Module):
         self,
         key: Key,
         dim: int,
-        visible_dim: int,
+        visible_shape: tuple[int, ...],
         *,
         span: Times,
         reach: Scalar,
@@ -65,7 +67,8 @@ class DivergenceHead(eqx.Module):
     ):
         activation_function(activation)
         first, last, *keys = jr.split(key, 2 + depth)
-        self.inward = linear(first, visible_dim + dim + 2 * frequencies, width)
+        self.places = visible_shape[0] if len(visible_shape) == 2 else 1
+        self.inward = linear(first, visible_shape[-1] + dim // self.places + 2 * frequencies, width)
         self.middle = tuple(linear(each, width, width) for each in keys)
         self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
         self.span = span
@@ -84,13 +87,21 @@ class DivergenceHead(eqx.Module):
     def __call__(self, time: Scalar, state: State, seen: Hidden) -> Scalar:
         # What describes the data and what calibration sets is not for the optimiser to move.
         reach, scale, bound, offset = jax.lax.stop_gradient((self.reach, self.scale, self.bound, self.offset))
-        act = activation_function(self.activation)
         near, factor = squash(state, reach)
-        layer = act(self.inward(jnp.concatenate([seen, near, angle_embedding(self._angle(time), self.frequencies)])))
+        told = angle_embedding(self._angle(time), self.frequencies)
+        rows = jnp.concatenate([seen.reshape(self.places, -1), near.reshape(self.places, -1)], axis=1)
+        each = jax.vmap(lambda row: self._read(jnp.concatenate([row, told])))(rows)
+        # A sum of independent contributions from each place would grow like the root of their number.
+        total = jnp.sum(each) / jnp.sqrt(self.places)
+        value = bound * jnp.tanh(total * scale / bound)
+        return jnp.square(factor) * value + jnp.dot(offset, self.basis(time, state))
+
+    def _read(self, row: Float[Array, " inputs"]) -> Scalar:
+        act = activation_function(self.activation)
+        layer = act(self.inward(row))
         for middle in self.middle:
             layer = layer + act(middle(layer))
-        value = bound * jnp.tanh(self.outward(layer) * scale / bound)
-        return jnp.square(factor) * value + jnp.dot(offset, self.basis(time, state))
+        return self.outward(layer)
 
     def _angle(self, time: Scalar) -> Scalar:
         first, last = jax.lax.stop_gradient(self.span)

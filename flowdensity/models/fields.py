@@ -23,7 +23,8 @@ class VelocityField(AbstractProbabilityFlow):
     $dx/dt = v(t, x, c)$ carries the base, at the first of `times`, to the density, at the last. The callable sees one event in
     its own units and one context, or None. It may be an equinox or a flax.nnx module; a function of parameters is handed over
     as `jax.tree_util.Partial(function, parameters)`, so that they are part of the model. If it returns a pair, the second is
-    taken as hidden features for a learned divergence to read.
+    taken as hidden features for a learned divergence to read: an array of any shape or, for an image, one with a last axis of
+    features at each place.
 
     Nothing is known of a callable far from its data. That `exp(log_prob)` is integrable, and that chains come home,
     holds where the callable itself is Lipschitz and does not grow.
@@ -116,7 +117,10 @@ def call(
     output = network(time, event, None if context_shape == (0,) else context.reshape(context_shape))
     if not has_features:
         return output, None
-    return output[0], jnp.ravel(output[1])
+    velocity, hidden = output
+    if event.ndim > 1 and hidden.shape[:-1] == event.shape[:-1]:
+        return velocity, hidden.reshape(-1, hidden.shape[-1])
+    return velocity, jnp.ravel(hidden)
 
 
 def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, context_scaling: Scaling) -> bool:

@@ -6,7 +6,7 @@ the data at the last. Everything downstream (divergences, solving, distributions
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -196,6 +196,59 @@ class Diffusion(AbstractCircle):
         first = CUT if self.prediction in ("noise", "score") else 0.0
         last = 0.5 * jnp.pi - (CUT if self.prediction == "data" else 0.0)
         return jnp.clip(angle, first, last)
+
+
+class ContinuousFlow(AbstractProbabilityFlow):
+    """The ODE of a model on the circle, without the promise that its states follow the Gaussian path.
+
+    What maximum likelihood makes of a `Flow` or a `Diffusion`: a continuous normalizing flow, for which velocity, score and
+    denoiser no longer determine each other.
+
+    Args:
+        circle: the model on the circle whose velocity it has.
+    """
+
+    circle: AbstractCircle
+
+    def __init__(self, circle: AbstractCircle):
+        self.circle = circle
+
+    @property
+    def network(self) -> Any:
+        """What predicts."""
+        return self.circle.network
+
+    @property
+    def scaling(self) -> Scaling:
+        """Events to whitened states."""
+        return self.circle.scaling
+
+    @property
+    def context_scaling(self) -> Scaling:
+        """Contexts to whitened contexts."""
+        return self.circle.context_scaling
+
+    @property
+    def reach(self) -> Scalar:
+        """Radius beyond which the velocity fades."""
+        return self.circle.reach
+
+    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+        return self.circle.features(time, state, context)
+
+    def unit(self, time: Scalar) -> Scalar | float:
+        return self.circle.unit(time)
+
+    def times(self, steps: int) -> Times:
+        return self.circle.times(steps)
+
+
+Model = TypeVar("Model", bound=AbstractProbabilityFlow)
+
+
+def with_network(model: Model, network: Any) -> Model:
+    """The same model with another network."""
+    return eqx.tree_at(lambda m: m.network, model, network)
 
 
 def faded(

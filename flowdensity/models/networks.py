@@ -66,7 +66,7 @@ class AbstractNetwork(eqx.Module):
 
     @abstractmethod
     def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        """Output, shape `(dim,)`, and last hidden features, shape `(width,)`."""
+        """Output, shape `(dim,)`, and last hidden features, shape `(width,)` or, of an image, `(places, width)`."""
 
 
 class ResidualMLP(AbstractNetwork):

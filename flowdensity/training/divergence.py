@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
-from ..data.tables import Sample, context_table, event_table
+from ..data.tables import Sample
 from ..distributions.flow import FlowDensity
 from ..divergence.centres import AbstractCentres, PathCentres, TrajectoryCentres
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
@@ -20,14 +20,15 @@ from .calibration import calibrate, stein_residuals
 from .loop import History, Schedule, TrainingDiverged, train
 from .objectives import AbstractObjective, LangevinStein
 from .options import Options, check_kind, check_options
+from .prepare import whitened
 from .report import FitReport
 
 POOL = 20_000
-"""Samples of the model about which kernels are drawn, beside the data."""
+"""At most so many samples of the model, about which kernels are drawn beside the data."""
 NODES = 16
 """Steps of the trajectories and of the mean Jacobian."""
 CALIBRATION = 131_072
-"""Kernel draws about the model's own samples for calibration, and as many fresh ones for the residuals reported."""
+"""At most so many kernel draws for each of mean Jacobian, calibration and residuals."""
 LEARNING_RATE = 2e-3
 
 Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres, Kernel]
@@ -75,23 +76,8 @@ def fit_divergence(
     check_kind(caller, "model", model, AbstractProbabilityFlow, "density.model")
     objective = LangevinStein() if objective is None else objective
     check_kind(caller, "objective", objective, AbstractObjective, "fd.LangevinStein()")
-    events = event_table(caller, data, model.scaling.support)
-    options = check_options(caller, len(events), steps, batch_size, learning_rate)
-    contexts = context_table(caller, context, len(events))
-    for name, table, shape in (
-        ("data", events, model.event_shape),
-        ("context", contexts, model.context_shape),
-    ):
-        if table.shape[1:] != shape:
-            raise ValueError(
-                f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
-                f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
-            )
-    whiten = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))
-    table = Sample(
-        whiten(model.scaling, jnp.asarray(events, float)),
-        whiten(model.context_scaling, jnp.asarray(contexts, float)),
-    )
+    table = whitened(caller, model, data, context)
+    options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
     return distil(key, model, table, options, objective, progress=progress)
 
 
@@ -110,7 +96,10 @@ def distil(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 8)
     started = time.monotonic()
-    centres = _centres(pool_key, model, table)
+    # A sixteenth of the draws in training: a short distillation of a dear model is not outweighed by its preparation.
+    share = options.steps * options.batch_size // 16
+    draws = min(CALIBRATION, max(4096, share))
+    centres = _centres(pool_key, model, table, min(POOL, max(256, share)))
     around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
@@ -124,10 +113,10 @@ def distil(
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
     control = eqx.filter_jit(mean_jacobian)(
-        model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, CALIBRATION)
+        model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
     )
     head = _new_head(head_key, model, within.draw(scale_key, around, 4096))
-    held = objective.draw(held_key, around, 8192)
+    held = objective.draw(held_key, around, min(8192, draws))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(
@@ -146,8 +135,8 @@ def distil(
         raise
     started = time.monotonic()
     # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
-    head = calibrate(head, model, control, within.draw(calibrate_key, centres["model"], CALIBRATION))
-    residuals = stein_residuals(head, model, control, within.draw(check_key, centres["model"], CALIBRATION))
+    head = calibrate(head, model, control, within.draw(calibrate_key, centres["model"], draws))
+    residuals = stein_residuals(head, model, control, within.draw(check_key, centres["model"], draws))
     seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 
@@ -158,7 +147,7 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
     _, hidden = model.features(one.time, one.centre, one.context)
     # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
-    seen, width, depth = (model.dim, 256, 3) if hidden is None else (hidden.size, min(128, hidden.size), 1)
+    seen, width, depth = ((model.dim,), 256, 3) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
     unit = jnp.ones(())
     head = DivergenceHead(
         key,
@@ -171,7 +160,7 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
         width=width,
         depth=depth,
     )
-    none = MeanJacobian(jnp.sort(model.times(1)), jnp.zeros((2, model.dim, model.dim)))
+    none = MeanJacobian(jnp.sort(model.times(1)), jnp.zeros((2, model.dim)))
     targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
     # A flow that stayed at the fitted Gaussian has no divergence at all; the floors keep ratios finite.
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(targets))), 1e-6)
@@ -179,11 +168,11 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-def _centres(key: Key, model: AbstractProbabilityFlow, table: Sample) -> dict[str, AbstractCentres]:
-    """Centres about the data, the model's own samples, and both."""
+def _centres(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> dict[str, AbstractCentres]:
+    """Centres about the data, `count` of the model's own samples, and both."""
     rows, noise = jr.split(key)
-    contexts = table.draw(rows, POOL).contexts
-    start = Sample(jr.normal(noise, (POOL, model.dim)), contexts)
+    contexts = table.draw(rows, count).contexts
+    start = Sample(jr.normal(noise, (count, model.dim)), contexts)
     if isinstance(model, AbstractCircle):
         own = Sample(_trajectories(model, model.times(1), start)[:, -1], contexts)
         both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)

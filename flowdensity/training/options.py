@@ -55,4 +55,5 @@ def check_options(
 def check_kind(caller: str, name: str, value: object, kind: type, fix: str) -> None:
     """Raise a TypeError unless `value` is a `kind`."""
     if not isinstance(value, kind):
-        raise TypeError(f"{caller} expected `{name}` of type {kind.__name__}; got {value!r}. Fix: {name}={fix}")
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{caller} expected `{name}` of type {kind.__name__}; got {got}. Fix: {name}={fix}")

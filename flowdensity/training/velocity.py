@@ -11,7 +11,7 @@ import numpy as np
 
 from .._typing import Key, Scalar
 from ..data.scaling import fit_scaling
-from ..models.flows import AbstractCircle
+from ..models.flows import AbstractCircle, with_network
 from ..models.networks import AbstractNetwork
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
@@ -57,7 +57,8 @@ def fit_velocity(
     if folds > 1:
         pairs = [_whiten_again(*pair) for pair in pairs]
     kept_rows, held_rows = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *side) for side in zip(*pairs, strict=True))
-    draws = max(8192, 2 * held) // folds
+    # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
+    draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16)) // folds
     held_draws = eqx.filter_vmap(lambda k, sample: draw_matching(k, sample, model, draws))(
         jr.split(held_key, folds), held_rows
     )
@@ -112,11 +113,6 @@ def fit_velocity(
     history.seconds += last.seconds
     history.interrupted = last.interrupted
     return best, history
-
-
-def with_network(model: AbstractCircle, network: AbstractNetwork) -> AbstractCircle:
-    """The same model with another network."""
-    return eqx.tree_at(lambda f: f.network, model, network)
 
 
 def _whiten_again(kept: Sample, held: Sample) -> tuple[Sample, Sample]:

@@ -19,7 +19,7 @@ def new_head(**options) -> DivergenceHead:
     return DivergenceHead(
         jr.key(0),
         DIM,
-        HIDDEN,
+        (HIDDEN,),
         span=jnp.array([0.0, 0.5 * jnp.pi]),
         reach=REACH * unit,
         scale=2.0 * unit,

@@ -31,7 +31,7 @@ def random_head(seed: int = 0) -> DivergenceHead:
     head = DivergenceHead(
         jr.key(seed),
         DIM,
-        HIDDEN,
+        (HIDDEN,),
         span=jnp.array([0.0, 0.5 * jnp.pi]),
         reach=4.0 * unit,
         scale=unit,

@@ -198,14 +198,6 @@ def test_the_report_says_how_it_went(positive_fit):
     assert report.residuals.mean.shape == (8, 3)  # "1", "g" and the one coordinate
 
 
-@pytest.fixture
-def few_draws(monkeypatch):
-    """Fewer samples and draws around the distillation, where its quality is not what is tested."""
-    patch_everywhere(monkeypatch, "CALIBRATION", 2048)
-    patch_everywhere(monkeypatch, "POOL", 500)
-
-
-@pytest.mark.usefixtures("few_draws")
 def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd):
     network = quick_network()
     before = jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array))
@@ -321,7 +313,6 @@ class InterruptStage:
     [("flow", fd.ExactDivergence, {"flow"}), ("divergence", fd.SteinDivergence, {"flow", "divergence"})],
     ids=["flow", "divergence"],
 )
-@pytest.mark.usefixtures("few_draws")
 def test_an_interrupted_fit_returns_the_best_so_far(stage, divergence, stages, monkeypatch):
     monkeypatch.setattr(loop, "tqdm", InterruptStage(stage))
     with pytest.warns(UserWarning, match=f"The {stage} was interrupted at step 2 of 20"):
@@ -348,7 +339,6 @@ def test_a_fit_that_diverges_says_when_and_keeps_the_best(data):
     assert np.all(np.isfinite(error.best.sample(jr.key(0), (20,))))
 
 
-@pytest.mark.usefixtures("few_draws")
 def test_a_distillation_that_diverges_keeps_the_flow(mixture_fit):
     with pytest.raises(TrainingDiverged, match="divergence loss was no longer finite") as caught:
         fd.fit_divergence(

@@ -110,7 +110,7 @@ class Whole(eqx.Module):
 def test_the_divergence_of_a_wrapped_velocity_is_learned(mixture_fit, exact_mixture):
     """No features and no path: a head of its own, and kernels about trajectories."""
     flow = mixture_fit.density.model
-    base = dist.MultivariateNormal(flow.scaling.location, scale_tril=flow.scaling.scale)
+    base = dist.MultivariateNormal(flow.scaling.location, flow.scaling.scale @ flow.scaling.scale.T)
     field = fd.VelocityField(Whole(flow), base, times=(0.0, float(jnp.pi / 2.0)))
     fresh = np.float32(MIXTURE.sample(np.random.default_rng(38), 1000))
     # It is the same density, on a grid of its own.

@@ -1,0 +1,228 @@
+"""How good is each way to have a divergence, and what does it cost? Mixtures, digits and patches; flows, diffusions, a CNF.
+
+    python benchmarks/divergence.py            # all cells: about three hours on two cores; resumes
+    python benchmarks/divergence.py flow-8     # only the cells whose names are given
+    python benchmarks/divergence.py --quick    # two dimensions, few steps; writes nothing
+    python benchmarks/divergence.py --cached   # only the page, from the cells that are there
+
+Writes the tables and the picture of docs/which-divergence.md.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from mixtures import Mixture
+from pictures import digits, patches, without_mean
+from tables import cell, is_cached, markdown, provenance, replace_block
+
+import flowdensity as fd
+
+PAGE, PICTURE = Path("docs/which-divergence.md"), Path("docs/images/divergences.png")
+KEYS, ROUNDS, BATCH = 4, 7, 100
+"""Keys over which the errors of random estimators are averaged; rounds of timing; points in a timed batch."""
+
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+def mixture(dim: int, points: int = 1000) -> Rows:
+    """20,000 training rows and fresh points of a mixture."""
+    return Mixture(dim, 0).sample(20_000, 1000), Mixture(dim, 0).sample(points, 2000)
+
+
+def flow(data: np.ndarray, **options: Any) -> fd.FlowDensity:
+    """A flow with its divergence distilled, by defaults."""
+    return fd.fit_flow(jr.key(0), data, **options)[0]
+
+
+def diffusion(path: fd.AbstractPath) -> Callable[..., fd.FlowDensity]:
+    """A diffusion on a path, likewise."""
+    return lambda data, **options: fd.fit_diffusion(jr.key(0), data, path=path, **options)[0]
+
+
+def cnf(data: np.ndarray, **options: Any) -> fd.FlowDensity:
+    """A continuous normalizing flow by maximum likelihood: a smaller network and few steps, which are dear."""
+    network = fd.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
+    options = {"steps": 300} | options
+    density, _ = fd.fit_likelihood(jr.key(0), data, network=network, divergence=fd.ExactDivergence(), **options)
+    learned, _ = fd.fit_divergence(jr.key(2), density.model, data)
+    return density.with_divergence(learned)
+
+
+def unet(steps: int, batch_size: int, **shape: Any) -> Callable[..., fd.FlowDensity]:
+    """A convolutional flow on images, with fewer and smaller steps than the default."""
+    return lambda data: flow(
+        data, network=fd.UNet(jr.key(1), data.shape[1:], **shape), steps=steps, batch_size=batch_size
+    )
+
+
+CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
+    **{f"flow-{dim}": (lambda dim=dim: mixture(dim), flow) for dim in (2, 8, 32)},
+    **{f"VP-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VariancePreserving())) for dim in (2, 8, 32)},
+    **{f"VE-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VarianceExploding())) for dim in (2, 8, 32)},
+    **{f"CNF-{dim}": (lambda dim=dim: mixture(dim), cnf) for dim in (2, 8, 32)},
+    "digits": (digits, flow),
+    "patches-63": (lambda: tuple(map(without_mean, patches(8, 20_000, 1000, grey=True))), flow),
+    "patches-8x8x1": (lambda: patches(8, 20_000, 1000, grey=True), flow),
+    "flow-128": (lambda: mixture(128, 500), flow),
+}
+"""Data, and what is fitted to them, with the exact divergence as the reference at every point."""
+IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
+    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(4000, 64, width=16)),
+    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(2000, 32, width=16, scales=4)),
+}
+"""The same where the exact divergence can be had at few points only."""
+REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
+"""Cells in which a second head is regressed on Hutchinson's estimates."""
+NAMES = {
+    "exact": "exact",
+    "hutchinson-1": "Hutchinson, 1 probe",
+    "hutchinson-4": "Hutchinson, 4",
+    "hutchinson-16": "Hutchinson, 16",
+    "hutch++-3": "Hutch++, 3 products",
+    "hutch++-15": "Hutch++, 15",
+    "regressed": "head regressed on Hutchinson",
+    "stein": "Stein head",
+}
+"""Rows of the table."""
+
+
+def random_estimators(key: jax.Array) -> dict[str, fd.AbstractDivergence]:
+    """Those with probes, from one key."""
+    return {
+        "hutchinson-1": fd.HutchinsonDivergence(key, 1),
+        "hutchinson-4": fd.HutchinsonDivergence(key, 4),
+        "hutchinson-16": fd.HutchinsonDivergence(key, 16),
+        "hutch++-3": fd.HutchPlusPlusDivergence(key, 3),
+        "hutch++-15": fd.HutchPlusPlusDivergence(key, 15),
+    }
+
+
+def log_prob(density: fd.FlowDensity, points: np.ndarray, chunk: int) -> np.ndarray:
+    """log_prob in chunks, so that the exact divergence fits in memory."""
+    compiled = jax.jit(lambda d, x: d.log_prob(x))
+    chunks = [compiled(density, jnp.asarray(points[i : i + chunk], float)) for i in range(0, len(points), chunk)]
+    return np.concatenate([np.asarray(values, np.float64) for values in chunks])
+
+
+def errors(difference: np.ndarray) -> dict:
+    """What the columns of the table are made of, over any axes."""
+    return {
+        "bias": float(difference.mean()),
+        "sd": float(difference.std()),
+        "rmse": float(np.sqrt(np.mean(np.square(difference)))),
+        "max": float(np.abs(difference).max()),
+    }
+
+
+def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray) -> dict[str, dict]:
+    """Milliseconds of log_prob and of value and gradient, medians of rounds in turn, and XLA's working memory."""
+    batch = jnp.asarray(points, float)
+    functions = {
+        "log_prob": jax.jit(lambda d, x: jnp.sum(d.log_prob(x))),
+        "gradient": jax.jit(jax.value_and_grad(lambda d, x: jnp.sum(d.log_prob(x)), argnums=1)),
+    }
+    result: dict[str, dict] = {name: {} for name in rivals}
+    for what, function in functions.items():
+        compiled = {name: function.lower(rival, batch).compile() for name, rival in rivals.items()}
+        times: dict[str, list[float]] = {name: [] for name in rivals}
+        for round_ in range(ROUNDS + 1):
+            for name, rival in rivals.items():
+                started = time.perf_counter()
+                jax.block_until_ready(compiled[name](rival, batch))
+                if round_:
+                    times[name].append(time.perf_counter() - started)
+        for name in rivals:
+            result[name][what] = 1e3 * float(np.median(times[name]))
+            result[name][f"{what} memory"] = compiled[name].memory_analysis().temp_size_in_bytes
+    return result
+
+
+def compare(name: str) -> dict:
+    """Fit one model and compare all estimators on held-out points, in accuracy, time and memory."""
+    (data, points), fit = CELLS[name][0](), CELLS[name][1]
+    learned = fit(data)
+    exact = learned.with_divergence(fd.ExactDivergence())
+    reference = log_prob(exact, points, 50)
+    rivals: dict[str, dict] = {"exact": errors(np.zeros_like(reference))}
+    drawn: dict[str, list[np.ndarray]] = {}
+    for key in jr.split(jr.key(7), KEYS):
+        for kind, estimator in random_estimators(key).items():
+            drawn.setdefault(kind, []).append(log_prob(exact.with_divergence(estimator), points, 250) - reference)
+    rivals |= {kind: errors(np.stack(each)) for kind, each in drawn.items()}
+    heads = {"stein": learned}
+    if name in REGRESSED:
+        regressed, _ = fd.fit_divergence(jr.key(3), learned.model, data, objective=fd.HutchinsonRegression())
+        heads["regressed"] = learned.with_divergence(regressed)
+    for kind, density in heads.items():
+        rivals[kind] = errors(log_prob(density, points, 250) - reference)
+    timed = {"stein": learned, "exact": exact} | {
+        kind: exact.with_divergence(estimator) for kind, estimator in random_estimators(jr.key(8)).items()
+    }
+    few = points[: BATCH if learned.model.dim < 64 else 20]
+    for kind, cost in costs(timed, few).items():
+        rivals[kind] |= cost
+    if "regressed" in heads:
+        rivals["regressed"] |= {what: value for what, value in rivals["stein"].items() if what not in errors(reference)}
+    return {
+        "rows": rivals,
+        "dim": learned.model.dim,
+        "points": len(points),
+        "held out": float(reference.mean()),
+        "trained on": float(log_prob(exact, data[: len(points)], 50).mean()),
+    }
+
+
+def compare_images(name: str) -> dict:
+    """The same for images: the divergence at eight angles on two points against the exact one, and bits per dimension."""
+    (data, points), fit = IMAGES[name][0](), IMAGES[name][1]
+    learned = fit(data)
+    model = learned.model
+    assert isinstance(model, fd.AbstractCircle)
+    angles = jnp.linspace(0.0, 0.5 * jnp.pi, 10)[1:-1]
+    whiten = jax.vmap(lambda x: model.scaling.whiten(x)[0])
+    held_out = whiten(jnp.asarray(points[:2], float))
+    noise = jr.normal(jr.key(5), held_out.shape)
+
+    def at(divergence: fd.AbstractDivergence) -> np.ndarray:
+        """Divergences, shape `(angles, points)`."""
+        one = jax.jit(lambda d, m, phi, x, e: d(m, phi, jnp.sin(phi) * x + jnp.cos(phi) * e, jnp.zeros(0))[1])
+        pairs = [(phi, x, e) for phi in angles for x, e in zip(held_out, noise, strict=True)]
+        return np.asarray([one(divergence, model, *pair) for pair in pairs], np.float64).reshape(len(angles), -1)
+
+    reference = at(Blockwise())
+    rows = {"exact": errors(np.zeros_like(reference)), "stein": errors(at(learned.divergence) - reference)}
+    drawn: dict[str, list[np.ndarray]] = {}
+    for key in jr.split(jr.key(7), KEYS):
+        for kind, estimator in random_estimators(key).items():
+            drawn.setdefault(kind, []).append(at(estimator) - reference)
+    rows |= {kind: errors(np.stack(each)) for kind, each in drawn.items()}
+    timed = {"stein": learned} | {
+        kind: learned.with_divergence(estimator) for kind, estimator in random_estimators(jr.key(8)).items()
+    }
+    for kind, cost in costs(timed, points[:4]).items():
+        rows[kind] |= cost
+    bits = fd.bits_per_dimension(log_prob(learned, points, 8), model.dim)
+    return {
+        "rows": rows,
+        "dim": model.dim,
+        "points": reference.size,
+        "spread": float(reference.std()),
+        "bits": float(bits.mean()),
+        "bits se": float(bits.std() / np.sqrt(len(bits))),
+    }
+
+
+class Blockwise(fd.AbstractDivergence):
+    """The exact divergence with the basis in blocks, for as many dimensions as memory would not hold at once."""
+
+    def __call__(self, model: Any, time: Any, state: Any, context: Any) -> tuple[Any, Any]:
+        velocity, tangent = jax.linearize(lambda y: model.velocity(time, y, context), state)
+        entry = lambda i: tangent(jnp.zeros_like(state).at[i].set(1.0))[i]  # noqa: E731
+        return velocity, jnp.sum(jax.lax.map(entry, jnp.arange(state.size), batch_size=64))

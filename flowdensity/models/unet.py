@@ -1,0 +1,135 @@
+"""A small convolutional network for events with rows, columns and channels."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
+from .networks import AbstractNetwork, Activation, activation_function, angle_embedding, linear
+
+
+class Block(eqx.Module):
+    """Two 3x3 convolutions beside the identity, with the angle and the context added between them.
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        channels: channels of input and output.
+        embedding: size of the vector that is added.
+    """
+
+    first: eqx.nn.Conv2d
+    shift: eqx.nn.Linear
+    second: eqx.nn.Conv2d
+
+    def __init__(self, key: Key, channels: int, embedding: int):
+        first, shift, second = jr.split(key, 3)
+        self.first = convolution(first, channels, channels)
+        self.shift = linear(shift, embedding, channels)
+        self.second = convolution(second, channels, channels)
+
+    def __call__(
+        self, image: Float[Array, "channels rows columns"], told: Float[Array, " embedding"], activation: Activation
+    ) -> Float[Array, "channels rows columns"]:
+        act = activation_function(activation)
+        return image + self.second(act(self.first(act(image)) + self.shift(told)[:, None, None]))
+
+
+class UNet(AbstractNetwork):
+    r"""Convolutional network that looks at an image on several scales (Ronneberger et al. 2015, arXiv 1505.04597).
+
+    One block on each scale on the way down and on the way up, whose features are joined to those of the way down; each scale has
+    half the rows and columns and twice the channels of the one before. As in `ResidualMLP` the last layer starts at zero, and
+    there is no normalisation layer and no product of inputs, so that the network is bounded and Lipschitz on bounded inputs.
+
+    Its hidden features have a row for each place in the image: a divergence head reads each by itself and adds up.
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        event_shape: rows, columns and channels of an event.
+        context_dim: dimension of the context, 0 for none.
+        width: channels on the finest scale.
+        scales: number of scales; rows and columns must divide by `2 ** (scales - 1)`.
+        frequencies: harmonics of the angle embedding.
+        activation: one of "silu", "gelu", "tanh", "softplus".
+
+    Raises:
+        ValueError: if the events are not images, or cannot be halved so often.
+    """
+
+    inward: eqx.nn.Conv2d
+    place: Float[Array, "width rows columns"]
+    down: tuple[tuple[Block, eqx.nn.Conv2d], ...]
+    middle: Block
+    up: tuple[tuple[eqx.nn.Conv2d, Block], ...]
+    outward: eqx.nn.Conv2d
+    dim: int = eqx.field(static=True)
+    context_dim: int = eqx.field(static=True)
+    event_shape: tuple[int, int, int] = eqx.field(static=True)
+    frequencies: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: Key,
+        event_shape: tuple[int, int, int],
+        context_dim: int = 0,
+        *,
+        width: int = 32,
+        scales: int = 3,
+        frequencies: int = 8,
+        activation: Activation = "silu",
+    ):
+        activation_function(activation)
+        if len(event_shape) != 3 or any(size % 2 ** (scales - 1) for size in event_shape[:2]):
+            raise ValueError(
+                f"UNet expected `event_shape` as (rows, columns, channels), with rows and columns that divide by "
+                f"{2 ** (scales - 1)} for {scales} scales; got {event_shape}. Fix: fd.UNet(key, (8, 8, 1), scales=3)"
+            )
+        rows, columns, channels = event_shape
+        told = 2 * frequencies + context_dim
+        inward, middle, outward, *keys = jr.split(key, 3 + 4 * (scales - 1))
+        widths = [width * 2**scale for scale in range(scales)]
+        steps = list(zip(widths[:-1], widths[1:], keys[0::4], keys[1::4], keys[2::4], keys[3::4], strict=True))
+        self.inward = convolution(inward, channels, width)
+        self.place = jnp.zeros((width, rows, columns))
+        self.down = tuple(
+            (Block(block, fine, told), convolution(step, fine, coarse, stride=2))
+            for fine, coarse, block, step, _, _ in steps
+        )
+        self.middle = Block(middle, widths[-1], told)
+        # What comes up is joined with what went down on the same scale.
+        self.up = tuple(
+            (convolution(step, coarse + fine, fine), Block(block, fine, told))
+            for fine, coarse, _, _, step, block in reversed(steps)
+        )
+        self.outward = jax.tree.map(jnp.zeros_like, convolution(outward, width, channels))
+        self.dim = math.prod(event_shape)
+        self.context_dim = context_dim
+        self.event_shape = event_shape
+        self.frequencies = frequencies
+        self.activation = activation
+
+    def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+        told = jnp.concatenate([angle_embedding(angle, self.frequencies), context])
+        image = self.inward(jnp.moveaxis(state.reshape(self.event_shape), -1, 0)) + self.place
+        passed = []
+        for block, step in self.down:
+            image = block(image, told, self.activation)
+            passed.append(image)
+            image = step(image)
+        image = self.middle(image, told, self.activation)
+        for (step, block), fine in zip(self.up, reversed(passed), strict=True):
+            grown = jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2)
+            image = block(step(jnp.concatenate([grown, fine])), told, self.activation)
+        image = activation_function(self.activation)(image)
+        return jnp.ravel(jnp.moveaxis(self.outward(image), 0, -1)), image.reshape(len(image), -1).T
+
+
+def convolution(key: Key, inputs: int, outputs: int, *, stride: int = 1) -> eqx.nn.Conv2d:
+    """A 3x3 convolution with initial weights of variance 1 / (9 inputs) and no initial bias, as `linear`."""
+    layer = eqx.nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, key=key)
+    weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(9 * inputs)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros((outputs, 1, 1))))

@@ -1,0 +1,113 @@
+"""From what the user hands over to what is trained: checks first, then whitened tables and a model at the fitted Gaussian."""
+
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from .._typing import ArrayLike, Key, Scalar
+from ..data.scaling import Scaling, fit_scaling, standardise
+from ..data.tables import Sample, context_table, event_table
+from ..divergence.interface import AbstractDivergence
+from ..models.flows import AbstractProbabilityFlow
+from ..models.networks import AbstractNetwork, ResidualMLP
+from .options import SMALL, Options, check_kind, check_options
+
+REACH = 1.5
+"""Radius of the squash in multiples of the largest whitened radius in the data."""
+
+
+class Parts(NamedTuple):
+    """What a model is made of, beside what is particular to its kind; with the table that it will be trained on."""
+
+    table: Sample
+    network: AbstractNetwork
+    scaling: Scaling
+    context_scaling: Scaling
+    reach: Scalar
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The arguments that models of every kind take."""
+        return {name: value for name, value in self._asdict().items() if name != "table"}
+
+
+def prepare(
+    caller: str,
+    key: Key,
+    data: ArrayLike,
+    context: ArrayLike | None,
+    support: constraints.Constraint | None,
+    network: AbstractNetwork | None,
+    steps: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+) -> tuple[Parts, Options]:
+    """Check the arguments that all fits from the start share, whiten the table and make the network, if there is none.
+
+    Raises:
+        TypeError, ValueError: if one is unusable.
+    """
+    support = constraints.real if support is None else support
+    check_kind(caller, "support", support, constraints.Constraint, "constraints.positive")
+    events = event_table(caller, data, support)
+    contexts = context_table(caller, context, len(events))
+    options = check_options(caller, len(events), steps, batch_size, learning_rate)
+    scaling, white = fit_scaling(events, support)
+    context_scaling, white_contexts = standardise(contexts)
+    if network is None:
+        width = 64 if len(events) < SMALL else 256
+        network = ResidualMLP(key, scaling.dim, context_scaling.dim, width=width)
+    else:
+        check_kind(caller, "network", network, AbstractNetwork, "fd.ResidualMLP(key, dim)")
+        if (network.dim, network.context_dim) != (scaling.dim, context_scaling.dim):
+            raise ValueError(
+                f"{caller} expected a `network` for {scaling.dim} dimensions and {context_scaling.dim} of context; got "
+                f"one for {network.dim} and {network.context_dim}. "
+                f"Fix: fd.ResidualMLP(key, dim={scaling.dim}, context_dim={context_scaling.dim})"
+            )
+    reach = REACH * np.max(np.linalg.norm(white, axis=1))
+    table = Sample(jnp.asarray(white, float), jnp.asarray(white_contexts, float))
+    return Parts(table, network, scaling, context_scaling, jnp.asarray(reach, float)), options
+
+
+def whitened(caller: str, model: AbstractProbabilityFlow, data: ArrayLike, context: ArrayLike | None) -> Sample:
+    """Events and contexts in the coordinates of a model that is there already.
+
+    Raises:
+        TypeError, ValueError: if they are unusable, or not of the model's shapes.
+    """
+    events = event_table(caller, data, model.scaling.support)
+    contexts = context_table(caller, context, len(events))
+    for name, table, shape in (
+        ("data", events, model.event_shape),
+        ("context", contexts, model.context_shape),
+    ):
+        if table.shape[1:] != shape:
+            raise ValueError(
+                f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
+                f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
+            )
+    whiten = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))
+    return Sample(
+        whiten(model.scaling, jnp.asarray(events, float)),
+        whiten(model.context_scaling, jnp.asarray(contexts, float)),
+    )
+
+
+def check_divergence(caller: str, divergence: Literal["stein"] | AbstractDivergence) -> None:
+    """Raise a TypeError unless `divergence` is "stein" or an `AbstractDivergence`."""
+    if divergence != "stein":
+        check_kind(caller, "divergence", divergence, AbstractDivergence, '"stein"')
+
+
+def check_validation(caller: str, validation: float) -> None:
+    """Raise a ValueError unless `validation` is a fraction between 0 and 1."""
+    if not (isinstance(validation, Real) and 0.0 < validation < 1.0):
+        raise ValueError(
+            f"{caller} expected `validation` between 0 and 1, the fraction of rows held out; got {validation!r}. "
+            "Fix: validation=0.1"
+        )
