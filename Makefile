@@ -14,14 +14,15 @@ demo-needs := --editable '.[examples]'
 test-needs := --editable '.[examples]' --group test
 lint-needs := --editable '.[examples]' --group test --group lint
 docs-needs := --editable . --group docs
-bench-needs := --editable . --group bench
+notebooks-needs := --editable '.[examples]' --group notebooks
+bench-needs := --editable '.[examples]' --group bench
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs notebooks bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## learn a density, use it as a prior in NUTS, draw outputs/quickstart.png
 	$(BIN)/python examples/quickstart.py
@@ -37,10 +38,14 @@ lint: $(VENV)/.lint ## check style, formatting and types
 docs: $(VENV)/.docs ## build the site into site/; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+notebooks: $(VENV)/.notebooks ## run the tutorials anew, and keep their outputs
+	$(BIN)/jupyter-execute --inplace --timeout=1200 docs/tutorials/*.ipynb
+
 bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/divergence.py
 
 clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

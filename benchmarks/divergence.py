@@ -9,6 +9,7 @@ Writes the tables and the picture of docs/which-divergence.md.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from mixtures import Mixture
+from noise_predictor import BETAS, train
 from pictures import digits, patches, without_mean
 from tables import cell, is_cached, markdown, provenance, replace_block
 
@@ -34,6 +36,12 @@ Rows = tuple[np.ndarray, np.ndarray]
 def mixture(dim: int, points: int = 1000) -> Rows:
     """20,000 training rows and fresh points of a mixture."""
     return Mixture(dim, 0).sample(20_000, 1000), Mixture(dim, 0).sample(points, 2000)
+
+
+def standardised(dim: int) -> Rows:
+    """The same with columns of mean 0 and standard deviation 1, as DDPM takes them."""
+    data, points = mixture(dim)
+    return (data - data.mean(0)) / data.std(0), (points - data.mean(0)) / data.std(0)
 
 
 def flow(data: np.ndarray, **options: Any) -> fd.FlowDensity:
@@ -55,6 +63,23 @@ def cnf(data: np.ndarray, **options: Any) -> fd.FlowDensity:
     return density.with_divergence(learned)
 
 
+def pretrained(*, features: bool) -> Callable[[np.ndarray], fd.FlowDensity]:
+    """A noise predictor of flax under the DDPM convention, wrapped, with or without its hidden layer, and distilled."""
+
+    def fit(data: np.ndarray) -> fd.FlowDensity:
+        network = train(data)
+
+        def predict(step: jax.Array, x: jax.Array, context: None) -> Any:
+            hidden = network.hidden(x, step)
+            return (network.outward(hidden), hidden) if features else network.outward(hidden)
+
+        model = fd.from_ddpm(predict, data.shape[1:], betas=BETAS)
+        divergence, _ = fd.fit_divergence(jr.key(0), model, data)
+        return fd.FlowDensity(model, divergence=divergence)
+
+    return fit
+
+
 def unet(steps: int, batch_size: int, **shape: Any) -> Callable[..., fd.FlowDensity]:
     """A convolutional flow on images, with fewer and smaller steps than the default."""
     return lambda data: flow(
@@ -67,17 +92,32 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
     **{f"VP-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VariancePreserving())) for dim in (2, 8, 32)},
     **{f"VE-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VarianceExploding())) for dim in (2, 8, 32)},
     **{f"CNF-{dim}": (lambda dim=dim: mixture(dim), cnf) for dim in (2, 8, 32)},
+    "DDPM-8": (lambda: standardised(8), pretrained(features=True)),
+    "DDPM-8, no features": (lambda: standardised(8), pretrained(features=False)),
     "digits": (digits, flow),
     "patches-63": (lambda: tuple(map(without_mean, patches(8, 20_000, 1000, grey=True))), flow),
     "patches-8x8x1": (lambda: patches(8, 20_000, 1000, grey=True), flow),
     "flow-128": (lambda: mixture(128, 500), flow),
 }
 """Data, and what is fitted to them, with the exact divergence as the reference at every point."""
+OBJECTIVES: dict[str, fd.AbstractObjective] = {
+    "plain, with the model's score": fd.ScoreStein(),
+    "kernels, rho = 1": fd.LangevinStein(rho=1.0),
+    "kernels, rho = 0.3": fd.LangevinStein(rho=0.3),
+    "kernels, rho = 0.1": fd.LangevinStein(rho=0.1),
+    "regression on Hutchinson": fd.HutchinsonRegression(),
+    "rho = 0.1, about the data": fd.LangevinStein(source="data"),
+    "rho = 0.1, about model samples": fd.LangevinStein(source="model"),
+    "rho = 0.1, no tails": fd.LangevinStein(tails=0.0),
+}
+"""Rows of the ablation: what a head of the same flow is trained on."""
 IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
     "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(4000, 64, width=16)),
     "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(2000, 32, width=16, scales=4)),
 }
 """The same where the exact divergence can be had at few points only."""
+LEVELS = {"digits": 17, "patches-8x8x1": 256}
+"""Levels of the data that were dequantised."""
 REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
 """Cells in which a second head is regressed on Hutchinson's estimates."""
 NAMES = {
@@ -174,6 +214,7 @@ def compare(name: str) -> dict:
         "rows": rivals,
         "dim": learned.model.dim,
         "points": len(points),
+        "levels": LEVELS.get(name),
         "held out": float(reference.mean()),
         "trained on": float(log_prob(exact, data[: len(points)], 50).mean()),
     }
@@ -226,3 +267,176 @@ class Blockwise(fd.AbstractDivergence):
         velocity, tangent = jax.linearize(lambda y: model.velocity(time, y, context), state)
         entry = lambda i: tangent(jnp.zeros_like(state).at[i].set(1.0))[i]  # noqa: E731
         return velocity, jnp.sum(jax.lax.map(entry, jnp.arange(state.size), batch_size=64))
+
+
+def ablation(name: str) -> dict:
+    """Heads of one flow trained on different objectives for 3,000 steps: errors on held-out points and at 4x their scale."""
+    data, points = CELLS[name][0]()
+    density, _ = fd.fit_flow(jr.key(0), data, divergence=fd.ExactDivergence())
+    centre = data.mean(0)
+    places = {"1x": points, "4x": centre + 4.0 * (points - centre)}
+    references = {scale: log_prob(density, at, 50) for scale, at in places.items()}
+    rows = {}
+    for objective_name, objective in OBJECTIVES.items():
+        learned, report = fd.fit_divergence(jr.key(1), density.model, data, objective=objective, steps=3000)
+        rows[objective_name] = {
+            scale: errors(log_prob(density.with_divergence(learned), at, 250) - references[scale])
+            for scale, at in places.items()
+        } | {"seconds": report.histories["divergence"].seconds}
+        print(objective_name, rows[objective_name], flush=True)
+    return {"rows": rows, "points": len(points)}
+
+
+def tables(cells: Mapping[str, dict]) -> str:
+    """A table for each cell that there is, and one of all ratios, as Markdown."""
+    found = {name: cells[name] for name in (*CELLS, *IMAGES) if name in cells}
+    heads = []
+    for name, c in found.items():
+        rows = c["rows"]
+        probe, stein = rows["hutchinson-1"], rows["stein"]
+        heads.append(
+            [
+                name,
+                str(c["dim"]),
+                f"{stein['bias']:+.3f}",
+                f"{stein['rmse']:.3f}",
+                f"{probe['rmse'] / stein['rmse']:.1f}",
+                f"{rows['hutch++-3']['rmse'] / stein['rmse']:.1f}",
+                f"{stein['gradient'] / probe['gradient']:.2f}",
+                f"{rows['exact']['gradient'] / stein['gradient']:.1f}" if "gradient" in rows["exact"] else "",
+            ]
+        )
+    parts = [
+        markdown(
+            [
+                "",
+                "D",
+                "bias",
+                "RMSE",
+                "Hutchinson / head",
+                "Hutch++ / head",
+                "time, head / Hutchinson",
+                "time, exact / head",
+            ],
+            heads,
+        )
+    ]
+    for name, c in found.items():
+        probe = c["rows"]["hutchinson-1"]
+        table = []
+        for kind, label in NAMES.items():
+            if kind not in c["rows"]:
+                continue
+            row = c["rows"][kind]
+            line = [label] + [f"{row[k]:{'+' if k == 'bias' else ''}.3f}" for k in ("bias", "sd", "rmse", "max")]
+            if "gradient" in row:
+                line += [f"{row[what] / probe[what]:.2f}" for what in ("log_prob", "gradient")]
+                line += [f"{row['gradient memory'] / 2**20:.1f}"]
+            else:
+                line += ["", "", ""]
+            table.append(line)
+        header = [name, "bias", "sd", "RMSE", "max", "log_prob", "with gradient", "memory, MiB"]
+        parts.append(f"### {name}\n\n{note(c)}\n\n{markdown(header, table)}")
+    for name in ("flow-8", "digits"):
+        if f"ablation-{name}" in cells:
+            c = cells[f"ablation-{name}"]
+            table = [
+                [label]
+                + [f"{row['1x'][k]:{'+' if k == 'bias' else ''}.3f}" for k in ("bias", "rmse", "max")]
+                + [f"{row['4x'][k]:{'+' if k == 'bias' else ''}.2f}" for k in ("bias", "rmse")]
+                + [f"{row['seconds'] / c['rows']['kernels, rho = 0.1']['seconds']:.2f}"]
+                for label, row in c["rows"].items()
+            ]
+            header = ["trained on", "bias", "RMSE", "max", "bias at 4x", "RMSE at 4x", "training time"]
+            parts.append(f"### What a head is trained on: {name}\n\n{markdown(header, table)}")
+    missing = [name for name in jobs() if name not in cells]
+    if missing:
+        parts.append(f"This table is partial: {', '.join(missing)} have not been run.")
+    return "\n\n".join([*parts, provenance("python benchmarks/divergence.py", cells.values())])
+
+
+def note(c: dict) -> str:
+    """What was compared in a cell."""
+    if "bits" in c:
+        return (
+            f"{c['dim']} dimensions: the divergence itself at eight angles of two held-out points, in nats per radian (its own "
+            f"standard deviation there is {c['spread']:.1f}); times of `log_prob` of four. The model has "
+            f"{c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on held-out patches, with the head."
+        )
+    text = f"{c['dim']} dimensions, `log_prob` of {c['points']} held-out points in nats"
+    if c["levels"] is None:
+        return f"{text}."
+    bits = fd.bits_per_dimension(c["held out"], c["dim"], c["levels"])
+    return f"{text}. The model has {bits:.3f} bits per dimension there, with the exact divergence."
+
+
+def picture(cells: Mapping[str, dict]) -> None:
+    """Error against time of value and gradient, both beside one probe of Hutchinson's, a panel for each of six problems."""
+    import matplotlib.pyplot as plt
+
+    shown = [name for name in ("flow-2", "flow-8", "flow-32", "digits", "patches-63", "flow-128") if name in cells]
+    figure, axes = plt.subplots(2, 3, figsize=(9.0, 5.4), sharex=True, layout="constrained")
+    colours = {"hutchinson": "#4477aa", "hutch++": "#228833", "regressed": "#ccbb44", "stein": "#cc3311"}
+    for ax, name in zip(axes.flat, shown, strict=False):
+        rows = cells[name]["rows"]
+        for family, label in (("hutchinson", "Hutchinson"), ("hutch++", "Hutch++")):
+            kinds = [kind for kind in NAMES if kind.split("-")[0] == family]
+            times = [rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"] for kind in kinds]
+            ax.plot(times, [rows[kind]["rmse"] for kind in kinds], "o-", ms=4, lw=1, color=colours[family], label=label)
+        for kind, label, marker in (("regressed", "regressed head", "D"), ("stein", "Stein head", "s")):
+            if kind in rows:
+                time_ = rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"]
+                ax.plot(time_, rows[kind]["rmse"], marker, ms=6, color=colours[kind], label=label)
+        ax.axvline(
+            rows["exact"]["gradient"] / rows["hutchinson-1"]["gradient"],
+            color="0.6",
+            lw=1,
+            ls="--",
+            label="exact (no error)",
+        )
+        ax.set(xscale="log", yscale="log", title=f"{name}, D = {cells[name]['dim']}")
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    figure.supxlabel("time of value and gradient, one probe of Hutchinson's = 1")
+    figure.supylabel("RMSE of log_prob, nats")
+    axes.flat[0].legend(frameon=False, fontsize=8)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=150)
+    plt.close(figure)
+
+
+def jobs() -> dict[str, Callable[[], dict]]:
+    """Every cell by name."""
+    return (
+        {name: (lambda name=name: compare(name)) for name in CELLS}
+        | {f"ablation-{name}": (lambda name=name: ablation(name)) for name in ("flow-8", "digits")}
+        | {name: (lambda name=name: compare_images(name)) for name in IMAGES}
+    )
+
+
+def main() -> None:
+    """Compute the cells that are missing and write tables and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "cells", nargs="*", choices=[*jobs(), []], metavar="cell", help="names of cells; all by default"
+    )
+    parser.add_argument("--quick", action="store_true", help="two dimensions, few steps; writes nothing")
+    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
+    args = parser.parse_args()
+    if args.quick:
+        CELLS["flow-2"] = (CELLS["flow-2"][0], lambda data: flow(data, steps=1000))
+        print(json.dumps(compare("flow-2"), indent=1))
+        return
+    cells = {}
+    for name, compute in jobs().items():
+        file = f"divergence/{name.replace(', ', '-').replace(' ', '-')}"
+        if is_cached(file) or (not args.cached and (not args.cells or name in args.cells)):
+            cells[name] = cell(file, compute)
+            print(name, "done", flush=True)
+            replace_block(PAGE, "divergences", tables(cells))
+            picture(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,14 @@ def _forget_compiled_functions():
     gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Two workers: what shares a trained density goes to the same one, and all else file by file.
+    for item in items:
+        trained = [name for name in ("conditional_fit", "mixture_fit", "positive_fit") if name in item.fixturenames]
+        item.add_marker(pytest.mark.xdist_group(trained[0] if trained else item.path.stem))
+
+
 class Fitted(NamedTuple):
     """A fitted density, its report, and what it was fitted to."""
 

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import numpyro.infer
 import pytest
+from conftest import small_network
 
 import flowdensity as fd
+from flowdensity.training import divergence, prepare
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name for name, value in vars(fd).items() if getattr(value, "__module__", "").startswith("flowdensity.")}
@@ -39,6 +41,8 @@ def namespace():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
+        patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, width: small_network(0, dim, contexts))
+        patch.setattr(divergence, "TRUNK", (32, 1))
         patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
         patch.setattr(numpyro.infer, "MCMC", ShortMCMC)
         names = {}

@@ -125,7 +125,7 @@ def test_units_do_not_matter_to_nuts_with_default_initialisation(location, devia
     rng = np.random.default_rng(0)
     shape = np.array([[1.0, 0.8], [0.0, 0.6]])[:dim, :dim]
     data = location + deviation * rng.normal(size=(2000, dim)) @ shape
-    density, _ = fd.fit_flow(jr.key(1), data, network=small_network(2, dim), steps=200, batch_size=256, progress=False)
+    density, _ = fd.fit_flow(jr.key(1), data, network=small_network(2, dim), steps=100, batch_size=128, progress=False)
     density = density.with_solver(fd.FixedStep(8))
     mcmc = run_nuts(lambda: numpyro.sample("theta", density), samples=750)
     draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)

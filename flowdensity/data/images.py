@@ -27,8 +27,7 @@ def dequantise(key: Key, data: ArrayLike, levels: int = 256) -> np.ndarray:
         ValueError: if a value is not a whole number of that range, or `levels` is below 2.
     """
     table = np.asarray(data, np.float64)
-    if not isinstance(levels, Integral) or levels < 2:
-        raise ValueError(f"dequantise expected `levels` of at least 2; got {levels!r}. Fix: levels=256")
+    _check_levels("dequantise", levels)
     bad = ~((table >= 0) & (table < levels) & (np.floor(table) == table))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -49,5 +48,14 @@ def bits_per_dimension(log_prob: ArrayLike, dim: int, levels: int = 256) -> np.n
 
     Returns:
         Array of the same shape.
+
+    Raises:
+        ValueError: if `levels` is below 2.
     """
+    _check_levels("bits_per_dimension", levels)
     return math.log2(levels) - np.asarray(log_prob, np.float64) / (dim * math.log(2.0))
+
+
+def _check_levels(caller: str, levels: int) -> None:
+    if not isinstance(levels, Integral) or levels < 2:
+        raise ValueError(f"{caller} expected `levels` as an integer of at least 2; got {levels!r}. Fix: levels=256")

@@ -52,7 +52,8 @@ def angle_embedding(angle: Scalar, frequencies: int) -> Float[Array, " embedding
 
 def linear(key: Key, inputs: int, outputs: int | Literal["scalar"]) -> eqx.nn.Linear:
     """A linear layer with initial weights of variance 1 / inputs (LeCun et al. 1998) and no initial bias."""
-    layer = eqx.nn.Linear(inputs, outputs, key=key)
+    # Of the library's layer only the form: its own initial weights are not drawn.
+    layer = eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, key=key)
     weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(inputs)
     bias = jnp.zeros(() if outputs == "scalar" else outputs)
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))

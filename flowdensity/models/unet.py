@@ -130,6 +130,6 @@ class UNet(AbstractNetwork):
 
 def convolution(key: Key, inputs: int, outputs: int, *, stride: int = 1) -> eqx.nn.Conv2d:
     """A 3x3 convolution with initial weights of variance 1 / (9 inputs) and no initial bias, as `linear`."""
-    layer = eqx.nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, key=key)
+    layer = eqx.filter_eval_shape(eqx.nn.Conv2d, inputs, outputs, kernel_size=3, stride=stride, padding=1, key=key)
     weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(9 * inputs)
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros((outputs, 1, 1))))

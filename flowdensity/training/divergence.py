@@ -30,6 +30,8 @@ NODES = 16
 CALIBRATION = 131_072
 """At most so many kernel draws for each of mean Jacobian, calibration and residuals."""
 LEARNING_RATE = 2e-3
+TRUNK = (256, 3)
+"""Width and depth of a head that has no hidden features to read."""
 
 Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres, Kernel]
 """What the losses of a distillation are handed: model, control variate, centres and held-out draws."""
@@ -147,7 +149,7 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
     _, hidden = model.features(one.time, one.centre, one.context)
     # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
-    seen, width, depth = ((model.dim,), 256, 3) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
+    seen, width, depth = ((model.dim,), *TRUNK) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
     unit = jnp.ones(())
     head = DivergenceHead(
         key,

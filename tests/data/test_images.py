@@ -27,7 +27,7 @@ def test_bits_of_a_uniform_law():
         ([[3, 16]], 16, r"got 16.0 at index \(0, 1\).*Fix: levels=17"),
         ([-1], 256, "whole numbers from 0 to 255"),
         ([np.nan], 256, "got nan"),
-        ([0], 1, "`levels` of at least 2"),
+        ([0], 1, "`levels` as an integer of at least 2"),
     ],
     ids=["half", "too many", "negative", "nan", "one level"],
 )

@@ -22,18 +22,17 @@ def random_unet(context_dim: int = 0, width: int = 8) -> fd.UNet:
 
 
 def test_an_untrained_network_is_the_zero_field():
-    network = fd.UNet(jr.key(0), SHAPE, width=8)
+    network = eqx.filter_jit(fd.UNet(jr.key(0), SHAPE, width=8))
     output, hidden = network(jnp.asarray(0.3), jr.normal(jr.key(2), (DIM,)), jnp.zeros(0))
     np.testing.assert_array_equal(output, np.zeros(DIM))
     assert hidden.shape == (32, 8)
-    assert network.dim == DIM
 
 
 def test_output_and_features_are_at_their_places():
     """The far corner sees a change at the near one only through the coarse scales, and each place first of all itself."""
     network = random_unet()
     state = jr.normal(jr.key(3), (DIM,))
-    slope = jax.jacfwd(lambda y: network(jnp.asarray(0.5), y, jnp.zeros(0))[0])(state)
+    slope = jax.jit(jax.jacfwd(lambda y: network(jnp.asarray(0.5), y, jnp.zeros(0))[0]))(state)
     sizes = np.linalg.norm(np.asarray(slope).reshape(4, 8, 2, 4, 8, 2), axis=(2, 5)).reshape(32, 32)
     assert np.median(np.diag(sizes)) > 2.0 * max(sizes[0, -1], sizes[-1, 0]) > 0.0
 
@@ -42,12 +41,12 @@ def test_output_and_features_are_at_their_places():
         image = hidden.T.reshape(-1, 4, 8)
         return jnp.moveaxis(network.outward(image), 0, -1)
 
-    whole, hidden = network(jnp.asarray(0.5), state, jnp.zeros(0))
+    whole, hidden = eqx.filter_jit(network)(jnp.asarray(0.5), state, jnp.zeros(0))
     np.testing.assert_allclose(output(hidden).ravel(), whole, atol=1e-6)
 
 
 def test_angle_and_context_are_seen():
-    network = random_unet(context_dim=2)
+    network = eqx.filter_jit(random_unet(context_dim=2))
     state = jr.normal(jr.key(3), (DIM,))
     here = network(jnp.asarray(0.5), state, jnp.zeros(2))[0]
     assert np.abs(here - network(jnp.asarray(0.9), state, jnp.zeros(2))[0]).max() > 1e-3
@@ -87,15 +86,18 @@ def test_a_head_reads_each_place_and_adds_up():
     np.testing.assert_allclose(change(hidden), change(hidden.at[10:].multiply(-2.0)), rtol=1e-3)
 
 
-def test_an_image_is_fitted_and_sampled():
-    """Events keep their shape, and a network of another size is refused."""
+@pytest.mark.slow
+def test_an_image_is_fitted_and_distilled():
+    """Events keep their shape, the head has a place for each pixel, and a network of another size is refused."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(300, 4, 4, 1)) + rng.normal(size=(300, 1, 1, 1))
+    images = rng.normal(size=(2000, 4, 4, 1)) + rng.normal(size=(2000, 1, 1, 1))
     network = fd.UNet(jr.key(0), (4, 4, 1), width=4, scales=2)
     density, _ = fd.fit_flow(jr.key(1), images, network=network, steps=20, batch_size=32, progress=False)
     assert density.event_shape == (4, 4, 1)
-    assert density.sample(jr.key(2), (3,)).shape == (3, 4, 4, 1)
     assert density.divergence.head.places == 16
     assert np.isfinite(density.log_prob(np.float32(images[:3]))).all()
+
+
+def test_a_network_for_another_size_is_refused():
     with pytest.raises(ValueError, match="expected a `network` for 16 dimensions"):
-        fd.fit_flow(jr.key(1), images, network=fd.UNet(jr.key(0), (8, 8, 1)), progress=False)
+        fd.fit_flow(jr.key(1), np.random.default_rng(0).normal(size=(9, 4, 4, 1)), network=fd.UNet(jr.key(0), SHAPE))

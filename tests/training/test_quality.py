@@ -117,7 +117,7 @@ def test_the_divergence_of_a_wrapped_velocity_is_learned(mixture_fit, exact_mixt
     exact = np.asarray(fd.FlowDensity(field).log_prob(fresh), np.float64)
     np.testing.assert_allclose(exact, exact_mixture.log_prob(fresh), atol=0.1)
     divergence, report = fd.fit_divergence(
-        jr.key(39), field, mixture_fit.data, batch_size=256, steps=1000, learning_rate=2e-3, progress=False
+        jr.key(39), field, mixture_fit.data, batch_size=256, steps=800, learning_rate=2e-3, progress=False
     )
     density = fd.FlowDensity(field, divergence=divergence)
     errors = np.asarray(density.log_prob(fresh), np.float64) - exact
