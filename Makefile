@@ -27,7 +27,7 @@ help: ## list the targets
 demo: $(VENV)/.demo ## learn a density, use it as a prior in NUTS, draw outputs/quickstart.png
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/.test ## run the tests (TESTS=tests/data runs a part of them)
+test: $(VENV)/.test ## run the tests but the slow ones (TESTS=tests/data a part of them, TESTS="tests -m slow" those)
 	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/.lint ## check style, formatting and types

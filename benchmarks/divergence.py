@@ -112,8 +112,8 @@ OBJECTIVES: dict[str, fd.AbstractObjective] = {
 }
 """Rows of the ablation: what a head of the same flow is trained on."""
 IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
-    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(4000, 64, width=16)),
-    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(2000, 32, width=16, scales=4)),
+    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(2000, 32, width=16)),
+    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(1500, 16, width=16, scales=4)),
 }
 """The same where the exact divergence can be had at few points only."""
 LEVELS = {"digits": 17, "patches-8x8x1": 256}

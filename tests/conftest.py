@@ -2,6 +2,10 @@
 
 import dataclasses
 import gc
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -33,14 +37,6 @@ def _forget_compiled_functions():
     gc.collect()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Two workers: what shares a trained density goes to the same one, and all else file by file.
-    for item in items:
-        trained = [name for name in ("conditional_fit", "mixture_fit", "positive_fit") if name in item.fixturenames]
-        item.add_marker(pytest.mark.xdist_group(trained[0] if trained else item.path.stem))
-
-
 class Fitted(NamedTuple):
     """A fitted density, its report, and what it was fitted to."""
 
@@ -50,33 +46,60 @@ class Fitted(NamedTuple):
     context: np.ndarray | None
 
 
+def train_once(folder: Path, name: str, fit: Callable[[], Fitted]) -> Fitted:
+    """What `fit` returns, computed by the first of the processes that share the suite and read by the others."""
+    file, taken = folder / f"{name}.pickle", folder / f"{name}.taken"
+    try:
+        taken.touch(exist_ok=False)
+    except FileExistsError:
+        while not file.exists():
+            time.sleep(0.5)
+        return pickle.loads(file.read_bytes())
+    fitted = fit()
+    partial = file.with_suffix(".part")
+    partial.write_bytes(pickle.dumps(fitted))
+    partial.rename(file)
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the processes of one run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
 def small_network(seed: int, dim: int, context_dim: int = 0) -> fd.ResidualMLP:
     return fd.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1)
 
 
 @pytest.fixture(scope="session")
-def mixture_fit() -> Fitted:
+def mixture_fit(shared: Path) -> Fitted:
     """Three overlapping components in two dimensions: the flow first, then its divergence."""
-    data = MIXTURE.sample(np.random.default_rng(0), 10_000)
-    density, flow_report = fd.fit_flow(
-        jr.key(1),
-        data,
-        network=small_network(2, 2),
-        divergence=fd.ExactDivergence(),
-        batch_size=256,
-        steps=1500,
-        learning_rate=2e-3,
-        progress=False,
-    )
-    divergence, report = fd.fit_divergence(
-        jr.key(9), density.model, data, batch_size=256, steps=3000, learning_rate=3e-3, progress=False
-    )
-    report = dataclasses.replace(
-        report,
-        histories=flow_report.histories | report.histories,
-        seconds=flow_report.seconds | report.seconds,
-    )
-    return Fitted(density.with_divergence(divergence), report, data, None)
+
+    def fit() -> Fitted:
+        data = MIXTURE.sample(np.random.default_rng(0), 10_000)
+        density, flow_report = fd.fit_flow(
+            jr.key(1),
+            data,
+            network=small_network(2, 2),
+            divergence=fd.ExactDivergence(),
+            batch_size=256,
+            steps=1500,
+            learning_rate=2e-3,
+            progress=False,
+        )
+        divergence, report = fd.fit_divergence(
+            jr.key(9), density.model, data, batch_size=256, steps=3000, learning_rate=3e-3, progress=False
+        )
+        report = dataclasses.replace(
+            report,
+            histories=flow_report.histories | report.histories,
+            seconds=flow_report.seconds | report.seconds,
+        )
+        return Fitted(density.with_divergence(divergence), report, data, None)
+
+    return train_once(shared, "mixture_fit", fit)
 
 
 @pytest.fixture(scope="session")
@@ -111,37 +134,45 @@ CONDITIONAL_SLOPE = np.array([[1.5], [-0.8]])
 
 
 @pytest.fixture(scope="session")
-def conditional_fit() -> Fitted:
+def conditional_fit(shared: Path) -> Fitted:
     """x = (1, 5) + A c + noise with Gaussian noise and a standard-normal context c, shape (1,)."""
-    rng = np.random.default_rng(3)
-    context = rng.normal(size=(6000, 1))
-    noise = rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 6000)
-    data = np.array([1.0, 5.0]) + context @ CONDITIONAL_SLOPE.T + noise
-    density, report = fd.fit_flow(
-        jr.key(4),
-        data,
-        context,
-        network=small_network(5, 2, 1),
-        batch_size=256,
-        steps=800,
-        learning_rate=2e-3,
-        progress=False,
-    )
-    return Fitted(density, report, data, context)
+
+    def fit() -> Fitted:
+        rng = np.random.default_rng(3)
+        context = rng.normal(size=(6000, 1))
+        noise = rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 6000)
+        data = np.array([1.0, 5.0]) + context @ CONDITIONAL_SLOPE.T + noise
+        density, report = fd.fit_flow(
+            jr.key(4),
+            data,
+            context,
+            network=small_network(5, 2, 1),
+            batch_size=256,
+            steps=800,
+            learning_rate=2e-3,
+            progress=False,
+        )
+        return Fitted(density, report, data, context)
+
+    return train_once(shared, "conditional_fit", fit)
 
 
 @pytest.fixture(scope="session")
-def positive_fit() -> Fitted:
+def positive_fit(shared: Path) -> Fitted:
     """Single positive numbers, gamma distributed with shape 3 and mean 6: a scalar event."""
-    data = np.random.default_rng(6).gamma(3.0, 2.0, 4000)
-    density, report = fd.fit_flow(
-        jr.key(7),
-        data,
-        support=constraints.positive,
-        network=small_network(8, 1),
-        batch_size=256,
-        steps=500,
-        learning_rate=2e-3,
-        progress=False,
-    )
-    return Fitted(density, report, data, None)
+
+    def fit() -> Fitted:
+        data = np.random.default_rng(6).gamma(3.0, 2.0, 4000)
+        density, report = fd.fit_flow(
+            jr.key(7),
+            data,
+            support=constraints.positive,
+            network=small_network(8, 1),
+            batch_size=256,
+            steps=500,
+            learning_rate=2e-3,
+            progress=False,
+        )
+        return Fitted(density, report, data, None)
+
+    return train_once(shared, "positive_fit", fit)

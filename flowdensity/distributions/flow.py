@@ -95,6 +95,16 @@ class FlowDensity(dist.Distribution):
         """Shape of one context; `(0,)` for an unconditional density."""
         return self.model.context_shape
 
+    # The structure of an equinox module, which `_rest` holds, does not survive pickling; the modules themselves do.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_arrays", "_rest")}
+        return state | {"parts": self._parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._arrays, self._rest = split(state["parts"])
+        self.__dict__.update({name: value for name, value in state.items() if name != "parts"})
+
     # Variants ------------------------------------------------------------------------------------
 
     def given(self, context: ArrayLike) -> "FlowDensity":

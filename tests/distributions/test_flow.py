@@ -1,5 +1,6 @@
 """FlowDensity: its arguments and errors, its context, and what it says far from the data."""
 
+import pickle
 import warnings
 
 import equinox as eqx
@@ -361,3 +362,12 @@ def test_moments_of_samples_are_those_of_the_gaussian():
     diagonal = np.diag(GAUSSIAN_COVARIANCE)
     errors = np.sqrt((GAUSSIAN_COVARIANCE**2 + np.outer(diagonal, diagonal)) / 40_000)
     assert np.all(np.abs(np.cov(draws.T) - GAUSSIAN_COVARIANCE) < 4.5 * errors)
+
+
+def test_a_density_survives_pickling(conditional_fit):
+    """As numpyro's MCMC objects do: the same numbers, and the same structure, so that nothing is compiled again."""
+    density = conditional_fit.density.given(np.ones(1)).expand([2])
+    copy = pickle.loads(pickle.dumps(density))
+    assert jax.tree.structure(copy) == jax.tree.structure(density)
+    points = np.zeros((2, 2), np.float32)
+    np.testing.assert_array_equal(copy.log_prob(points), density.log_prob(points))

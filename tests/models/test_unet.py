@@ -21,6 +21,7 @@ def random_unet(context_dim: int = 0, width: int = 8) -> fd.UNet:
     return eqx.tree_at(lambda n: n.outward.weight, network, last)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_the_zero_field():
     network = eqx.filter_jit(fd.UNet(jr.key(0), SHAPE, width=8))
     output, hidden = network(jnp.asarray(0.3), jr.normal(jr.key(2), (DIM,)), jnp.zeros(0))

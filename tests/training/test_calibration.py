@@ -185,6 +185,7 @@ def test_the_report_of_the_fit_is_of_its_own_divergence(mixture_fit):
     assert str(mixture_fit.report) == mixture_fit.report.summary()
 
 
+@pytest.mark.slow
 def test_a_model_that_stayed_at_the_fitted_gaussian_has_nothing_to_calibrate():
     """Early stopping may return the first weights, F = 0: a learned divergence of zero is exact, and log_prob finite."""
     events = np.random.default_rng(24).normal(size=(300, 2))

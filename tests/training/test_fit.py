@@ -198,6 +198,7 @@ def test_the_report_says_how_it_went(positive_fit):
     assert report.residuals.mean.shape == (8, 3)  # "1", "g" and the one coordinate
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd):
     network = quick_network()
     before = jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array))
@@ -231,6 +232,7 @@ def test_another_key_gives_another_fit():
 # Small tables: the number of steps by cross-validation --------------------------------------------
 
 
+@pytest.mark.slow
 def test_few_rows_are_learned_from_without_a_part_held_out():
     """A hundred steps on 300 rows: better than the fitted Gaussian on fresh rows, and never better than the truth."""
     data, fresh = banana(300), banana(4000, seed=1)
@@ -246,6 +248,7 @@ def test_few_rows_are_learned_from_without_a_part_held_out():
     assert report.histories["flow"].best_step == flow["step"][np.argmin(flow["validation"])]
 
 
+@pytest.mark.slow
 def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
     """Rows of noise and a learning rate that ruins whatever it touches: no step does better than none."""
     data = np.random.default_rng(2).normal(size=(100, 2))
@@ -269,6 +272,7 @@ def test_however_few_rows_there_are(rows):
     assert np.all(np.isfinite(density.log_prob(np.float32(data))))
 
 
+@pytest.mark.slow
 def test_a_column_that_varies_in_one_row_only():
     """Cross-validation must not whiten by a part of the rows in which the column is constant."""
     data = banana(40)
@@ -339,6 +343,7 @@ def test_a_fit_that_diverges_says_when_and_keeps_the_best(data):
     assert np.all(np.isfinite(error.best.sample(jr.key(0), (20,))))
 
 
+@pytest.mark.slow
 def test_a_distillation_that_diverges_keeps_the_flow(mixture_fit):
     with pytest.raises(TrainingDiverged, match="divergence loss was no longer finite") as caught:
         fd.fit_divergence(

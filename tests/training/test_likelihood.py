@@ -38,6 +38,7 @@ def test_the_loss_is_minus_the_log_density():
     np.testing.assert_allclose(loss, -exact.mean() / 2.0, atol=2e-3)  # eight steps of the solver
 
 
+@pytest.mark.slow
 def test_probes_leave_the_loss_unbiased():
     dim = EXACT + 1
     model = random_flow(jr.key(0), dim, size=0.3)

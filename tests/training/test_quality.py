@@ -80,6 +80,7 @@ def test_a_positive_law_is_learned(positive_fit):
     assert missing > -4.5 * error
 
 
+@pytest.mark.slow
 def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, exact_mixture):
     """`fit_divergence` needs rows only for its centres: fresh rows and another key lead to the same function."""
     fresh = MIXTURE.sample(np.random.default_rng(36), 3000)
