@@ -103,7 +103,8 @@ class FlowDensity(dist.Distribution):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._arrays, self._rest = split(state["parts"])
-        self.__dict__.update({name: value for name, value in state.items() if name != "parts"})
+        for name in state.keys() - {"parts"}:
+            setattr(self, name, state[name])
 
     # Variants ------------------------------------------------------------------------------------
 
