@@ -24,10 +24,10 @@ DIMENSIONS, SEEDS = (2, 8, 32), (0, 1, 2)
 ROWS, POINTS, FAR_POINTS, CHUNK = 20_000, 4_000, 1_000, 500
 
 
-def log_prob(density: fd.FlowDensity, points: np.ndarray) -> np.ndarray:
+def log_prob(density: fd.FlowDensity, points: np.ndarray, chunk: int = CHUNK) -> np.ndarray:
     """log_prob in chunks, so that the exact divergence fits in memory."""
-    chunks = [density.log_prob(jnp.asarray(points[i : i + CHUNK], float)) for i in range(0, len(points), CHUNK)]
-    return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])
+    chunks = [density.log_prob(jnp.asarray(points[i : i + chunk], float)) for i in range(0, len(points), chunk)]
+    return np.concatenate([np.asarray(values, np.float64) for values in chunks])
 
 
 def ours(dim: int, seed: int) -> dict:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from accuracy import log_prob
 from mixtures import Mixture
 from noise_predictor import BETAS, train
 from pictures import digits, patches, without_mean
@@ -49,16 +50,15 @@ def flow(data: np.ndarray, **options: Any) -> fd.FlowDensity:
     return fd.fit_flow(jr.key(0), data, **options)[0]
 
 
-def diffusion(path: fd.AbstractPath) -> Callable[..., fd.FlowDensity]:
+def diffusion(path: fd.AbstractPath) -> Callable[[np.ndarray], fd.FlowDensity]:
     """A diffusion on a path, likewise."""
-    return lambda data, **options: fd.fit_diffusion(jr.key(0), data, path=path, **options)[0]
+    return lambda data: fd.fit_diffusion(jr.key(0), data, path=path)[0]
 
 
-def cnf(data: np.ndarray, **options: Any) -> fd.FlowDensity:
+def cnf(data: np.ndarray) -> fd.FlowDensity:
     """A continuous normalizing flow by maximum likelihood: a smaller network and few steps, which are dear."""
     network = fd.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
-    options = {"steps": 300} | options
-    density, _ = fd.fit_likelihood(jr.key(0), data, network=network, divergence=fd.ExactDivergence(), **options)
+    density, _ = fd.fit_likelihood(jr.key(0), data, network=network, divergence=fd.ExactDivergence(), steps=300)
     learned, _ = fd.fit_divergence(jr.key(2), density.model, data)
     return density.with_divergence(learned)
 
@@ -80,7 +80,7 @@ def pretrained(*, features: bool) -> Callable[[np.ndarray], fd.FlowDensity]:
     return fit
 
 
-def unet(steps: int, batch_size: int, **shape: Any) -> Callable[..., fd.FlowDensity]:
+def unet(steps: int, batch_size: int, **shape: Any) -> Callable[[np.ndarray], fd.FlowDensity]:
     """A convolutional flow on images, with fewer and smaller steps than the default."""
     return lambda data: flow(
         data, network=fd.UNet(jr.key(1), data.shape[1:], **shape), steps=steps, batch_size=batch_size
@@ -100,6 +100,11 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
     "flow-128": (lambda: mixture(128, 500), flow),
 }
 """Data, and what is fitted to them, with the exact divergence as the reference at every point."""
+IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
+    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(2000, 32, width=16)),
+    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(1500, 16, width=16, scales=4)),
+}
+"""The same where the exact divergence can be had at few points only."""
 OBJECTIVES: dict[str, fd.AbstractObjective] = {
     "plain, with the model's score": fd.ScoreStein(),
     "kernels, rho = 1": fd.LangevinStein(rho=1.0),
@@ -111,11 +116,6 @@ OBJECTIVES: dict[str, fd.AbstractObjective] = {
     "rho = 0.1, no tails": fd.LangevinStein(tails=0.0),
 }
 """Rows of the ablation: what a head of the same flow is trained on."""
-IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
-    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(2000, 32, width=16)),
-    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(1500, 16, width=16, scales=4)),
-}
-"""The same where the exact divergence can be had at few points only."""
 LEVELS = {"digits": 17, "patches-8x8x1": 256}
 """Levels of the data that were dequantised."""
 REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
@@ -144,13 +144,6 @@ def random_estimators(key: jax.Array) -> dict[str, fd.AbstractDivergence]:
     }
 
 
-def log_prob(density: fd.FlowDensity, points: np.ndarray, chunk: int) -> np.ndarray:
-    """log_prob in chunks, so that the exact divergence fits in memory."""
-    compiled = jax.jit(lambda d, x: d.log_prob(x))
-    chunks = [compiled(density, jnp.asarray(points[i : i + chunk], float)) for i in range(0, len(points), chunk)]
-    return np.concatenate([np.asarray(values, np.float64) for values in chunks])
-
-
 def errors(difference: np.ndarray) -> dict:
     """What the columns of the table are made of, over any axes."""
     return {
@@ -159,6 +152,12 @@ def errors(difference: np.ndarray) -> dict:
         "rmse": float(np.sqrt(np.mean(np.square(difference)))),
         "max": float(np.abs(difference).max()),
     }
+
+
+def random_errors(difference: Callable[[fd.AbstractDivergence], np.ndarray]) -> dict[str, dict]:
+    """`errors` of each estimator with probes, over several keys."""
+    drawn = [random_estimators(key) for key in jr.split(jr.key(7), KEYS)]
+    return {kind: errors(np.stack([difference(each[kind]) for each in drawn])) for kind in drawn[0]}
 
 
 def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray) -> dict[str, dict]:
@@ -191,11 +190,7 @@ def compare(name: str) -> dict:
     exact = learned.with_divergence(fd.ExactDivergence())
     reference = log_prob(exact, points, 50)
     rivals: dict[str, dict] = {"exact": errors(np.zeros_like(reference))}
-    drawn: dict[str, list[np.ndarray]] = {}
-    for key in jr.split(jr.key(7), KEYS):
-        for kind, estimator in random_estimators(key).items():
-            drawn.setdefault(kind, []).append(log_prob(exact.with_divergence(estimator), points, 250) - reference)
-    rivals |= {kind: errors(np.stack(each)) for kind, each in drawn.items()}
+    rivals |= random_errors(lambda estimator: log_prob(exact.with_divergence(estimator), points, 250) - reference)
     heads = {"stein": learned}
     if name in REGRESSED:
         regressed, _ = fd.fit_divergence(jr.key(3), learned.model, data, objective=fd.HutchinsonRegression())
@@ -239,11 +234,7 @@ def compare_images(name: str) -> dict:
 
     reference = at(Blockwise())
     rows = {"exact": errors(np.zeros_like(reference)), "stein": errors(at(learned.divergence) - reference)}
-    drawn: dict[str, list[np.ndarray]] = {}
-    for key in jr.split(jr.key(7), KEYS):
-        for kind, estimator in random_estimators(key).items():
-            drawn.setdefault(kind, []).append(at(estimator) - reference)
-    rows |= {kind: errors(np.stack(each)) for kind, each in drawn.items()}
+    rows |= random_errors(lambda estimator: at(estimator) - reference)
     timed = {"stein": learned} | {
         kind: learned.with_divergence(estimator) for kind, estimator in random_estimators(jr.key(8)).items()
     }
@@ -265,7 +256,10 @@ class Blockwise(fd.AbstractDivergence):
 
     def __call__(self, model: Any, time: Any, state: Any, context: Any) -> tuple[Any, Any]:
         velocity, tangent = jax.linearize(lambda y: model.velocity(time, y, context), state)
-        entry = lambda i: tangent(jnp.zeros_like(state).at[i].set(1.0))[i]  # noqa: E731
+
+        def entry(i: jax.Array) -> jax.Array:
+            return tangent(jnp.zeros_like(state).at[i].set(1.0))[i]
+
         return velocity, jnp.sum(jax.lax.map(entry, jnp.arange(state.size), batch_size=64))
 
 

@@ -5,7 +5,6 @@ import gc
 import pickle
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -46,60 +45,59 @@ class Fitted(NamedTuple):
     context: np.ndarray | None
 
 
-def train_once(folder: Path, name: str, fit: Callable[[], Fitted]) -> Fitted:
-    """What `fit` returns, computed by the first of the processes that share the suite and read by the others."""
-    file, taken = folder / f"{name}.pickle", folder / f"{name}.taken"
-    try:
-        taken.touch(exist_ok=False)
-    except FileExistsError:
+def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
+    """A fixture of what `fit` returns, computed by one of the processes that share the suite and read by the others."""
+
+    def fixture(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Fitted:
+        own = tmp_path_factory.getbasetemp()
+        folder = own if worker_id == "master" else own.parent
+        file, taken = folder / f"{fit.__name__}.pickle", folder / f"{fit.__name__}.taken"
         while not file.exists():
-            time.sleep(0.5)
+            try:
+                taken.touch(exist_ok=False)
+            except FileExistsError:
+                time.sleep(0.5)
+                continue
+            try:
+                partial = file.with_suffix(".part")
+                partial.write_bytes(pickle.dumps(fit()))
+                partial.rename(file)
+            except BaseException:
+                taken.unlink()  # whoever waits tries for itself, rather than for ever
+                raise
         return pickle.loads(file.read_bytes())
-    fitted = fit()
-    partial = file.with_suffix(".part")
-    partial.write_bytes(pickle.dumps(fitted))
-    partial.rename(file)
-    return fitted
 
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that the processes of one run have in common."""
-    own = tmp_path_factory.getbasetemp()
-    return own if worker_id == "master" else own.parent
+    fixture.__doc__ = fit.__doc__
+    return pytest.fixture(scope="session", name=fit.__name__)(fixture)
 
 
 def small_network(seed: int, dim: int, context_dim: int = 0) -> fd.ResidualMLP:
     return fd.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1)
 
 
-@pytest.fixture(scope="session")
-def mixture_fit(shared: Path) -> Fitted:
+@trained_once
+def mixture_fit() -> Fitted:
     """Three overlapping components in two dimensions: the flow first, then its divergence."""
-
-    def fit() -> Fitted:
-        data = MIXTURE.sample(np.random.default_rng(0), 10_000)
-        density, flow_report = fd.fit_flow(
-            jr.key(1),
-            data,
-            network=small_network(2, 2),
-            divergence=fd.ExactDivergence(),
-            batch_size=256,
-            steps=1500,
-            learning_rate=2e-3,
-            progress=False,
-        )
-        divergence, report = fd.fit_divergence(
-            jr.key(9), density.model, data, batch_size=256, steps=3000, learning_rate=3e-3, progress=False
-        )
-        report = dataclasses.replace(
-            report,
-            histories=flow_report.histories | report.histories,
-            seconds=flow_report.seconds | report.seconds,
-        )
-        return Fitted(density.with_divergence(divergence), report, data, None)
-
-    return train_once(shared, "mixture_fit", fit)
+    data = MIXTURE.sample(np.random.default_rng(0), 10_000)
+    density, flow_report = fd.fit_flow(
+        jr.key(1),
+        data,
+        network=small_network(2, 2),
+        divergence=fd.ExactDivergence(),
+        batch_size=256,
+        steps=1500,
+        learning_rate=2e-3,
+        progress=False,
+    )
+    divergence, report = fd.fit_divergence(
+        jr.key(9), density.model, data, batch_size=256, steps=3000, learning_rate=3e-3, progress=False
+    )
+    report = dataclasses.replace(
+        report,
+        histories=flow_report.histories | report.histories,
+        seconds=flow_report.seconds | report.seconds,
+    )
+    return Fitted(density.with_divergence(divergence), report, data, None)
 
 
 @pytest.fixture(scope="session")
@@ -133,46 +131,38 @@ CONDITIONAL_NOISE = np.array([[0.3, 0.1], [0.1, 0.2]])
 CONDITIONAL_SLOPE = np.array([[1.5], [-0.8]])
 
 
-@pytest.fixture(scope="session")
-def conditional_fit(shared: Path) -> Fitted:
+@trained_once
+def conditional_fit() -> Fitted:
     """x = (1, 5) + A c + noise with Gaussian noise and a standard-normal context c, shape (1,)."""
-
-    def fit() -> Fitted:
-        rng = np.random.default_rng(3)
-        context = rng.normal(size=(6000, 1))
-        noise = rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 6000)
-        data = np.array([1.0, 5.0]) + context @ CONDITIONAL_SLOPE.T + noise
-        density, report = fd.fit_flow(
-            jr.key(4),
-            data,
-            context,
-            network=small_network(5, 2, 1),
-            batch_size=256,
-            steps=800,
-            learning_rate=2e-3,
-            progress=False,
-        )
-        return Fitted(density, report, data, context)
-
-    return train_once(shared, "conditional_fit", fit)
+    rng = np.random.default_rng(3)
+    context = rng.normal(size=(6000, 1))
+    noise = rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 6000)
+    data = np.array([1.0, 5.0]) + context @ CONDITIONAL_SLOPE.T + noise
+    density, report = fd.fit_flow(
+        jr.key(4),
+        data,
+        context,
+        network=small_network(5, 2, 1),
+        batch_size=256,
+        steps=800,
+        learning_rate=2e-3,
+        progress=False,
+    )
+    return Fitted(density, report, data, context)
 
 
-@pytest.fixture(scope="session")
-def positive_fit(shared: Path) -> Fitted:
+@trained_once
+def positive_fit() -> Fitted:
     """Single positive numbers, gamma distributed with shape 3 and mean 6: a scalar event."""
-
-    def fit() -> Fitted:
-        data = np.random.default_rng(6).gamma(3.0, 2.0, 4000)
-        density, report = fd.fit_flow(
-            jr.key(7),
-            data,
-            support=constraints.positive,
-            network=small_network(8, 1),
-            batch_size=256,
-            steps=500,
-            learning_rate=2e-3,
-            progress=False,
-        )
-        return Fitted(density, report, data, None)
-
-    return train_once(shared, "positive_fit", fit)
+    data = np.random.default_rng(6).gamma(3.0, 2.0, 4000)
+    density, report = fd.fit_flow(
+        jr.key(7),
+        data,
+        support=constraints.positive,
+        network=small_network(8, 1),
+        batch_size=256,
+        steps=500,
+        learning_rate=2e-3,
+        progress=False,
+    )
+    return Fitted(density, report, data, None)

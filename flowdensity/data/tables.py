@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
-from .._typing import ArrayLike, ContextRows, Key, Rows
+from .._typing import Array, ArrayLike, ContextRows, Int, Key, Rows
 from .scaling import unconstrain
 
 
@@ -18,7 +18,10 @@ class Sample(NamedTuple):
 
     def draw(self, key: Key, count: int) -> "Sample":
         """`count` rows with replacement."""
-        rows = jr.randint(key, (count,), 0, len(self.states))
+        return self.take(jr.randint(key, (count,), 0, len(self.states)))
+
+    def take(self, rows: Int[Array, "*shape"]) -> "Sample":
+        """The rows of these numbers, with their axes in front."""
         return Sample(self.states[rows], self.contexts[rows])
 
 

@@ -13,7 +13,7 @@ from ..divergence.stochastic import HutchinsonDivergence
 from ..models.flows import AbstractProbabilityFlow, Model, with_network
 from ..solving import FixedStep, state_log_prob
 from .loop import History, Schedule, TrainingDiverged, train
-from .options import Options
+from .options import Options, held_out
 
 EXACT = 8
 """Dimension up to which the divergence is exact: above, a probe is cheaper than its noise is dear."""
@@ -55,14 +55,9 @@ def maximise_likelihood(
     """
     split_key, held_key, train_key = jr.split(key, 3)
     rows = len(table.states)
-    held = min(max(1, round(validation * rows)), rows - 1)
+    held = held_out(rows, validation)
     order = jr.permutation(split_key, rows)
-    kept_rows, held_rows = order[held:], order[: min(held, HELD)]
-    args = Inputs(
-        model,
-        Sample(table.states[kept_rows], table.contexts[kept_rows]),
-        Sample(table.states[held_rows], table.contexts[held_rows]),
-    )
+    args = Inputs(model, table.take(order[held:]), table.take(order[: min(held, HELD)]))
 
     def loss(network: Any, key: Key, args: Inputs) -> Scalar:
         rows_key, probe_key = jr.split(key)

@@ -52,6 +52,11 @@ def check_options(
     return Options(int(steps), int(batch_size), None if learning_rate is None else float(learning_rate))
 
 
+def held_out(rows: int, validation: float) -> int:
+    """How many of so many rows are held out: the fraction `validation`, but at least one, and not all."""
+    return min(max(1, round(validation * rows)), rows - 1)
+
+
 def check_kind(caller: str, name: str, value: object, kind: type, fix: str) -> None:
     """Raise a TypeError unless `value` is a `kind`."""
     if not isinstance(value, kind):

@@ -15,7 +15,7 @@ from ..models.flows import AbstractCircle, with_network
 from ..models.networks import AbstractNetwork
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
-from .options import SMALL, Options
+from .options import SMALL, Options, held_out
 
 FOLDS = 5
 Inputs: TypeAlias = tuple[AbstractCircle, Sample, MatchingDraws]
@@ -49,11 +49,11 @@ def fit_velocity(
     rows = len(table.states)
     small = rows < SMALL
     split_key, held_key, train_key, final_key = jr.split(key, 4)
-    held = min(max(1, round(validation * rows)), rows - 1)
+    held = held_out(rows, validation)
     folds = min(FOLDS, rows // held) if small and rows >= 20 else 1  # fewer cannot be whitened fold by fold
     order = jr.permutation(split_key, rows)
     splits = [(part[held:], part[:held]) for part in (jnp.roll(order, -fold * held) for fold in range(folds))]
-    pairs = [(_take(table, kept), _take(table, out)) for kept, out in splits]
+    pairs = [(table.take(kept), table.take(out)) for kept, out in splits]
     if folds > 1:
         pairs = [_whiten_again(*pair) for pair in pairs]
     kept_rows, held_rows = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *side) for side in zip(*pairs, strict=True))
@@ -105,7 +105,7 @@ def fit_velocity(
     if history.best_step == 0:
         history.stopped = "no step did better on held-out rows than the fitted Gaussian, which is kept"
         return model, history
-    everything = _take(table, order[None])
+    everything = table.take(order[None])
     final = dataclasses.replace(schedule, patience=None, stop=history.best_step)
     # Nothing is held out from the last run: what is reported is the cross-validation.
     one_fold = jax.tree.map(lambda leaf: leaf[:1], held_draws)
@@ -120,10 +120,6 @@ def _whiten_again(kept: Sample, held: Sample) -> tuple[Sample, Sample]:
     scaling, _ = fit_scaling(np.asarray(kept.states, np.float64))
     whiten = jax.vmap(lambda state: scaling.whiten(state)[0])
     return kept._replace(states=whiten(kept.states)), held._replace(states=whiten(held.states))
-
-
-def _take(table: Sample, rows: Any) -> Sample:
-    return Sample(table.states[rows], table.contexts[rows])
 
 
 def _repeat(network: AbstractNetwork, folds: int) -> AbstractNetwork:
