@@ -2,8 +2,13 @@
 
 from .data.images import bits_per_dimension as bits_per_dimension
 from .data.images import dequantise as dequantise
+from .distributions.elbo import PathGradientELBO as PathGradientELBO
 from .distributions.flow import FlowDensity as FlowDensity
+from .distributions.guide import AutoFlow as AutoFlow
+from .distributions.guide import as_guide as as_guide
+from .distributions.guide import flow_module as flow_module
 from .distributions.reparam import FlowReparam as FlowReparam
+from .distributions.sites import sample_sites as sample_sites
 from .divergence.exact import ExactDivergence as ExactDivergence
 from .divergence.interface import AbstractDivergence as AbstractDivergence
 from .divergence.stein import SteinDivergence as SteinDivergence

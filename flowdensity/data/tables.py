@@ -1,86 +1,238 @@
 """What comes in: tables of events and contexts, checked before any work is done."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
-from .._typing import Array, ArrayLike, ContextRows, Int, Key, Rows
+from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from .scaling import unconstrain
+from .sites import Sites, join, named_columns
+from .supports import check_support, joint
+
+Named: TypeAlias = Mapping[str, ArrayLike]
+Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
+"""Of a whole event, one for each coordinate of a vector, or one for each named site."""
 
 
 class Sample(NamedTuple):
-    """A table on the device: whitened events, shape `(rows, dim)`, and contexts, shape `(rows, context_dim)`."""
+    """A table on the device: whitened events, shape `(rows, dim)`, contexts, `(rows, context_dim)`, and weights, if unequal."""
 
     states: Rows
     contexts: ContextRows
+    weights: Float[Array, " rows"] | None = None
+
+    @property
+    def effective(self) -> int:
+        """How many rows of equal weight would say as much: the square of the sum of weights over the sum of their squares."""
+        return len(self.states) if self.weights is None else effective_rows(np.asarray(self.weights))
 
     def draw(self, key: Key, count: int) -> "Sample":
-        """`count` rows with replacement."""
-        return self.take(jr.randint(key, (count,), 0, len(self.states)))
+        """`count` rows with replacement, as often as they weigh: the rows that come have no weights."""
+        rows = len(self.states)
+        if self.weights is None:
+            return self.take(jr.randint(key, (count,), 0, rows))
+        return self.take(jr.choice(key, rows, (count,), p=self.weights))._replace(weights=None)
 
     def take(self, rows: Int[Array, "*shape"]) -> "Sample":
         """The rows of these numbers, with their axes in front."""
-        return Sample(self.states[rows], self.contexts[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return Sample(self.states[rows], self.contexts[rows], weights)
 
 
-def event_table(caller: str, data: ArrayLike, support: constraints.Constraint = constraints.real) -> np.ndarray:
-    """`data` as a float64 array of shape `(n, *event_shape)`, n >= 2, finite, varying and on its support.
+class Table(NamedTuple):
+    """Checked rows in the user's units.
+
+    Attributes:
+        rows: float64 array of shape `(n, *event_shape)`.
+        support: numpyro constraint of one event.
+        sites: names and shapes of what one event is made of; None where it has no names.
+    """
+
+    rows: np.ndarray
+    support: constraints.Constraint
+    sites: Sites | None
+
+
+class _Part(NamedTuple):
+    """What is checked together: values on one support, by the name that the user has for them."""
+
+    label: str
+    values: np.ndarray
+    support: constraints.Constraint
+
+
+def event_table(caller: str, data: Any, support: Support | None = None) -> Table:
+    """`data` as a table of n >= 2 rows: finite, varying and on its support.
 
     Args:
         caller: public function whose name the errors carry.
-        data: one event per row.
-        support: numpyro constraint of one event.
+        data: one event per row: an array, or named values (`named_columns`).
+        support: constraint of one event, one for each coordinate of a vector, or one for each named site (those left out
+            are real); None for the real line.
 
     Raises:
-        TypeError: if `data` cannot be cast to real numbers.
+        TypeError: if `data` cannot be cast to real numbers, or `support` is not made of constraints.
         ValueError: if it has fewer than two rows, values that are not finite or off the support, or a constant column.
     """
-    table = _real_array(caller, "data", data)
-    if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
-        raise ValueError(
-            f"{caller} expected `data` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
-            "events, one in each row. Fix: data = numpy.stack(events)"
-        )
-    _check_finite(caller, "data", table)
-    event_dim = support.event_dim
-    if table.ndim - 1 < event_dim:
-        raise ValueError(
-            f"{caller} expected `data` with events of at least {event_dim} axes, as the support {support} has; got "
-            f"shape {table.shape}. Fix: put one event in each row, or choose a support of single numbers, such as "
-            "numpyro.distributions.constraints.positive"
-        )
-    inside = np.broadcast_to(np.asarray(support(table)), table.shape[: table.ndim - event_dim])
-    if not inside.all():
-        first = tuple(int(i) for i in np.argwhere(~inside)[0])
-        raise ValueError(
-            f"{caller} expected `data` on the support {support}; got {table[first]!s} at index {first}, and "
-            f"{np.sum(~inside)} such entries in all. Fix: data = data[numpy.all(support(data), axis=-1)], or a wider support"
-        )
-    # Whether a column varies is asked where it will be whitened: on the real line.
-    _check_varies(caller, "data", unconstrain(table, support).reshape(len(table), -1))
+    columns = named_columns(caller, "data", data)
+    if columns is None:
+        rows = _rows(caller, "data", data)
+        whole, parts = _unnamed_parts(caller, rows, constraints.real if support is None else support)
+        table = Table(rows, whole, None)
+    else:
+        table, parts = _named_parts(caller, columns, {} if support is None else support)
+    for part in parts:
+        _check_part(caller, part)
     return table
 
 
-def context_table(caller: str, context: ArrayLike | None, rows: int) -> np.ndarray:
-    """`context` as a float64 array of shape `(rows, *context_shape)`; `None` becomes shape `(rows, 0)`.
+def context_table(caller: str, context: Any, rows: int) -> Table:
+    """`context` as a table of as many rows as there are events; `None` becomes shape `(rows, 0)`.
 
     Raises:
         TypeError: if it cannot be cast to real numbers.
         ValueError: if it has another number of rows, values that are not finite, or a constant column.
     """
     if context is None:
-        return np.zeros((rows, 0))
-    table = _real_array(caller, "context", context)
-    if table.ndim == 0 or len(table) != rows or table[0].size == 0:
+        return Table(np.zeros((rows, 0)), constraints.real, None)
+    columns = named_columns(caller, "context", context)
+    named = {"context": context} if columns is None else {f"context[{name!r}]": v for name, v in columns.items()}
+    arrays = {label: _real_array(caller, label, values) for label, values in named.items()}
+    for label, array in arrays.items():
+        if array.ndim == 0 or len(array) != rows or array[0].size == 0:
+            raise ValueError(
+                f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of `data`; got {array.shape}. "
+                f"Fix: {label} = {label}[: len(data)]"
+            )
+        _check_finite(caller, label, array)
+        _check_varies(caller, label, array.reshape(rows, -1))
+    if columns is None:
+        return Table(arrays["context"], constraints.real, None)
+    sites = Sites(tuple(columns), tuple(array.shape[1:] for array in arrays.values()))
+    return Table(join(list(arrays.values()), sites.shapes), constraints.real, sites)
+
+
+def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Any:
+    """`values` as an array, if they are named: the sites of a model that is there already, in its order."""
+    columns = named_columns(caller, name, values)
+    if columns is None:
+        return values
+    if sites is None:
         raise ValueError(
-            f"{caller} expected `context` with shape ({rows}, ...), one row for each row of `data`; got {table.shape}. "
-            "Fix: context = context[: len(data)]"
+            f"{caller} expected `{name}` as an array, since the model was learned without names; got the names "
+            f"{list(columns)}. Fix: {name} = numpy.stack([{name}[site] for site in {name}], axis=-1)"
         )
-    _check_finite(caller, "context", table)
-    _check_varies(caller, "context", table.reshape(rows, -1))
+    return np.asarray(sites.pack(caller, columns), np.float64)
+
+
+def weight_table(caller: str, weights: ArrayLike | None, rows: int) -> np.ndarray | None:
+    """`weights` of the rows, float64 and of sum 1, or None where they are not given.
+
+    Raises:
+        TypeError: if they cannot be cast to real numbers.
+        ValueError: if they are not one for each row, finite, at least 0, and above 0 twice.
+    """
+    if weights is None:
+        return None
+    table = _real_array(caller, "weights", weights)
+    if table.shape != (rows,):
+        raise ValueError(
+            f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
+            "Fix: weights = numpy.ravel(weights)"
+        )
+    _check_finite(caller, "weights", table)
+    if (table < 0.0).any() or np.count_nonzero(table) < 2:
+        raise ValueError(
+            f"{caller} expected `weights` of at least 0, and two above it; got a least weight of {table.min():.3g} and "
+            f"{np.count_nonzero(table)} that are not zero. Fix: weights=None weighs all rows alike"
+        )
+    return table / table.sum()
+
+
+def effective_rows(weights: np.ndarray) -> int:
+    """Kish's effective sample size of rows of unequal weights."""
+    return max(2, round(float(np.sum(weights)) ** 2 / float(np.sum(np.square(weights)))))
+
+
+def _unnamed_parts(caller: str, rows: np.ndarray, support: Support) -> tuple[constraints.Constraint, list[_Part]]:
+    if isinstance(support, Mapping):
+        raise ValueError(
+            f"{caller} expected `support` as a constraint, or one for each coordinate, since `data` has no names; got a dict "
+            f"with {list(support)}. Fix: data={{{', '.join(f'{name!r}: ...' for name in support)}}}"
+        )
+    if not isinstance(support, Sequence):
+        support = check_support(caller, "support", support)
+        return support, [_Part("data", rows, support)]
+    if rows.ndim != 2 or len(support) != rows.shape[1]:
+        raise ValueError(
+            f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
+            f"events of shape {rows.shape[1:]}. Fix: support=[constraints.real] * data.shape[1]"
+        )
+    each = [check_support(caller, f"support[{column}]", part) for column, part in enumerate(support)]
+    return joint(each, ((),) * len(each)), [
+        _Part(f"data[:, {column}]", rows[:, column], part) for column, part in enumerate(each)
+    ]
+
+
+def _named_parts(caller: str, columns: Mapping[str, Any], support: Support) -> tuple[Table, list[_Part]]:
+    if isinstance(support, constraints.Constraint):
+        support = dict.fromkeys(columns, support)
+    if not isinstance(support, Mapping) or not set(support) <= set(columns):
+        got = list(support) if isinstance(support, Mapping) else type(support).__name__
+        raise ValueError(
+            f"{caller} expected `support` as a dict from names among {list(columns)} to constraints; got {got}. "
+            f"Fix: support={{{next(iter(columns))!r}: constraints.positive}}"
+        )
+    arrays = {name: _rows(caller, f"data[{name!r}]", values) for name, values in columns.items()}
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"{caller} expected as many rows of each site of `data`; got {counts}. "
+            "Fix: one event in each row, the same row for all sites"
+        )
+    parts = [
+        _Part(
+            f"data[{name!r}]", array, check_support(caller, f"support[{name!r}]", support.get(name, constraints.real))
+        )
+        for name, array in arrays.items()
+    ]
+    sites = Sites(tuple(arrays), tuple(array.shape[1:] for array in arrays.values()))
+    whole = joint([part.support for part in parts], sites.shapes)
+    return Table(join(list(arrays.values()), sites.shapes), whole, sites), parts
+
+
+def _rows(caller: str, label: str, values: Any) -> np.ndarray:
+    table = _real_array(caller, label, values)
+    if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
+        raise ValueError(
+            f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
+            f"events, one in each row. Fix: {label} = numpy.stack(events)"
+        )
     return table
+
+
+def _check_part(caller: str, part: _Part) -> None:
+    label, values, support = part
+    _check_finite(caller, label, values)
+    event_dim = support.event_dim
+    if values.ndim - 1 < event_dim:
+        raise ValueError(
+            f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
+            f"shape {values.shape}. Fix: put one event in each row, or choose a support of single numbers, such as "
+            "numpyro.distributions.constraints.positive"
+        )
+    inside = np.broadcast_to(np.asarray(support(values)), values.shape[: values.ndim - event_dim])
+    if not inside.all():
+        first = tuple(int(i) for i in np.argwhere(~inside)[0])
+        raise ValueError(
+            f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
+            f"{np.sum(~inside)} such entries in all. Fix: leave these rows out, or choose a wider support"
+        )
+    # Whether a column varies is asked where it will be whitened: on the real line.
+    _check_varies(caller, label, unconstrain(values, support).reshape(len(values), -1))
 
 
 def _real_array(caller: str, name: str, values: ArrayLike) -> np.ndarray:
@@ -106,7 +258,7 @@ def _check_finite(caller: str, name: str, table: np.ndarray) -> None:
         rows = int(np.any(bad.reshape(len(table), -1), axis=1).sum())
         raise ValueError(
             f"{caller} expected `{name}` with finite values; got {table[first]} at index {first}, and {rows} such rows "
-            f"of {len(table)}. Fix: {name} = {name}[numpy.isfinite({name}).reshape(len({name}), -1).all(axis=1)]"
+            f"of {len(table)}. Fix: keep = numpy.isfinite({name}).reshape(len({name}), -1).all(axis=1), and only those rows"
         )
 
 

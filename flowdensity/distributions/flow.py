@@ -1,5 +1,6 @@
 """A probability flow as a numpyro distribution."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,8 @@ from numpyro.distributions.util import validate_sample
 from .. import solving
 from .._pytree import merge, split
 from .._typing import Array, ArrayLike, Float, Key
+from ..data.sites import Sites
+from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
@@ -28,8 +31,8 @@ class FlowDensity(dist.Distribution):
 
     Args:
         model: the probability flow.
-        context: what to condition on, shape `(*batch_shape, *context_shape)`; None leaves a conditional density
-            without its context, to be `given` later.
+        context: what to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays where it was learned
+            with names; None leaves a conditional density without its context, to be `given` later.
         divergence: how the divergence is had; `ExactDivergence()` by default.
         solver: how the ODE is solved; `FixedStep()` by default.
         validate_args: as in numpyro.
@@ -46,7 +49,7 @@ class FlowDensity(dist.Distribution):
     def __init__(
         self,
         model: AbstractProbabilityFlow,
-        context: ArrayLike | None = None,
+        context: ArrayLike | Named | None = None,
         *,
         divergence: AbstractDivergence | None = None,
         solver: AbstractSolver | None = None,
@@ -95,6 +98,29 @@ class FlowDensity(dist.Distribution):
         """Shape of one context; `(0,)` for an unconditional density."""
         return self.model.context_shape
 
+    @property
+    def sites(self) -> Sites | None:
+        """Names and shapes of the values that one event is made of; None where it was learned without names."""
+        return self.model.scaling.sites
+
+    def pack(self, values: Named) -> Array:
+        """The event that is made of named values, shape `(*batch, *event_shape)`; their batch axes broadcast.
+
+        Raises:
+            TypeError: if the density was learned without names.
+            ValueError: if a site is missing, too many, or of another shape.
+        """
+        return self._named("pack").pack("FlowDensity.pack", values)
+
+    def unpack(self, event: ArrayLike) -> dict[str, Array]:
+        """The named values that an event, shape `(*batch, *event_shape)`, is made of, each `(*batch, *shape)`.
+
+        Raises:
+            TypeError: if the density was learned without names.
+            ValueError: if the event has another shape.
+        """
+        return self._named("unpack").unpack(self._checked_event("unpack", event))
+
     # The structure of an equinox module, which `_rest` holds, does not survive pickling; the modules themselves do.
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,8 +134,16 @@ class FlowDensity(dist.Distribution):
 
     # Variants ------------------------------------------------------------------------------------
 
-    def given(self, context: ArrayLike) -> "FlowDensity":
-        """The density conditional on `context`, of shape `(*batch_shape, *context_shape)`; batch axes lead."""
+    def given(self, context: ArrayLike | Named) -> "FlowDensity":
+        """The density conditional on `context`.
+
+        Args:
+            context: shape `(*batch_shape, *context_shape)`, batch axes leading; where it was learned with names, a dict of
+                such arrays, whose batch axes broadcast against each other.
+
+        Raises:
+            TypeError, ValueError: if it does not fit the model.
+        """
         return self._variant(context=context)
 
     def with_divergence(self, divergence: AbstractDivergence) -> "FlowDensity":
@@ -127,15 +161,19 @@ class FlowDensity(dist.Distribution):
             context = None
         elif context is not None:
             context = context.reshape(*context.shape[:-1], *model.context_shape)
-        unchanged = {"context": context, "divergence": divergence, "solver": solver}
-        return FlowDensity(model, **(unchanged | changes), validate_args=self.__dict__.get("_validate_args"))
+        unchanged = {"model": model, "context": context, "divergence": divergence, "solver": solver}
+        return FlowDensity(**(unchanged | changes), validate_args=self.__dict__.get("_validate_args"))
 
     # numpyro's interface -------------------------------------------------------------------------
 
     @property
     def support(self) -> constraints.Constraint:
         support = self.model.scaling.support
-        return constraints.independent(support, self.event_dim - support.event_dim)
+        if support is constraints.real and self.event_dim <= 2:
+            # By the names that numpyro's own distributions have for them, which mixtures compare.
+            return (constraints.real, constraints.real_vector, constraints.real_matrix)[self.event_dim]
+        more = self.event_dim - support.event_dim
+        return constraints.independent(support, more) if more else support
 
     @property
     def has_rsample(self) -> bool:
@@ -231,6 +269,14 @@ class FlowDensity(dist.Distribution):
             )
         return self.context
 
+    def _named(self, caller: str) -> Sites:
+        if self.sites is None:
+            raise TypeError(
+                f"FlowDensity.{caller} expected a density of named values; this one was learned from an array. "
+                "Fix: fd.fit_flow(key, {'mu': mu, 'tau': tau})"
+            )
+        return self.sites
+
     def _draw_base(self, caller: str, key: Key, sample_shape: tuple[int, ...]) -> Array:
         context = self._given(caller)
         return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
@@ -245,17 +291,26 @@ class FlowDensity(dist.Distribution):
         return value
 
 
-def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | None) -> Array | None:
+def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Array | None:
     """`context` with its own axes flattened into one, empty for an unconditional model; None where it is missing."""
     size = model.context_scaling.dim
     shape = model.context_shape
     if context is None:
         return jnp.zeros((0,)) if size == 0 else None
     if size == 0:
+        got = f"a dict with {list(context)}" if isinstance(context, Mapping) else f"one of shape {jnp.shape(context)}"
         raise ValueError(
-            "FlowDensity expected no `context`, since this density was learned without one; got one of shape "
-            f"{jnp.shape(context)}. Fix: fd.fit_flow(key, data, context) learns a conditional density"
+            "FlowDensity expected no `context`, since this density was learned without one; got "
+            f"{got}. Fix: fd.fit_flow(key, data, context) learns a conditional density"
         )
+    sites = model.context_scaling.sites
+    if isinstance(context, Mapping):
+        if sites is None:
+            raise TypeError(
+                f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
+                f"density was learned without names; got a dict with {list(context)}. Fix: density.given(array)"
+            )
+        context = sites.pack("FlowDensity", context)
     try:
         array = jnp.asarray(context, float)
     except (TypeError, ValueError) as error:

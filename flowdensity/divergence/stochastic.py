@@ -10,7 +10,11 @@ import jax.random as jr
 
 from .._typing import Array, Context, Float, Key, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
+from .exact import ExactDivergence
 from .interface import AbstractDivergence
+
+EXACT = 8
+"""Dimension up to which a model in training has its exact divergence: above, a probe is cheaper than its noise is dear."""
 
 Probes = Literal["rademacher", "gaussian"]
 
@@ -96,6 +100,15 @@ class HutchPlusPlusDivergence(AbstractDivergence):
         basis = jnp.linalg.qr(image.T)[0].T
         left = probes - (probes @ basis.T) @ basis
         return velocity, _quadratic(tangent, basis) + _quadratic(tangent, left) / third
+
+
+def unbiased_divergence(key: Key, dim: int) -> AbstractDivergence:
+    """What a model that is still being trained uses, for which a distilled divergence would be stale after a step.
+
+    Exact in up to eight dimensions and one probe above, which leaves gradients unbiased if every step has a fresh key
+    (Grathwohl et al. 2019, arXiv 1810.01367).
+    """
+    return ExactDivergence() if dim <= EXACT else HutchinsonDivergence(key)
 
 
 def _quadratic(tangent: Callable[[State], State], vectors: Float[Array, "count dim"]) -> Scalar:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
-from ..data.tables import Sample
+from ..data.tables import Named, Sample
 from ..distributions.flow import FlowDensity
 from ..divergence.centres import AbstractCentres, PathCentres, TrajectoryCentres
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
@@ -40,8 +40,8 @@ Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres
 def fit_divergence(
     key: Key,
     model: AbstractProbabilityFlow,
-    data: ArrayLike,
-    context: ArrayLike | None = None,
+    data: ArrayLike | Named,
+    context: ArrayLike | Named | None = None,
     *,
     objective: AbstractObjective | None = None,
     steps: int | None = None,
@@ -174,6 +174,8 @@ def _centres(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int
     """Centres about the data, `count` of the model's own samples, and both."""
     rows, noise = jr.split(key)
     contexts = table.draw(rows, count).contexts
+    # Centres may have any distribution: only contexts are drawn as often as they weigh.
+    table = table._replace(weights=None)
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
     if isinstance(model, AbstractCircle):
         own = Sample(_trajectories(model, model.times(1), start)[:, -1], contexts)

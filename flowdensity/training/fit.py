@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax.random as jr
-from numpyro.distributions import constraints
 
 from .._typing import ArrayLike, Key
-from ..data.tables import Sample
+from ..data.tables import Named, Sample, Support
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
@@ -26,17 +25,18 @@ from .velocity import fit_velocity
 
 def fit_flow(
     key: Key,
-    data: ArrayLike,
-    context: ArrayLike | None = None,
+    data: ArrayLike | Named,
+    context: ArrayLike | Named | None = None,
     *,
     path: AbstractPath | None = None,
-    support: constraints.Constraint | None = None,
+    support: Support | None = None,
     network: AbstractNetwork | None = None,
     divergence: Literal["stein"] | AbstractDivergence = "stein",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     validation: float = 0.1,
+    weights: ArrayLike | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data by flow matching and distil its divergence.
@@ -47,10 +47,14 @@ def fit_flow(
 
     Args:
         key: JAX PRNG key.
-        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; 1-D data gives a scalar event.
-        context: what the density is conditional on, shape `(n, *context_shape)`; None for an unconditional density.
+        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; 1-D data gives a scalar event. Named values (a
+            dict of arrays, a DataFrame, an arviz posterior) make one vector, which `density.unpack` and `sample_sites` take
+            apart.
+        context: what the density is conditional on, shape `(n, *context_shape)`, or a dict of such arrays; None for an
+            unconditional density.
         path: where along the circle to train and step; `CondOT()` by default.
-        support: numpyro constraint of one event, such as `constraints.positive`; the real line by default.
+        support: numpyro constraint of one event, such as `constraints.positive`; a list with one for each coordinate of a
+            vector; or a dict with one for each named site that is not real. The real line by default.
         network: an initialised `AbstractNetwork` whose output starts at zero; by default a `ResidualMLP`
             of width 256, or 64 below 2,000 rows.
         divergence: "stein" distils; an `AbstractDivergence`, such as `ExactDivergence()`, is used as it is.
@@ -60,6 +64,7 @@ def fit_flow(
             2e-3 for its divergence.
         validation: fraction of the rows held out for early stopping, between 0 and 1. Below 2,000 rows the number of steps
             is chosen by cross-validation over five such parts and the flow is then trained on all rows.
+        weights: how much each row counts, shape `(n,)`, of any sum: importance weights, or counts; None for all alike.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -77,24 +82,25 @@ def fit_flow(
         "fit_flow",
         "flow",
         lambda parts: Flow(path=path, **parts.shared),
-        key, data, context, support, network, divergence, steps, batch_size, learning_rate, validation, progress,
+        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, progress,
     )  # fmt: skip
 
 
 def fit_diffusion(
     key: Key,
-    data: ArrayLike,
-    context: ArrayLike | None = None,
+    data: ArrayLike | Named,
+    context: ArrayLike | Named | None = None,
     *,
     path: AbstractPath | None = None,
     prediction: Prediction = "velocity",
-    support: constraints.Constraint | None = None,
+    support: Support | None = None,
     network: AbstractNetwork | None = None,
     divergence: Literal["stein"] | AbstractDivergence = "stein",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     validation: float = 0.1,
+    weights: ArrayLike | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data with a diffusion model and distil its divergence.
@@ -105,8 +111,8 @@ def fit_diffusion(
 
     Args:
         key: JAX PRNG key.
-        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; 1-D data gives a scalar event.
-        context: what the density is conditional on, shape `(n, *context_shape)`; None for an unconditional density.
+        data: as `fit_flow`.
+        context: as `fit_flow`.
         path: where along the circle to train and step: `VariancePreserving()` by default, `VarianceExploding()`,
             `Trigonometric()`.
         prediction: what the network predicts: "velocity", "noise", "data" or "score".
@@ -117,6 +123,7 @@ def fit_diffusion(
         batch_size: as `fit_flow`.
         learning_rate: as `fit_flow`.
         validation: as `fit_flow`.
+        weights: as `fit_flow`.
         progress: as `fit_flow`.
 
     Returns:
@@ -136,23 +143,24 @@ def fit_diffusion(
         "fit_diffusion",
         "diffusion",
         lambda parts: Diffusion(path=path, prediction=prediction, **parts.shared),
-        key, data, context, support, network, divergence, steps, batch_size, learning_rate, validation, progress,
+        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, progress,
     )  # fmt: skip
 
 
 def fit_likelihood(
     key: Key,
-    data: ArrayLike,
-    context: ArrayLike | None = None,
+    data: ArrayLike | Named,
+    context: ArrayLike | Named | None = None,
     *,
     model: AbstractProbabilityFlow | None = None,
-    support: constraints.Constraint | None = None,
+    support: Support | None = None,
     network: AbstractNetwork | None = None,
     divergence: Literal["stein"] | AbstractDivergence = "stein",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     validation: float = 0.1,
+    weights: ArrayLike | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distil its divergence.
@@ -166,16 +174,17 @@ def fit_likelihood(
 
     Args:
         key: JAX PRNG key.
-        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units.
-        context: shape `(n, *context_shape)`, for a conditional density.
+        data: as `fit_flow`.
+        context: as `fit_flow`.
         model: where to start, such as `density.model` or a `VelocityField`; its `network` is trained.
-        support: numpyro constraint of one event; that of `model`, if there is one.
+        support: as `fit_flow`; that of `model`, if there is one.
         network: as `fit_flow`; that of `model`, if there is one.
         divergence: as `fit_flow`, once the model is trained.
         steps: optimiser steps at most; by default 1,000, or 300 from a given model. The distillation has its own default.
         batch_size: rows in each step; by default 256.
         learning_rate: peak learning rate; by default 2e-3, or 2e-4 from a given model.
         validation: fraction of the rows held out for early stopping, between 0 and 1.
+        weights: as `fit_flow`.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -190,7 +199,9 @@ def fit_likelihood(
     check_validation(caller, validation)
     if model is None:
         net_key, key = jr.split(key)
-        parts, options = prepare(caller, net_key, data, context, support, network, steps, batch_size, learning_rate)
+        parts, options = prepare(
+            caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
+        )
         table = parts.table
         model = Flow(path=Trigonometric(), **parts.shared)
         chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
@@ -201,8 +212,8 @@ def fit_likelihood(
                 raise ValueError(
                     f"{caller} expected `model` or `{name}`, since a model has its own; got both. Fix: {name}=None"
                 )
-        table = whitened(caller, model, data, context)
-        options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
+        table = whitened(caller, model, data, context, weights)
+        options = check_options(caller, table.effective, steps, batch_size, learning_rate)
         chosen = Options(steps or 300, batch_size or 256, learning_rate or 2e-4)
     if isinstance(model, AbstractCircle):
         model = ContinuousFlow(model)
@@ -220,9 +231,10 @@ def _fit(
     stage: str,
     make: Callable[[Parts], AbstractCircle],
     key: Key,
-    data: ArrayLike,
-    context: ArrayLike | None,
-    support: constraints.Constraint | None,
+    data: ArrayLike | Named,
+    context: ArrayLike | Named | None,
+    support: Support | None,
+    weights: ArrayLike | None,
     network: AbstractNetwork | None,
     divergence: Literal["stein"] | AbstractDivergence,
     steps: int | None,
@@ -235,7 +247,9 @@ def _fit(
     check_divergence(caller, divergence)
     check_validation(caller, validation)
     net_key, flow_key, stein_key = jr.split(key, 3)
-    parts, options = prepare(caller, net_key, data, context, support, network, steps, batch_size, learning_rate)
+    parts, options = prepare(
+        caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
+    )
     try:
         model, history = fit_velocity(
             flow_key, make(parts), parts.table, options, validation, stage=stage, progress=progress

@@ -8,15 +8,12 @@ import jax.random as jr
 
 from .._typing import Key, Scalar
 from ..data.tables import Sample
-from ..divergence.exact import ExactDivergence
-from ..divergence.stochastic import HutchinsonDivergence
+from ..divergence.stochastic import unbiased_divergence
 from ..models.flows import AbstractProbabilityFlow, Model, with_network
 from ..solving import FixedStep, state_log_prob
 from .loop import History, Schedule, TrainingDiverged, train
 from .options import Options, held_out
 
-EXACT = 8
-"""Dimension up to which the divergence is exact: above, a probe is cheaper than its noise is dear."""
 SOLVER = FixedStep(8)
 """Coarse: the velocity starts smooth, and every step is paid for in every gradient."""
 HELD = 1024
@@ -79,11 +76,10 @@ def maximise_likelihood(
 
 
 def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key: Key) -> Scalar:
-    """Minus the mean log density of whitened rows, in nats per dimension; above eight dimensions with probes from `key`."""
+    """Minus the mean log density of whitened rows, in nats per dimension, with fresh probes from `key` in many dimensions."""
 
     def one(key: Key, row: Sample) -> Scalar:
-        divergence = ExactDivergence() if model.dim <= EXACT else HutchinsonDivergence(key)
-        return state_log_prob(model, divergence, row.states, row.contexts, SOLVER)
+        return state_log_prob(model, unbiased_divergence(key, model.dim), row.states, row.contexts, SOLVER)
 
     terms = jax.vmap(one)(jr.split(key, len(sample.states)), sample)
-    return -jnp.mean(terms) / model.dim
+    return -jnp.average(terms, weights=sample.weights) / model.dim

@@ -6,11 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import constraints
 
 from .._typing import ArrayLike, Key, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
-from ..data.tables import Sample, context_table, event_table
+from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
@@ -38,9 +37,10 @@ class Parts(NamedTuple):
 def prepare(
     caller: str,
     key: Key,
-    data: ArrayLike,
-    context: ArrayLike | None,
-    support: constraints.Constraint | None,
+    data: Any,
+    context: Any,
+    support: Support | None,
+    weights: ArrayLike | None,
     network: AbstractNetwork | None,
     steps: int | None,
     batch_size: int | None,
@@ -51,15 +51,20 @@ def prepare(
     Raises:
         TypeError, ValueError: if one is unusable.
     """
-    support = constraints.real if support is None else support
-    check_kind(caller, "support", support, constraints.Constraint, "constraints.positive")
     events = event_table(caller, data, support)
-    contexts = context_table(caller, context, len(events))
-    options = check_options(caller, len(events), steps, batch_size, learning_rate)
-    scaling, white = fit_scaling(events, support)
-    context_scaling, white_contexts = standardise(contexts)
+    contexts = context_table(caller, context, len(events.rows))
+    weighing = weight_table(caller, weights, len(events.rows))
+    rows = len(events.rows) if weighing is None else effective_rows(weighing)
+    options = check_options(caller, rows, steps, batch_size, learning_rate)
+    scaling, white = fit_scaling(*events, weighing)
+    context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
+    table = Sample(
+        jnp.asarray(white, float),
+        jnp.asarray(white_contexts, float),
+        None if weighing is None else jnp.asarray(weighing, float),
+    )
     if network is None:
-        width = 64 if len(events) < SMALL else 256
+        width = 64 if rows < SMALL else 256
         network = ResidualMLP(key, scaling.dim, context_scaling.dim, width=width)
     else:
         check_kind(caller, "network", network, AbstractNetwork, "fd.ResidualMLP(key, dim)")
@@ -70,18 +75,22 @@ def prepare(
                 f"Fix: fd.ResidualMLP(key, dim={scaling.dim}, context_dim={context_scaling.dim})"
             )
     reach = REACH * np.max(np.linalg.norm(white, axis=1))
-    table = Sample(jnp.asarray(white, float), jnp.asarray(white_contexts, float))
     return Parts(table, network, scaling, context_scaling, jnp.asarray(reach, float)), options
 
 
-def whitened(caller: str, model: AbstractProbabilityFlow, data: ArrayLike, context: ArrayLike | None) -> Sample:
+def whitened(
+    caller: str, model: AbstractProbabilityFlow, data: Any, context: Any, weights: ArrayLike | None = None
+) -> Sample:
     """Events and contexts in the coordinates of a model that is there already.
 
     Raises:
         TypeError, ValueError: if they are unusable, or not of the model's shapes.
     """
-    events = event_table(caller, data, model.scaling.support)
-    contexts = context_table(caller, context, len(events))
+    events = event_table(caller, arranged(caller, "data", data, model.scaling.sites), model.scaling.support).rows
+    if context is not None:
+        context = arranged(caller, "context", context, model.context_scaling.sites)
+    contexts = context_table(caller, context, len(events)).rows
+    weighing = weight_table(caller, weights, len(events))
     for name, table, shape in (
         ("data", events, model.event_shape),
         ("context", contexts, model.context_shape),
@@ -95,6 +104,7 @@ def whitened(caller: str, model: AbstractProbabilityFlow, data: ArrayLike, conte
     return Sample(
         whiten(model.scaling, jnp.asarray(events, float)),
         whiten(model.context_scaling, jnp.asarray(contexts, float)),
+        None if weighing is None else jnp.asarray(weighing, float),
     )
 
 

@@ -47,7 +47,7 @@ def fit_velocity(
         TrainingDiverged: with the best model until then in its `best`.
     """
     rows = len(table.states)
-    small = rows < SMALL
+    small = table.effective < SMALL
     split_key, held_key, train_key, final_key = jr.split(key, 4)
     held = held_out(rows, validation)
     folds = min(FOLDS, rows // held) if small and rows >= 20 else 1  # fewer cannot be whitened fold by fold
@@ -117,7 +117,8 @@ def fit_velocity(
 
 def _whiten_again(kept: Sample, held: Sample) -> tuple[Sample, Sample]:
     """Whiten both by the kept rows alone: the fitted Gaussian is a rival here, and must not have seen what is held out."""
-    scaling, _ = fit_scaling(np.asarray(kept.states, np.float64))
+    weights = None if kept.weights is None else np.asarray(kept.weights / jnp.sum(kept.weights), np.float64)
+    scaling, _ = fit_scaling(np.asarray(kept.states, np.float64), weights=weights)
     whiten = jax.vmap(lambda state: scaling.whiten(state)[0])
     return kept._replace(states=whiten(kept.states)), held._replace(states=whiten(held.states))
 

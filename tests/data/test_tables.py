@@ -157,23 +157,24 @@ CASTS = {
 @pytest.mark.parametrize(("data", "shape"), CASTS.values(), ids=CASTS.keys())
 def test_real_tables_are_cast_to_float64_with_equal_values(data, shape):
     for table in (event_table("fit_flow", data), context_table("fit_flow", data, len(data))):
-        assert table.dtype == np.float64
-        assert table.shape == shape
-        np.testing.assert_array_equal(table, np.asarray(data, float))
+        assert table.rows.dtype == np.float64
+        assert table.rows.shape == shape
+        assert table.sites is None
+        np.testing.assert_array_equal(table.rows, np.asarray(data, float))
 
 
 def test_values_keep_double_precision():
     data = 1e6 + np.array([0.0, 0.25, 0.5])  # float32 has a spacing of 0.06 there
-    np.testing.assert_array_equal(event_table("fit_flow", data), data)
+    np.testing.assert_array_equal(event_table("fit_flow", data).rows, data)
 
 
 def test_no_context_is_a_table_without_columns():
-    assert context_table("fit_flow", None, 7).shape == (7, 0)
+    assert context_table("fit_flow", None, 7).rows.shape == (7, 0)
 
 
 def test_the_input_is_left_as_it_was():
     data = ROWS.copy()
-    event_table("fit_flow", data)[0, 0] = 99.0
+    event_table("fit_flow", data).rows[0, 0] = 99.0
     np.testing.assert_array_equal(data, ROWS)
 
 

@@ -1,0 +1,126 @@
+"""Named sites: how several named values make one vector, and where they come from."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, ArrayLike, Float
+
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
+    """Consecutive slices of the last axis, each in its shape behind the leading axes."""
+    # numpy stays numpy: tables are checked in float64 whatever JAX's precision.
+    xp = np if isinstance(vector, np.ndarray) else jnp
+    pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
+    return [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def join(pieces: Sequence[Any], shapes: Shapes) -> Any:
+    """Undo `split`, for pieces with the same leading axes."""
+    xp = np if all(isinstance(piece, np.ndarray) for piece in pieces) else jnp
+    leading = [xp.shape(piece)[: xp.ndim(piece) - len(shape)] for piece, shape in zip(pieces, shapes, strict=True)]
+    flat = [xp.reshape(piece, (*axes, -1)) for piece, axes in zip(pieces, leading, strict=True)]
+    return xp.concatenate(flat, axis=-1)
+
+
+class Sites(NamedTuple):
+    """Names and shapes of the values that lie behind each other in one vector; it hashes.
+
+    Attributes:
+        names: of the sites, in their order.
+        shapes: of one value of each.
+    """
+
+    names: tuple[str, ...]
+    shapes: Shapes
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    def pack(self, caller: str, values: Mapping[str, ArrayLike]) -> Float[Array, "*batch size"]:
+        """The vector of some values, whose leading axes broadcast against each other.
+
+        Args:
+            caller: public function whose name the errors carry.
+            values: a value of each site, shape `(*batch, *shape)`.
+
+        Raises:
+            ValueError: if a site is missing, too many, or of another shape.
+        """
+        if set(values) != set(self.names):
+            raise ValueError(
+                f"{caller} expected values of the sites {list(self.names)}; got {sorted(map(str, values))}. "
+                f"Fix: {{name: values[name] for name in {list(self.names)}}}"
+            )
+        arrays = {name: jnp.asarray(values[name], float) for name in self.names}
+        leading = {}
+        for (name, array), shape in zip(arrays.items(), self.shapes, strict=True):
+            axes = array.ndim - len(shape)
+            if axes < 0 or array.shape[axes:] != shape:
+                raise ValueError(
+                    f"{caller} expected {name!r} with shape {shape} behind its batch axes; got {array.shape}. "
+                    f"Fix: put the axes of one value of {name!r} last"
+                )
+            leading[name] = array.shape[:axes]
+        try:
+            batch = jnp.broadcast_shapes(*leading.values())
+        except ValueError as error:
+            raise ValueError(
+                f"{caller} expected values whose batch axes broadcast against each other; got {leading}. "
+                "Fix: the same leading axes for each, or none"
+            ) from error
+        pieces = [jnp.broadcast_to(a, (*batch, *shape)) for a, shape in zip(arrays.values(), self.shapes, strict=True)]
+        return join(pieces, self.shapes)
+
+    def unpack(self, vector: Float[Array, "*batch size"]) -> dict[str, Array]:
+        """The values in a vector, each of shape `(*batch, *shape)`."""
+        return dict(zip(self.names, split(vector, self.shapes), strict=True))
+
+
+def named_columns(caller: str, name: str, values: Any) -> dict[str, Any] | None:
+    """Named values with one event in each row, or None where `values` has no names.
+
+    Args:
+        caller: public function whose name the errors carry.
+        name: of the argument.
+        values: a dict of arrays, a DataFrame, an arviz posterior (`InferenceData` or `DataTree`), or an xarray `Dataset`
+            with dimensions (chain, draw) or (sample,).
+
+    Raises:
+        ValueError: if it has names, but none of these forms.
+    """
+    if hasattr(values, "posterior"):
+        values = values.posterior
+    if hasattr(values, "to_dataset"):  # a node of a DataTree
+        values = values.to_dataset()
+    if hasattr(values, "data_vars"):
+        columns = {str(key): _rows_first(caller, name, values[key]) for key in values.data_vars}
+    elif isinstance(values, Mapping):
+        columns = {str(key): value for key, value in values.items()}
+    elif hasattr(values, "columns"):
+        columns = {str(key): values[key].to_numpy() for key in values.columns}
+    else:
+        return None
+    if not columns:
+        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {name}={{'mu': mu}}")
+    return columns
+
+
+def _rows_first(caller: str, name: str, array: Any) -> np.ndarray:
+    """An xarray variable with its draws in one leading axis."""
+    draws = [dim for dim in ("chain", "draw", "sample") if dim in array.dims]
+    if draws not in (["chain", "draw"], ["draw"], ["sample"]):
+        raise ValueError(
+            f"{caller} expected variables of `{name}` with the dimensions chain and draw; got {array.dims} for "
+            f"{array.name!r}. Fix: {name}=idata.posterior"
+        )
+    others = [dim for dim in array.dims if dim not in draws]
+    values = array.transpose(*draws, *others).to_numpy()
+    return values.reshape(-1, *values.shape[len(draws) :])

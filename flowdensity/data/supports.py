@@ -1,0 +1,152 @@
+"""Supports: numpyro's constraints, checked, and one for a vector whose parts have each their own."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import Transform
+
+from .._typing import Array, ArrayLike
+from .sites import Shapes, join, split
+
+
+class _Joint(constraints.Constraint):
+    """A vector of which consecutive slices, each in a shape of its own, lie on supports of their own.
+
+    Unlike `constraints.cat` its parts may have axes, and their lengths may differ from those of the real vectors that they
+    are the image of, as those of a simplex do.
+    """
+
+    event_dim = 1
+
+    def __init__(self, parts: Sequence[constraints.Constraint], shapes: Shapes):
+        self.parts = tuple(parts)
+        self.shapes = tuple(shapes)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        inside = [
+            jnp.all(jnp.asarray(part(piece)), axis=tuple(range(part.event_dim - len(shape), 0)))
+            for part, shape, piece in zip(self.parts, self.shapes, split(x, self.shapes), strict=True)
+        ]
+        return jnp.all(jnp.stack(inside, axis=-1), axis=-1)
+
+    def feasible_like(self, prototype: ArrayLike) -> Array:
+        pieces = split(prototype, self.shapes)
+        return join([part.feasible_like(piece) for part, piece in zip(self.parts, pieces, strict=True)], self.shapes)
+
+    def __repr__(self) -> str:
+        return f"joint{self.parts}"
+
+    def tree_flatten(self) -> Any:
+        return (self.parts,), (("parts",), {"shapes": self.shapes})
+
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, _Joint) or self.shapes != other.shapes:
+            return False
+        same = [mine.eq(theirs, static=static) for mine, theirs in zip(self.parts, other.parts, strict=True)]
+        return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
+
+
+class _JointTransform(Transform):
+    """numpyro's bijections for the parts of a `_Joint`, side by side."""
+
+    def __init__(self, transforms: Sequence[Transform], shapes: Shapes):
+        self.transforms = tuple(transforms)
+        self.shapes = tuple(shapes)
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return _Joint([transform.codomain for transform in self.transforms], self.shapes)
+
+    @property
+    def inner(self) -> Shapes:
+        """Shapes of the parts on the real line."""
+        return tuple(t.inverse_shape(shape) for t, shape in zip(self.transforms, self.shapes, strict=True))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        pieces = zip(self.transforms, split(x, self.inner), strict=True)
+        return join([transform(piece) for transform, piece in pieces], self.shapes)
+
+    def _inverse(self, y: ArrayLike) -> Array:
+        pieces = zip(self.transforms, split(y, self.shapes), strict=True)
+        return join([transform._inverse(piece) for transform, piece in pieces], self.inner)
+
+    def log_abs_det_jacobian(self, x: ArrayLike, y: ArrayLike, intermediates: Any = None) -> Array:
+        total = jnp.zeros(())
+        for transform, inner, outer in zip(self.transforms, split(x, self.inner), split(y, self.shapes), strict=True):
+            stretch = jnp.asarray(transform.log_abs_det_jacobian(inner, outer))
+            total = total + jnp.sum(stretch, axis=tuple(range(jnp.ndim(x) - 1, stretch.ndim)))
+        return total
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], _length(self.shapes))
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], _length(self.inner))
+
+    def tree_flatten(self) -> Any:
+        return (self.transforms,), (("transforms",), {"shapes": self.shapes})
+
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, _JointTransform) or self.shapes != other.shapes:
+            return False
+        same = [mine.eq(theirs, static=static) for mine, theirs in zip(self.transforms, other.transforms, strict=True)]
+        return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
+
+
+@biject_to.register(_Joint)
+def _biject_to_joint(constraint: _Joint) -> _JointTransform:
+    return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
+
+
+def joint(parts: Sequence[constraints.Constraint], shapes: Shapes) -> constraints.Constraint:
+    """The constraint of a vector that is made of values of these shapes, on these supports, in this order."""
+    return _Joint(parts, shapes)
+
+
+def check_support(caller: str, name: str, support: object) -> constraints.Constraint:
+    """A support that densities can be learned on: numpyro has a smooth bijection from the real line for it.
+
+    Args:
+        caller: public function whose name the errors carry.
+        name: of the argument, with its place.
+        support: what was handed over.
+
+    Raises:
+        TypeError: if it is not a constraint.
+        ValueError: if no density on it can be learned.
+    """
+    if not isinstance(support, constraints.Constraint):
+        raise TypeError(
+            f"{caller} expected `{name}` to be a constraint of numpyro; got {type(support).__name__}. "
+            f"Fix: {name}=numpyro.distributions.constraints.positive"
+        )
+    if isinstance(support, type(constraints.circular)):
+        raise ValueError(
+            f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "
+            "the circle at one point. Fix: turn the angles so that none lies near the cut and use "
+            "constraints.interval(-numpy.pi, numpy.pi)"
+        )
+    if support.is_discrete:
+        raise ValueError(
+            f"{caller} expected a continuous `{name}`; got {support}. A density of integers is none. "
+            "Fix: fd.dequantise(key, data) spreads each over a unit interval"
+        )
+    try:
+        biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{caller} expected `{name}` with a bijection from the real line; numpyro has none for {support}. "
+            f"Fix: coordinates of your own, with {name}=constraints.real"
+        ) from error
+    return support
+
+
+def _length(shapes: Shapes) -> int:
+    return sum(prod(shape) for shape in shapes)

@@ -1,0 +1,168 @@
+"""Probability flows as guides in stochastic variational inference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.contrib.module import eqx_module
+from numpyro.distributions import constraints
+from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.initialization import init_to_uniform
+
+from ..data.scaling import Scaling
+from ..divergence.exact import ExactDivergence
+from ..divergence.stochastic import unbiased_divergence
+from ..models.flows import AbstractCircle, ContinuousFlow, Flow, with_network
+from ..models.networks import AbstractNetwork, ResidualMLP
+from ..models.paths import Trigonometric
+from ..solving import AbstractSolver, FixedStep
+from .flow import FlowDensity
+
+REACH = 8.0
+"""Radius of the squash of a guide that has seen no data, in multiples of that of the noise, the root of the dimension."""
+
+
+def flow_module(name: str, density: FlowDensity) -> FlowDensity:
+    """Register the weights of a density's network as parameters, in a guide or a model: they are trained from where they are.
+
+    A distilled divergence would be stale after a step. The density that comes back has its exact one in up to eight
+    dimensions and above a fresh Hutchinson probe in every step, which leaves the gradient of an ELBO unbiased. When the
+    training is done, `fit_divergence` distils it.
+
+    Args:
+        name: the parameters are called `name$params`.
+        density: where to start; if conditional, with its context.
+
+    Returns:
+        The density with the parameters' current values.
+
+    Raises:
+        TypeError: if `density` is no `FlowDensity`.
+        ValueError: if it is conditional and has no context.
+    """
+    _check_density("flow_module", density)
+    model = density.model
+    # Once its weights follow an ELBO, a model's states follow no Gaussian path.
+    model = ContinuousFlow(model) if isinstance(model, AbstractCircle) else model
+    model = with_network(model, eqx_module(name, model.network))
+    key = numpyro.prng_key()
+    # Without a seed nothing is being trained: a handler has substituted all that is random.
+    divergence = ExactDivergence() if key is None else unbiased_divergence(key, model.dim)
+    return density._variant(model=model, divergence=divergence)
+
+
+def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str, Any]]:
+    """A guide from a fitted density, for `SVI`, `Predictive` and importance sampling; its weights train on from the fit.
+
+    Args:
+        density: over named values, which are the guide's sites, or else over the one site `name`; if conditional, with its
+            context.
+        name: of the joint site of named values, which is auxiliary, or of the one site; the weights are `name$params`.
+
+    Returns:
+        A guide, which takes whatever arguments the model takes and returns values by name.
+
+    Raises:
+        TypeError, ValueError: as `flow_module`.
+    """
+    _check_density("as_guide", density)
+
+    def guide(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        flow = flow_module(name, density)
+        if flow.sites is None:
+            return {name: numpyro.sample(name, flow)}
+        values = flow.unpack(numpyro.sample(name, flow, infer={"is_auxiliary": True}))
+        event_dims = {site: len(shape) for site, shape in zip(*flow.sites, strict=True)}
+        return {
+            site: numpyro.sample(site, dist.Delta(value, event_dim=event_dims[site])) for site, value in values.items()
+        }
+
+    return guide
+
+
+class AutoFlow(AutoContinuous):
+    r"""A guide for any model with continuous latent variables: a probability flow over all of them, on the real line.
+
+    The posterior is the image of $N(0, I)$ under an ODE whose network starts at zero, then scaled by `<prefix>_scale` and
+    moved by `<prefix>_loc`: training starts at a diagonal normal guide. Samples are reparametrised, and come with their
+    log density from the same solve. The divergence is that of `flow_module`.
+
+    Args:
+        model: a numpyro model.
+        prefix: of the names of parameters and of the auxiliary site.
+        init_loc_fn: as in numpyro's automatic guides.
+        init_scale: standard deviation to start at, in unconstrained units.
+        network: the vector field; by default a `ResidualMLP` of width 64.
+        solver: how the ODE is solved; `FixedStep(8)` by default.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        prefix: str = "auto",
+        init_loc_fn: Callable[..., Any] = init_to_uniform,
+        init_scale: float = 1.0,
+        network: AbstractNetwork | None = None,
+        solver: AbstractSolver | None = None,
+    ):
+        if not init_scale > 0.0:
+            raise ValueError(f"AutoFlow expected `init_scale` above 0; got {init_scale}. Fix: init_scale=1.0")
+        self._init_scale = init_scale
+        self._network = network
+        self._solver = FixedStep(8) if solver is None else solver
+        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        dim = self.latent_dim
+        if self._network is None:
+            key: Any = numpyro.prng_key()
+            self._network = ResidualMLP(key, dim, width=64)
+        elif (self._network.dim, self._network.context_dim) != (dim, 0):
+            raise ValueError(
+                f"AutoFlow expected a `network` for the {dim} unconstrained coordinates of this model and no context; got one "
+                f"for {self._network.dim} and {self._network.context_dim}. Fix: network=None"
+            )
+
+    def _get_posterior(self) -> FlowDensity:
+        dim = self.latent_dim
+        location: Any = numpyro.param(f"{self.prefix}_loc", self._init_latent)
+        scale: Any = numpyro.param(
+            f"{self.prefix}_scale", jnp.full(dim, self._init_scale), constraint=constraints.softplus_positive
+        )
+        network: Any = self._network
+        model = Flow(
+            network=network,
+            path=Trigonometric(),
+            scaling=Scaling(location, scale, constraints.real, (dim,)),
+            context_scaling=Scaling(np.zeros(0), np.ones(0), constraints.real, (0,)),
+            reach=jnp.asarray(REACH * np.sqrt(dim)),
+        )
+        return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))
+
+    def get_posterior(self, params: dict[str, Any]) -> FlowDensity:
+        """The density of the unconstrained latent variables, with its exact divergence; `fit_divergence` distils it."""
+        posterior: Any = handlers.substitute(self._get_posterior, data=params)()
+        return posterior.with_divergence(ExactDivergence())
+
+    def get_base_dist(self) -> dist.Distribution:
+        """Standard normal, of the unconstrained latent variables' dimension."""
+        return dist.Normal(0.0, 1.0).expand((self.latent_dim,)).to_event(1)
+
+
+def _check_density(caller: str, density: object) -> None:
+    if not isinstance(density, FlowDensity):
+        raise TypeError(
+            f"{caller} expected `density` of type FlowDensity; got {type(density).__name__}. "
+            "Fix: density, report = fd.fit_flow(key, data)"
+        )
+    if density.context is None:
+        raise ValueError(
+            f"{caller} expected `density` with its context, of shape {density.context_shape}; this conditional density has "
+            "not been given one. Fix: density.given(context)"
+        )
