@@ -46,6 +46,9 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/divergence.py
+	$(BIN)/python benchmarks/likelihoods.py
+	$(BIN)/python benchmarks/reparam.py
+	$(BIN)/python benchmarks/guides.py
 
 clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

@@ -17,6 +17,8 @@ from scipy.stats import multivariate_normal
 
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling, standardise
+from flowdensity.data.sites import Sites
+from flowdensity.data.supports import joint
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -167,6 +169,37 @@ def conditional_gaussian_log_prob(x: np.ndarray, context: np.ndarray) -> np.ndar
     away = x - GAUSSIAN_MEAN - context @ SLOPE.T
     distance = np.einsum("...i,ij,...j->...", away, np.linalg.inv(GAUSSIAN_COVARIANCE), away)
     return -0.5 * distance - 0.5 * np.linalg.slogdet(2.0 * np.pi * GAUSSIAN_COVARIANCE)[1]
+
+
+NAMED = Sites(("a", "tau", "v"), ((), (), (2,)))
+"""Of the Gaussian of named values below: a real number, a positive one, and a positive vector."""
+NAMED_CONTEXT = Sites(("s", "t"), ((2,), ()))
+"""Of its contexts."""
+NAMED_MEAN = np.array([0.5, -0.4, 0.2, 0.0])
+NAMED_COVARIANCE = 0.2 * np.array(
+    [[1.0, 0.5, 0.0, 0.2], [0.5, 1.5, 0.3, 0.0], [0.0, 0.3, 0.8, -0.2], [0.2, 0.0, -0.2, 1.0]]
+)
+NAMED_SLOPE = np.array([[0.8, -0.3, 0.0], [0.2, 0.5, -0.4], [0.0, 0.0, 0.3], [-0.2, 0.1, 0.0]])
+
+
+def named_flow(*, conditional: bool = False) -> GaussianFlow:
+    """Named values of which `a` and the logarithms of `tau` and `v` are jointly Gaussian; given `s` and `t`, or as they are."""
+    flow = GaussianFlow(NAMED_MEAN, NAMED_COVARIANCE, NAMED_SLOPE if conditional else None)
+    support = joint([constraints.real, constraints.positive, constraints.positive], NAMED.shapes)
+    scaling = Scaling(NAMED_MEAN, np.ones(4), support, (4,), NAMED)
+    contexts = Scaling(np.zeros(3), np.ones(3), constraints.real, (3,), NAMED_CONTEXT)
+    flow = eqx.tree_at(lambda m: m.scaling, flow, scaling)
+    return eqx.tree_at(lambda m: m.context_scaling, flow, contexts) if conditional else flow
+
+
+def named_log_prob(event: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    """Closed form of its log density, batch axes broadcast."""
+    event = np.asarray(event, np.float64)
+    logs = np.log(event[..., 1:])
+    away = np.concatenate([event[..., :1], logs], axis=-1) - NAMED_MEAN
+    away = away if context is None else away - np.asarray(context, np.float64) @ NAMED_SLOPE.T
+    distance = np.einsum("...i,ij,...j->...", away, np.linalg.inv(NAMED_COVARIANCE), away)
+    return -0.5 * distance - 0.5 * np.linalg.slogdet(2.0 * np.pi * NAMED_COVARIANCE)[1] - logs.sum(-1)
 
 
 def random_flow(

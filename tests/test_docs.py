@@ -7,8 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import numpyro.infer
+import optax
 import pytest
+import xarray as xr
 from conftest import small_network
+from numpyro.distributions import constraints
 
 import flowdensity as fd
 from flowdensity.training import divergence, prepare
@@ -48,12 +51,19 @@ def namespace():
         names = {}
         exec(BLOCKS[0], names)
         theta = np.random.default_rng(0).normal(size=2500)
+        chains = theta.reshape(2, 1250)
         yield names | {
             "key": jax.random.key(2),
             "data": names["population"],
             "theta": theta,
             "velocity": lambda t, x, context: 0.5 * x,
             "x": theta + 1.0,
+            "constraints": constraints,
+            "idata": xr.Dataset(
+                {name: (("chain", "draw"), value) for name, value in (("mu", chains), ("tau", np.exp(chains)))}
+            ),
+            "optax": optax,
+            "SVI": numpyro.infer.SVI,
         }
 
 
@@ -74,6 +84,12 @@ def test_readme_blocks_run(namespace, block):
         mcmc = names["MCMC"](names["NUTS"](names["model"]))
         mcmc.run(names["key"], observed=np.zeros(3))
         assert mcmc.get_samples()["theta"].shape == (20,)
+    if "sample_sites" in block:
+        mcmc = names["MCMC"](names["NUTS"](names["model"]))
+        mcmc.run(names["key"], y=0.5)
+        assert (mcmc.get_samples()["tau"] > 0.0).all()
+    if "AutoFlow" in block:
+        assert np.isfinite(names["svi"].run(names["key"], 3, y=np.zeros(2), progress_bar=False).losses).all()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -29,7 +29,7 @@ REACH = 8.0
 def flow_module(name: str, density: FlowDensity) -> FlowDensity:
     """Register the weights of a density's network as parameters, in a guide or a model: they are trained from where they are.
 
-    A distilled divergence would be stale after a step. The density that comes back has its exact one in up to eight
+    A distilled divergence would be stale after a step. The density that comes back has its exact one in up to sixteen
     dimensions and above a fresh Hutchinson probe in every step, which leaves the gradient of an ELBO unbiased. When the
     training is done, `fit_divergence` distils it.
 
@@ -113,20 +113,20 @@ class AutoFlow(AutoContinuous):
         if not init_scale > 0.0:
             raise ValueError(f"AutoFlow expected `init_scale` above 0; got {init_scale}. Fix: init_scale=1.0")
         self._init_scale = init_scale
-        self._network = network
+        self.network = network
         self._solver = FixedStep(8) if solver is None else solver
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         dim = self.latent_dim
-        if self._network is None:
+        if self.network is None:
             key: Any = numpyro.prng_key()
-            self._network = ResidualMLP(key, dim, width=64)
-        elif (self._network.dim, self._network.context_dim) != (dim, 0):
+            self.network = ResidualMLP(key, dim, width=64)
+        elif (self.network.dim, self.network.context_dim) != (dim, 0):
             raise ValueError(
                 f"AutoFlow expected a `network` for the {dim} unconstrained coordinates of this model and no context; got one "
-                f"for {self._network.dim} and {self._network.context_dim}. Fix: network=None"
+                f"for {self.network.dim} and {self.network.context_dim}. Fix: network=None"
             )
 
     def _get_posterior(self) -> FlowDensity:
@@ -135,7 +135,7 @@ class AutoFlow(AutoContinuous):
         scale: Any = numpyro.param(
             f"{self.prefix}_scale", jnp.full(dim, self._init_scale), constraint=constraints.softplus_positive
         )
-        network: Any = self._network
+        network: Any = self.network
         model = Flow(
             network=network,
             path=Trigonometric(),

@@ -13,7 +13,7 @@ from ..models.flows import AbstractProbabilityFlow
 from .exact import ExactDivergence
 from .interface import AbstractDivergence
 
-EXACT = 8
+EXACT = 16
 """Dimension up to which a model in training has its exact divergence: above, a probe is cheaper than its noise is dear."""
 
 Probes = Literal["rademacher", "gaussian"]
@@ -105,7 +105,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
 def unbiased_divergence(key: Key, dim: int) -> AbstractDivergence:
     """What a model that is still being trained uses, for which a distilled divergence would be stale after a step.
 
-    Exact in up to eight dimensions and one probe above, which leaves gradients unbiased if every step has a fresh key
+    Exact in up to sixteen dimensions and one probe above, which leaves gradients unbiased if every step has a fresh key
     (Grathwohl et al. 2019, arXiv 1810.01367).
     """
     return ExactDivergence() if dim <= EXACT else HutchinsonDivergence(key)

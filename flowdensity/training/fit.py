@@ -166,7 +166,7 @@ def fit_likelihood(
     r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distil its divergence.
 
     Each step solves the ODE for a batch of rows and differentiates through it (Grathwohl et al. 2019, "FFJORD",
-    arXiv 1810.01367), with the exact divergence in up to eight dimensions and a fresh Hutchinson probe for every row above.
+    arXiv 1810.01367), with the exact divergence in up to sixteen dimensions and a fresh Hutchinson probe for every row above.
     This takes far longer a step than `fit_flow`; what it is for is a model that is there already, whose likelihood a short
     run can improve. Without a `model` it starts from the fitted Gaussian.
 

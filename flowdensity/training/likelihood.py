@@ -33,7 +33,7 @@ def maximise_likelihood(
 ) -> tuple[Model, History]:
     """Maximise the mean log density of a whitened table, stopping early on held-out rows.
 
-    A distilled divergence would be stale after a step. The exact one is used in up to eight dimensions and above a fresh
+    A distilled divergence would be stale after a step. The exact one is used in up to sixteen dimensions and above a fresh
     probe for every row, which leaves the gradient unbiased (Grathwohl et al. 2019, arXiv 1810.01367).
 
     Args:

@@ -2,18 +2,23 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pandas as pd
 import pytest
 from numpyro.distributions import constraints
-from references import gaussian_flow, patch_everywhere, untrained_flow
+from references import EPS32, gaussian_flow, patch_everywhere, untrained_flow
 
 import flowdensity as fd
-from flowdensity.data.tables import Sample, context_table, event_table
+from flowdensity.data.scaling import fit_scaling, standardise
+from flowdensity.data.sites import Sites
+from flowdensity.data.tables import Sample, context_table, effective_rows, event_table, weight_table
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2))
 CONTEXTS = np.random.default_rng(1).normal(size=(10, 3))
+NAMED = {"a": ROWS[:, 0], "b": ROWS, "tau": np.exp(ROWS[:, 1])}
 
 
 def put(table: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarray:
@@ -86,6 +91,168 @@ BAD = {
     ),
     "context strings": (TypeError, "context", "<U", ROWS, {"context": np.array(["a"] * 10)}),
     "context objects": (TypeError, "context", "object", ROWS, {"context": np.array([object()] * 10)}),
+    "named nan": (
+        ValueError,
+        r"data\['b'\]",
+        r"nan at index \(3, 1\), and 1 such rows of 10",
+        NAMED | {"b": put(ROWS, (3, 1), np.nan)},
+        {},
+    ),
+    "named off its support": (
+        ValueError,
+        r"data\['tau'\]",
+        r"Positive.*got -1\.0 at index \(4,\), and 1 such entries",
+        NAMED | {"tau": put(NAMED["tau"], (4,), -1.0)},
+        {"support": {"tau": constraints.positive}},
+    ),
+    "named off its simplex": (
+        ValueError,
+        r"data\['b'\]",
+        r"Simplex.*at index \(0,\), and 10 such entries",
+        NAMED,
+        {"support": {"b": constraints.simplex}},
+    ),
+    "named numbers for a vector support": (
+        ValueError,
+        r"data\['a'\]",
+        r"at least 1 axes.*got shape \(10,\)",
+        NAMED,
+        {"support": {"a": constraints.ordered_vector}},
+    ),
+    "named constant": (
+        ValueError,
+        r"data\['b'\]",
+        "constant column, 1 of 2",
+        NAMED | {"b": put(ROWS, np.s_[:, 1], 3.0)},
+        {},
+    ),
+    "named strings": (TypeError, r"data\['a'\]", "<U", NAMED | {"a": np.array(["x"] * 10)}, {}),
+    "named number": (ValueError, r"data\['a'\]", r"got \(\)", NAMED | {"a": 1.0}, {}),
+    "named rows that disagree": (
+        ValueError,
+        "data",
+        r"as many rows of each site.*got \{'a': 9, 'b': 10, 'tau': 10\}",
+        NAMED | {"a": ROWS[:9, 0]},
+        {},
+    ),
+    "no names": (ValueError, "data", "named values; got none", {}, {}),
+    "a frame off its support": (
+        ValueError,
+        r"data\['y'\]",
+        r"at index \(2,\)",
+        pd.DataFrame({"x": ROWS[:, 0], "y": put(NAMED["tau"], (2,), -2.0)}),
+        {"support": {"y": constraints.positive}},
+    ),
+    "support of another name": (
+        ValueError,
+        "support",
+        r"names among \['a', 'b', 'tau'\].*got \['sigma'\]",
+        NAMED,
+        {"support": {"sigma": constraints.positive}},
+    ),
+    "a list of supports for names": (
+        ValueError,
+        "support",
+        "got list",
+        NAMED,
+        {"support": [constraints.real] * 4},
+    ),
+    "supports by name without names": (
+        ValueError,
+        "support",
+        r"`data` has no names; got a dict with \['a'\]",
+        ROWS,
+        {"support": {"a": constraints.positive}},
+    ),
+    "too few supports": (
+        ValueError,
+        "support",
+        r"got 1 for events of shape \(2,\)",
+        ROWS,
+        {"support": [constraints.positive]},
+    ),
+    "supports of a matrix's coordinates": (
+        ValueError,
+        "support",
+        r"got 2 for events of shape \(1, 2\)",
+        ROWS[:, None],
+        {"support": [constraints.real] * 2},
+    ),
+    "one coordinate off its support": (
+        ValueError,
+        r"data\[:, 1\]",
+        r"Positive.*at index \(5,\), and 1 such entries",
+        put(np.abs(ROWS), (5, 1), -0.5),
+        {"support": [constraints.real, constraints.positive]},
+    ),
+    "a vector support for a coordinate": (
+        ValueError,
+        r"data\[:, 0\]",
+        "at least 1 axes",
+        ROWS,
+        {"support": [constraints.simplex, constraints.real]},
+    ),
+    "a support that is a number": (TypeError, "support", "constraint of numpyro; got float", ROWS, {"support": 1.0}),
+    "one support that is none": (
+        TypeError,
+        r"support\[1\]",
+        "constraint of numpyro; got NoneType",
+        ROWS,
+        {"support": [constraints.real, None]},
+    ),
+    "one named support that is none": (
+        TypeError,
+        r"support\['a'\]",
+        "constraint of numpyro; got str",
+        NAMED,
+        {"support": {"a": "positive"}},
+    ),
+    "a circle": (ValueError, "support", "two ends; got Circular", ROWS, {"support": constraints.circular}),
+    "integers by name": (
+        ValueError,
+        r"support\['tau'\]",
+        "continuous.*IntegerNonnegative",
+        NAMED,
+        {"support": {"tau": constraints.nonnegative_integer}},
+    ),
+    "named context rows": (
+        ValueError,
+        r"context\['t'\]",
+        r"\(10, \.\.\.\).*got \(9,\)",
+        ROWS,
+        {"context": {"s": CONTEXTS, "t": CONTEXTS[:9, 0]}},
+    ),
+    "named context nan": (
+        ValueError,
+        r"context\['s'\]",
+        r"\(5, 2\)",
+        ROWS,
+        {"context": {"s": put(CONTEXTS, (5, 2), np.nan)}},
+    ),
+    "weights of other rows": (ValueError, "weights", r"\(10,\).*got \(9,\)", ROWS, {"weights": np.ones(9)}),
+    "a column of weights": (ValueError, "weights", r"got \(10, 1\)", ROWS, {"weights": np.ones((10, 1))}),
+    "a weight below zero": (
+        ValueError,
+        "weights",
+        r"least weight of -0\.5",
+        ROWS,
+        {"weights": put(np.ones(10), (3,), -0.5)},
+    ),
+    "a weight that is not finite": (
+        ValueError,
+        "weights",
+        r"nan at index \(3,\)",
+        ROWS,
+        {"weights": put(np.ones(10), (3,), np.nan)},
+    ),
+    "one weight above zero": (
+        ValueError,
+        "weights",
+        "two above it; got .* and 1 that are not zero",
+        ROWS,
+        {"weights": np.eye(10)[0]},
+    ),
+    "weights that are words": (TypeError, "weights", "<U", ROWS, {"weights": np.array(["a"] * 10)}),
 }
 
 
@@ -185,3 +352,121 @@ def test_rows_are_drawn_with_their_contexts():
     counts = np.bincount(np.asarray(drawn.states[:, 0] / 2, int), minlength=10)
     # Binomial(3000, 1/10): standard deviation 16.4.
     assert np.all(np.abs(counts - 300) < 4.5 * 16.4)
+
+
+# Names, and supports for each of them ---------------------------------------------------------------
+
+
+def test_named_values_lie_behind_each_other():
+    table = event_table("fit_flow", NAMED, {"tau": constraints.positive})
+    assert table.rows.dtype == np.float64
+    assert table.sites == Sites(("a", "b", "tau"), ((), (2,), ()))
+    np.testing.assert_array_equal(table.rows, np.column_stack([NAMED["a"], NAMED["b"], NAMED["tau"]]))
+    # Those that are left out are real.
+    np.testing.assert_array_equal(
+        table.support(np.array([[-1.0, -1.0, -1.0, 1.0], [1.0, 1.0, 1.0, -1.0]])), [True, False]
+    )
+
+
+def test_one_support_is_that_of_every_name():
+    table = event_table("fit_flow", {name: np.abs(rows) for name, rows in NAMED.items()}, constraints.positive)
+    np.testing.assert_array_equal(table.support(np.ones((4, 4)) - 2.0 * np.eye(4)), [False] * 4)
+    assert bool(table.support(np.ones((1, 4)))[0])
+
+
+def test_supports_of_the_coordinates_are_those_of_names():
+    rows = np.column_stack([ROWS[:, 0], NAMED["tau"]])
+    listed = event_table("fit_flow", rows, [constraints.real, constraints.positive])
+    named = event_table("fit_flow", {"a": ROWS[:, 0], "tau": NAMED["tau"]}, {"tau": constraints.positive})
+    np.testing.assert_array_equal(listed.rows, named.rows)
+    assert listed.support == named.support
+    assert listed.sites is None
+
+
+def test_named_contexts_lie_behind_each_other():
+    table = context_table("fit_flow", {"s": CONTEXTS, "t": ROWS[:, 0]}, 10)
+    assert table.sites == Sites(("s", "t"), ((3,), ()))
+    np.testing.assert_array_equal(table.rows, np.column_stack([CONTEXTS, ROWS[:, 0]]))
+
+
+# Weights ----------------------------------------------------------------------------------------------
+
+COUNTS = np.array([3, 1, 0, 2, 1, 5, 0, 1, 4, 2])
+"""Weights of the ten rows; as often is each row in REPEATED."""
+REPEATED = np.repeat(ROWS, COUNTS, axis=0)
+
+
+def test_weights_are_put_on_a_sum_of_one():
+    weights = weight_table("fit_flow", COUNTS, 10)
+    assert weights.dtype == np.float64
+    np.testing.assert_allclose(weights, COUNTS / COUNTS.sum(), rtol=1e-15)
+    assert weight_table("fit_flow", None, 10) is None
+
+
+def test_rows_are_drawn_as_often_as_they_weigh():
+    weights = jnp.asarray(COUNTS / COUNTS.sum(), float)
+    states = jnp.arange(10.0)[:, None]
+    sample = Sample(states, 10.0 * states, weights)
+    drawn = jax.jit(lambda key: sample.draw(key, 10_000))(jr.key(0))
+    assert drawn.weights is None
+    np.testing.assert_array_equal(drawn.contexts, 10.0 * drawn.states)
+    counts = np.bincount(np.asarray(drawn.states[:, 0], int), minlength=10)
+    p = COUNTS / COUNTS.sum()
+    # Binomial; rows that weigh nothing never come.
+    assert np.all(np.abs(counts - 10_000 * p) <= 4.5 * np.sqrt(10_000 * p * (1.0 - p)))
+    taken = sample.take(jnp.array([5, 2]))
+    np.testing.assert_array_equal(taken.weights, weights[jnp.array([5, 2])])
+    np.testing.assert_array_equal(taken.states, [[5.0], [2.0]])
+
+
+def test_effective_rows_are_kishs():
+    assert effective_rows(np.full(50, 0.02)) == 50
+    assert effective_rows(3.0 * np.repeat([1.0, 0.0], [30, 70])) == 30
+    assert effective_rows(COUNTS) == round(19**2 / np.sum(COUNTS**2)) == 6
+    assert effective_rows(np.array([1.0, 1e-9])) == 2  # fewer could not be split
+    states = jnp.zeros((10, 1))
+    assert Sample(states, states).effective == 10
+    assert Sample(states, states, jnp.asarray(COUNTS / 19.0)).effective == 6
+
+
+@pytest.mark.parametrize("dim", [2, 300])
+def test_weighted_whitening_is_that_of_repeated_rows(dim):
+    """Up to the shrinkage of the correlations, which knows how many rows there are; not so above 256 dimensions."""
+    rows = np.random.default_rng(5).normal(size=(10, dim)) @ np.triu(np.ones((dim, dim)))
+    weighted, white = fit_scaling(rows, weights=COUNTS / COUNTS.sum())
+    repeated, again = fit_scaling(np.repeat(rows, COUNTS, axis=0))
+    # Rounded to float32 after sums in float64 in another order.
+    np.testing.assert_allclose(weighted.location, repeated.location, rtol=2.0 * EPS32, atol=EPS32)
+    for scaling in (weighted, repeated):
+        scale = np.asarray(scaling.scale, np.float64)
+        deviations = scale if dim > 256 else np.sqrt(np.diag(scale @ scale.T))
+        np.testing.assert_allclose(deviations, np.repeat(rows, COUNTS, axis=0).std(0), rtol=8.0 * EPS32)
+    np.testing.assert_allclose(COUNTS @ white / 19.0, 0.0, atol=1e-12)
+    if dim > 256:
+        np.testing.assert_allclose(np.repeat(white, COUNTS, axis=0), again, rtol=1e-11, atol=1e-11)
+
+
+def test_weighted_contexts_are_standardised_as_repeated_rows():
+    weighted, white = standardise(ROWS, weights=COUNTS / COUNTS.sum())
+    repeated, again = standardise(REPEATED)
+    np.testing.assert_allclose(np.repeat(white, COUNTS, axis=0), again, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(weighted.scale, repeated.scale, rtol=2.0 * EPS32)
+
+
+def test_rows_that_weigh_nothing_are_as_if_they_were_not_there():
+    """The shrinkage too, which depends on the number of rows."""
+    rows = np.random.default_rng(6).normal(size=(30, 3)) @ np.triu(np.ones((3, 3)))
+    keep = np.arange(30) % 3 > 0
+    weighted, white = fit_scaling(rows, weights=keep / keep.sum())
+    kept, expected = fit_scaling(rows[keep])
+    np.testing.assert_allclose(white[keep], expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(weighted.scale, kept.scale, rtol=2.0 * EPS32, atol=2.0 * EPS32)
+
+
+def test_equal_weights_are_no_weights():
+    for fit in (lambda w: fit_scaling(ROWS, weights=w), lambda w: standardise(ROWS, weights=w)):
+        scaling, white = fit(None)
+        equal, again = fit(weight_table("fit_flow", np.full(10, 7.0), 10))
+        np.testing.assert_allclose(again, white, rtol=1e-12, atol=1e-12)
+        for name in ("location", "scale", "log_scale"):
+            np.testing.assert_allclose(getattr(equal, name), getattr(scaling, name), rtol=2.0 * EPS32, atol=2.0 * EPS32)

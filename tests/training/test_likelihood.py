@@ -13,7 +13,8 @@ from scipy.stats import multivariate_normal
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.training.likelihood import EXACT, negative_log_likelihood
+from flowdensity.divergence.stochastic import EXACT
+from flowdensity.training.likelihood import negative_log_likelihood
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:

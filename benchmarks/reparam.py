@@ -1,0 +1,123 @@
+"""When to sample a learned prior through its noise: weak, medium and strong data, one mode and six.
+
+    python benchmarks/reparam.py            # about twenty minutes on two cores; resumes
+    python benchmarks/reparam.py --cached   # only the table, from the cells that are there
+
+Writes the table of docs/in-a-model.md.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from mixtures import Mixture
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS
+from tables import cell, is_cached, markdown, provenance, replace_block
+
+import flowdensity as fd
+
+DIM = 8
+NOISES = {"weak": 3.0, "medium": 0.5, "strong": 0.05}
+"""Standard deviation of the noise on every coordinate, in units of that coordinate's standard deviation under the prior."""
+WAYS = {"FlowReparam": {"theta": fd.FlowReparam()}, "log_prob": {}}
+WARMUP, SAMPLES = 500, 1000
+
+
+def one_mode(count: int, seed: int) -> np.ndarray:
+    """A bent ridge: each coordinate follows the square of the one before."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.normal(size=count)]
+    for _ in range(DIM - 1):
+        columns.append(0.4 * (np.square(columns[-1]) - 1.0) + 0.6 * rng.normal(size=count))
+    return np.stack(columns, 1)
+
+
+def six_modes(count: int, seed: int) -> np.ndarray:
+    """The mixture of the accuracy tables."""
+    return Mixture(DIM, 0).sample(count, seed)
+
+
+PRIORS = {"one mode": one_mode, "six modes": six_modes}
+
+
+def compare(prior: str) -> dict:
+    """Effective draws a second and R-hat, both ways, for each strength of the data."""
+    draw = PRIORS[prior]
+    data = draw(20_000, 1000)
+    density, _ = fd.fit_flow(jr.key(0), data)
+    truth, scale = draw(1, 7)[0], data.std(0)
+    result: dict = {}
+    for strength, noise in NOISES.items():
+        observed = truth + noise * scale * np.random.default_rng(11).normal(size=DIM)
+
+        def model(observed: np.ndarray = observed, noise: float = noise) -> None:
+            theta = numpyro.sample("theta", density)
+            numpyro.sample("y", dist.Normal(theta, noise * jnp.asarray(scale)).to_event(1), obs=jnp.asarray(observed))
+
+        result[strength] = {}
+        for way, config in WAYS.items():
+            mcmc = MCMC(
+                NUTS(reparam(model, config=config)),
+                num_warmup=WARMUP,
+                num_samples=SAMPLES,
+                num_chains=4,
+                chain_method="vectorized",
+                progress_bar=False,
+            )
+            mcmc.run(jr.key(0), extra_fields=("diverging", "num_steps"))  # compiles
+            np.asarray(mcmc.get_samples()["theta"])
+            started = time.monotonic()
+            mcmc.run(jr.key(1), extra_fields=("diverging", "num_steps"))
+            draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
+            seconds = time.monotonic() - started
+            columns = [draws[..., i] for i in range(DIM)]
+            ess = float(min(effective_sample_size(column) for column in columns))
+            result[strength][way] = {
+                "ess": ess,
+                "r_hat": float(max(split_gelman_rubin(column) for column in columns)),
+                "seconds": seconds,
+                "leapfrogs": float(np.mean(mcmc.get_extra_fields()["num_steps"])),
+                "divergences": int(np.sum(mcmc.get_extra_fields()["diverging"])),
+            }
+            print(prior, strength, way, result[strength][way], flush=True)
+    return result
+
+
+def table(cells: dict[str, dict]) -> str:
+    """The table as Markdown, of the cells that there are."""
+    rows = []
+    for prior, c in cells.items():
+        for strength in NOISES:
+            row = [f"{prior}, {strength} data"]
+            for way in WAYS:
+                run = c[strength][way]
+                row += [f"{run['ess'] / run['seconds']:.1f}", f"{run['r_hat']:.3f}", f"{run['leapfrogs']:.0f}"]
+            rows.append(row)
+    header = [""] + [
+        f"`{way}`: {column}" for way in WAYS for column in ("effective draws a second", "R-hat", "leapfrogs")
+    ]
+    return "\n\n".join([markdown(header, rows), provenance("python benchmarks/reparam.py", cells.values())])
+
+
+def main() -> None:
+    """Compute the cells that are missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cached", action="store_true", help="compute nothing; write the table of the cells there are")
+    args = parser.parse_args()
+    cells = {}
+    for prior in PRIORS:
+        file = f"reparam/{prior.replace(' ', '-')}"
+        if not args.cached or is_cached(file):
+            cells[prior] = cell(file, lambda prior=prior: compare(prior))
+    replace_block(Path("docs/in-a-model.md"), "reparam", table(cells))
+
+
+if __name__ == "__main__":
+    main()
