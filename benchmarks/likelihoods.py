@@ -7,6 +7,7 @@ Writes docs/likelihoods.md.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,8 +106,10 @@ def simulate(problem: Problem, key: Any, count: int, observations: int) -> tuple
     return values, problem.known(values).sample(last, (observations,)).swapaxes(0, 1)
 
 
-def learn(problem: Problem) -> fd.FlowDensity:
+@functools.cache
+def learn(name: str) -> fd.FlowDensity:
     """p(y | parameters) from one observation for each of 30,000 parameters, by the defaults of `fit_flow`."""
+    problem = PROBLEMS[name]
     values, y = simulate(problem, jr.key(0), SIMULATIONS, 1)
     return fd.fit_flow(jr.key(1), np.asarray(y[:, 0]), {n: np.asarray(v) for n, v in values.items()})[0]
 
@@ -134,7 +137,7 @@ def posterior(problem: Problem, likelihood: Given, key: Any, y: Any, warmup: int
 def single(name: str) -> dict:
     """Five data sets: posterior means and deviations under the learned and the known likelihood; then ranks."""
     problem = PROBLEMS[name]
-    learned = learn(problem)
+    learned = learn(name)
     truths, sets = simulate(problem, jr.key(2), SETS, problem.observations)
     result: dict = {"mean gap": [], "deviation ratio": []}
     for row in range(5):
@@ -167,8 +170,7 @@ def single(name: str) -> dict:
 
 def hierarchy() -> dict:
     """Fifty groups with a normal population: its mean and deviation under the learned and the known likelihood."""
-    problem = PROBLEMS["linear-Gaussian"]
-    learned, groups = learn(problem), 50
+    problem, learned, groups = PROBLEMS["linear-Gaussian"], learn("linear-Gaussian"), 50
     result: dict = {"mean gap": [], "deviation ratio": []}
     for seed in range(3):
         rng = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
     # numpy stays numpy: tables are checked in float64 whatever JAX's precision.
     xp = np if isinstance(vector, np.ndarray) else jnp
     pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
-    return [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return [piece.reshape((*piece.shape[:-1], *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def join(pieces: Sequence[Any], shapes: Shapes) -> Any:
@@ -38,11 +38,6 @@ class Sites(NamedTuple):
 
     names: tuple[str, ...]
     shapes: Shapes
-
-    @property
-    def size(self) -> int:
-        """Length of the vector."""
-        return sum(prod(shape) for shape in self.shapes)
 
     def pack(self, caller: str, values: Mapping[str, ArrayLike]) -> Float[Array, "*batch size"]:
         """The vector of some values, whose leading axes broadcast against each other.

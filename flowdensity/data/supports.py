@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
@@ -25,12 +26,14 @@ class _Joint(constraints.Constraint):
         self.parts = tuple(parts)
         self.shapes = tuple(shapes)
 
-    def __call__(self, x: ArrayLike) -> Array:
+    def __call__(self, x: ArrayLike) -> Any:
+        # As numpyro's own: numpy stays numpy, so that constants are checked under jit too.
+        xp = np if isinstance(x, np.ndarray) else jnp
         inside = [
-            jnp.all(jnp.asarray(part(piece)), axis=tuple(range(part.event_dim - len(shape), 0)))
+            xp.all(xp.asarray(part(piece)), axis=tuple(range(part.event_dim - len(shape), 0)))
             for part, shape, piece in zip(self.parts, self.shapes, split(x, self.shapes), strict=True)
         ]
-        return jnp.all(jnp.stack(inside, axis=-1), axis=-1)
+        return xp.all(xp.stack(inside, axis=-1), axis=-1)
 
     def feasible_like(self, prototype: ArrayLike) -> Array:
         pieces = split(prototype, self.shapes)

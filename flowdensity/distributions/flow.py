@@ -1,5 +1,6 @@
 """A probability flow as a numpyro distribution."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
+from numpyro.distributions.batch_util import _default_promote_batch_shape, promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .. import solving
@@ -166,8 +169,8 @@ class FlowDensity(dist.Distribution):
 
     # numpyro's interface -------------------------------------------------------------------------
 
-    @property
-    def support(self) -> constraints.Constraint:
+    @constraints.dependent_property(is_discrete=False)  # type: ignore[arg-type]
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
         support = self.model.scaling.support
         if support is constraints.real and self.event_dim <= 2:
             # By the names that numpyro's own distributions have for them, which mixtures compare.
@@ -291,7 +294,7 @@ class FlowDensity(dist.Distribution):
         return value
 
 
-def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Array | None:
+def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
     """`context` with its own axes flattened into one, empty for an unconditional model; None where it is missing."""
     size = model.context_scaling.dim
     shape = model.context_shape
@@ -312,7 +315,8 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
             )
         context = sites.pack("FlowDensity", context)
     try:
-        array = jnp.asarray(context, float)
+        # numpy stays numpy, so that numpyro can validate constants under jit.
+        array = (np if isinstance(context, np.ndarray) else jnp).asarray(context, jnp.result_type(float))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"FlowDensity expected `context` as an array of real numbers; got {type(context).__name__}. "
@@ -327,6 +331,16 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
     return array.reshape(*array.shape[:leading], size)
 
 
+@promote_batch_shape.register(FlowDensity)  # type: ignore[arg-type]
+def _promote_batch_shape(density: Any) -> Any:
+    """What numpyro's `scan` makes of a density: a copy of everything for each step, of which contexts are a batch."""
+    promoted: Any = _default_promote_batch_shape(density)
+    axes = len(promoted.batch_shape) - len(density.batch_shape)
+    # A model has no batch axes, and what a step does not sample is the same in all of them.
+    promoted._arrays = jax.tree.map(lambda leaf: leaf[(0,) * axes], density._arrays)
+    return promoted
+
+
 # One compiled function each, so that a call outside `jit` compiles once and not once a call. -----------
 
 
@@ -336,10 +350,11 @@ def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
     event_shape = array.shape[array.ndim - event_dim :]
     if not batch:
         return one(array, context)
-    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(-1, *event_shape)
+    count = math.prod(batch)
+    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(count, *event_shape)
     shared = context.ndim == 1
     if not shared:
-        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(-1, context.shape[-1])
+        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(count, context.shape[-1])
     out = jax.vmap(one, in_axes=(0, None if shared else 0))(array, context)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
 

@@ -150,10 +150,6 @@ class AutoFlow(AutoContinuous):
         posterior: Any = handlers.substitute(self._get_posterior, data=params)()
         return posterior.with_divergence(ExactDivergence())
 
-    def get_base_dist(self) -> dist.Distribution:
-        """Standard normal, of the unconstrained latent variables' dimension."""
-        return dist.Normal(0.0, 1.0).expand((self.latent_dim,)).to_event(1)
-
 
 def _check_density(caller: str, density: object) -> None:
     if not isinstance(density, FlowDensity):

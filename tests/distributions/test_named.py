@@ -1,7 +1,5 @@
 """A density of named values: in a model, and given a context by name."""
 
-import inspect
-
 import arviz
 import jax
 import jax.numpy as jnp
@@ -26,8 +24,9 @@ from references import (
 )
 
 import flowdensity as fd
+from flowdensity.data.tables import event_table
 
-SOLVER = fd.FixedStep(8)
+SOLVER = fd.FixedStep(4)
 SHAPES = dict(zip(*NAMED, strict=True))
 
 
@@ -57,25 +56,37 @@ def test_it_knows_its_sites_and_their_supports():
     np.testing.assert_array_equal(density().pack(named), event)
     assert np.all(density().support(event))
     assert not np.any(density().support(event.at[:, 3].multiply(-1.0)))
-    # Eight third-order steps: 0.01 nats, and a little more far out.
-    np.testing.assert_allclose(density().log_prob(event), named_log_prob(event), rtol=0.01, atol=0.01)
+    # Four third-order steps: some 0.05 nats, and a little more far out.
+    np.testing.assert_allclose(density().log_prob(event), named_log_prob(event), rtol=0.03, atol=0.1)
 
 
 def test_values_by_name_broadcast():
-    fn = density()
-    event = fn.pack({"a": np.zeros((4, 1)), "tau": 1.0, "v": np.ones((3, 2))})
-    assert fn.log_prob(event).shape == (4, 3)
+    event = density().pack({"a": np.zeros((4, 1)), "tau": 1.0, "v": np.ones((3, 2))})
+    assert event.shape == (4, 3, 4)
+    np.testing.assert_array_equal(event[2, 1], [0.0, 1.0, 1.0, 1.0])
 
 
 UNFIT = {
-    "pack, no names": (lambda: fd.FlowDensity(gaussian_flow()).pack({"a": 0.0}), TypeError, "density of named values"),
+    "pack, no names": (
+        lambda: fd.FlowDensity(gaussian_flow()).pack({"a": 0.0}),
+        TypeError,
+        "a density of named values",
+    ),
     "unpack, no names": (
         lambda: fd.FlowDensity(gaussian_flow()).unpack(np.zeros(2)),
         TypeError,
-        "density of named values",
+        "a density of named values",
     ),
-    "pack, a name too few": (lambda: density().pack({"a": 0.0, "tau": 1.0}), ValueError, "pack expected values of"),
-    "unpack, too long": (lambda: density().unpack(np.zeros(5)), ValueError, r"shape \(\.\.\., 4\); got \(5,\)"),
+    "pack, a name too few": (
+        lambda: density().pack({"a": 0.0, "tau": 1.0}),
+        ValueError,
+        r"values of .*got \['a', 'tau'\]",
+    ),
+    "unpack, too long": (
+        lambda: density().unpack(np.zeros(5)),
+        ValueError,
+        r"`value` with shape \(\.\.\., 4\); got \(5,\)",
+    ),
     "contexts by name, no names": (
         lambda: density().given({"s": np.zeros(2)}),
         ValueError,
@@ -84,7 +95,7 @@ UNFIT = {
     "contexts by another name": (
         lambda: conditional().given({"s": np.zeros(2), "u": 0.0}),
         ValueError,
-        r"sites \['s', 't'\]; got \['s', 'u'\]",
+        r"values of the sites \['s', 't'\]; got \['s', 'u'\]",
     ),
     "contexts of another shape": (
         lambda: conditional().given({"s": np.zeros(3), "t": 0.0}),
@@ -94,14 +105,14 @@ UNFIT = {
     "contexts that do not broadcast": (
         lambda: conditional().given({"s": np.zeros((4, 2)), "t": np.zeros(3)}),
         ValueError,
-        "broadcast",
+        "values whose batch axes broadcast",
     ),
 }
 
 
 @pytest.mark.parametrize(("call", "error", "says"), UNFIT.values(), ids=UNFIT.keys())
 def test_what_does_not_fit_is_refused(call, error, says):
-    with pytest.raises(error, match=rf"FlowDensity.* expected .*{says}.*Fix: "):
+    with pytest.raises(error, match=rf"FlowDensity.* expected {says}.*Fix: "):
         call()
 
 
@@ -117,28 +128,24 @@ def test_contexts_by_name_broadcast_and_are_those_packed():
     np.testing.assert_array_equal(by_name.context, by_array.context)
     events = by_name.sample(jr.key(1))
     np.testing.assert_array_equal(events, by_array.sample(jr.key(1)))
-    np.testing.assert_allclose(by_name.log_prob(events), named_log_prob(events, packed), rtol=0.01, atol=0.01)
+    np.testing.assert_allclose(by_name.log_prob(events), named_log_prob(events, packed), rtol=0.03, atol=0.1)
     unbatched = conditional().given({"t": 0.3, "s": [0.5, -1.0]})
     assert unbatched.batch_shape == ()
     np.testing.assert_allclose(unbatched.log_prob(events[0, 0]), by_name.log_prob(events)[0, 0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["s", "t"])
-def test_gradient_in_one_named_context_is_that_of_central_differences(name):
+def test_gradients_in_named_contexts_are_those_of_central_differences():
     contexts = {"s": np.array([0.5, -1.0]), "t": np.array(0.3)}
     with x64():
         fn = fd.FlowDensity(to64(named_flow(conditional=True)), solver=SOLVER)
         event = jnp.array([0.2, 0.9, 1.2, 0.7])
-
-        @jax.jit
-        def value(part):
-            return fn.given(contexts | {name: part}).log_prob(event)
-
-        slope = jax.grad(value)(jnp.asarray(contexts[name]))
-        expected = central_difference(value, contexts[name])
-    # O(step^2) = 1e-10, and rounding over the step.
-    np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-7)
-    assert np.all(np.abs(expected) > 1e-3)
+        value = jax.jit(lambda given: fn.given(given).log_prob(event))
+        slopes = jax.jit(jax.grad(value))(jax.tree.map(jnp.asarray, contexts))
+        for name, at in contexts.items():
+            expected = central_difference(lambda part, name=name: value(contexts | {name: part}), at)
+            # O(step^2) = 1e-10, and rounding over the step.
+            np.testing.assert_allclose(slopes[name], expected, rtol=1e-7, atol=1e-7)
+            assert np.all(np.abs(expected) > 1e-3)
 
 
 # In a model --------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def test_a_flow_is_reparametrised_beside_another_strategy():
 
 
 def test_chains_are_read_by_name_and_are_data_again():
-    coarse = density().with_solver(fd.FixedStep(4))
+    coarse = density().with_solver(fd.FixedStep(2))
 
     @numpyro.handlers.reparam(config={"theta": fd.FlowReparam()})
     def model():
@@ -228,7 +235,7 @@ def test_chains_are_read_by_name_and_are_data_again():
         numpyro.sample("y", dist.Normal(values["a"], values["tau"]), obs=0.4)
 
     mcmc = MCMC(
-        NUTS(model, max_tree_depth=3),
+        NUTS(model, max_tree_depth=2),
         num_warmup=5,
         num_samples=6,
         num_chains=2,
@@ -240,18 +247,13 @@ def test_chains_are_read_by_name_and_are_data_again():
     for name, shape in SHAPES.items():
         assert posterior[name].shape == (2, 6, *shape)
     assert np.all(posterior["tau"].values > 0.0)
-    summary = arviz.summary(posterior, var_names=list(SHAPES), **ROUND)
+    summary = arviz.summary(posterior, var_names=list(SHAPES), round_to="none")
     assert list(summary.index) == ["a", "tau", "v[0]", "v[1]"]
     # What a fit would learn from: the rows of get_samples, by name.
-    from flowdensity.data.tables import event_table
-
     flat = mcmc.get_samples()
     chosen = posterior.dataset if hasattr(posterior, "dataset") else posterior
     table = event_table("fit_flow", chosen[list(SHAPES)])
     np.testing.assert_allclose(table.rows, density().pack({name: flat[name] for name in SHAPES}), rtol=1e-6)
-
-
-ROUND = {"round_to": "none"} if "round_to" in inspect.signature(arviz.summary).parameters else {}
 
 
 def sampled_before():
