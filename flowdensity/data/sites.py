@@ -24,7 +24,7 @@ def join(pieces: Sequence[Any], shapes: Shapes) -> Any:
     """Undo `split`, for pieces with the same leading axes."""
     xp = np if all(isinstance(piece, np.ndarray) for piece in pieces) else jnp
     leading = [xp.shape(piece)[: xp.ndim(piece) - len(shape)] for piece, shape in zip(pieces, shapes, strict=True)]
-    flat = [xp.reshape(piece, (*axes, -1)) for piece, axes in zip(pieces, leading, strict=True)]
+    flat = [xp.reshape(piece, (*axes, prod(shape))) for piece, axes, shape in zip(pieces, leading, shapes, strict=True)]
     return xp.concatenate(flat, axis=-1)
 
 
@@ -91,18 +91,25 @@ def named_columns(caller: str, name: str, values: Any) -> dict[str, Any] | None:
     Raises:
         ValueError: if it has names, but none of these forms.
     """
-    if hasattr(values, "posterior"):
+    # By what they have, so that neither pandas nor xarray need be there; both names may also be those of columns.
+    if hasattr(values, "children"):  # a DataTree, or a group of one
+        values = values.children.get("posterior", values).to_dataset()
+    elif hasattr(values, "groups") and not hasattr(values, "dims") and hasattr(values, "posterior"):
         values = values.posterior
-    if hasattr(values, "to_dataset"):  # a node of a DataTree
-        values = values.to_dataset()
     if hasattr(values, "data_vars"):
-        columns = {str(key): _rows_first(caller, name, values[key]) for key in values.data_vars}
-    elif isinstance(values, Mapping):
-        columns = {str(key): value for key, value in values.items()}
+        pairs = [(key, _rows_first(caller, name, values[key])) for key in values.data_vars]
     elif hasattr(values, "columns"):
-        columns = {str(key): values[key].to_numpy() for key in values.columns}
+        pairs = [(key, values[key].to_numpy()) for key in values.columns]
+    elif isinstance(values, Mapping):
+        pairs = list(values.items())
     else:
         return None
+    columns = {str(key): value for key, value in pairs}
+    if len(columns) < len(pairs):
+        raise ValueError(
+            f"{caller} expected `{name}` with a different name for each site; got {[str(key) for key, _ in pairs]}. "
+            "Fix: rename one of them"
+        )
     if not columns:
         raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {name}={{'mu': mu}}")
     return columns

@@ -130,22 +130,22 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
             f"{caller} expected `{name}` to be a constraint of numpyro; got {type(support).__name__}. "
             f"Fix: {name}=numpyro.distributions.constraints.positive"
         )
-    if isinstance(support, type(constraints.circular)):
+    if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):
         raise ValueError(
             f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "
             "the circle at one point. Fix: turn the angles so that none lies near the cut and use "
             "constraints.interval(-numpy.pi, numpy.pi)"
         )
-    if support.is_discrete:
-        raise ValueError(
-            f"{caller} expected a continuous `{name}`; got {support}. A density of integers is none. "
-            "Fix: fd.dequantise(key, data) spreads each over a unit interval"
-        )
     try:
+        if support.is_discrete:
+            raise ValueError(
+                f"{caller} expected a continuous `{name}`; got {support}. A density of integers is none. "
+                "Fix: fd.dequantise(key, data) spreads each over a unit interval"
+            )
         biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
-            f"{caller} expected `{name}` with a bijection from the real line; numpyro has none for {support}. "
+            f"{caller} expected `{name}` with a bijection from the real line; numpyro has none for {support!r}. "
             f"Fix: coordinates of your own, with {name}=constraints.real"
         ) from error
     return support

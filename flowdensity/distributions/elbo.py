@@ -38,11 +38,12 @@ class PathGradientELBO(ELBO):
         def particle(key: Key) -> Any:
             model_key, draw_key, density_key = jr.split(key, 3)
             drawn = trace(seed(substitute(guide, data=param_map), draw_key)).get_trace(*args, **kwargs)
-            # A Delta follows from other sites, and would have to meet its own value to the last bit.
+            # A plate keeps its rows. A Delta follows from other sites, and would have to meet its own value to the last bit.
             values = {
                 name: site["value"]
                 for name, site in drawn.items()
-                if site["type"] == "sample" and not isinstance(_innermost(site["fn"]), dist.Delta)
+                if site["type"] == "plate"
+                or (site["type"] == "sample" and not isinstance(_innermost(site["fn"]), dist.Delta))
             }
             fixed = jax.lax.stop_gradient(param_map)
             at_values = seed(substitute(guide, data=values), density_key)

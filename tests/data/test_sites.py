@@ -198,3 +198,25 @@ NOT_ROWS = {
 def test_names_without_rows_are_refused(given, says):
     with pytest.raises(ValueError, match=rf"somebody expected .*`data`.*{says}.* Fix: data="):
         named_columns("somebody", "data", given)
+
+
+def test_columns_may_be_called_posterior():
+    rows = np.arange(3.0)
+    frame = pd.DataFrame({"posterior": rows, "b": rows})
+    dataset = xr.Dataset({"posterior": ("draw", rows), "b": ("draw", rows)})
+    for named in (frame, dataset):
+        assert sorted(named_columns("fit_flow", "data", named)) == ["b", "posterior"]
+
+
+@pytest.mark.parametrize("named", [{1: np.ones(3), "1": np.ones(3)}, pd.DataFrame(np.ones((3, 2)), columns=["a", "a"])])
+def test_names_that_become_one_are_refused(named):
+    with pytest.raises(ValueError, match=r"(?s)fit_flow expected `data` with a different name.*Fix: "):
+        named_columns("fit_flow", "data", named)
+
+
+def test_a_data_array_has_no_names():
+    assert named_columns("fit_flow", "data", xr.DataArray(np.ones(3), dims=["draw"], name="a")) is None
+
+
+def test_an_empty_batch_is_packed():
+    assert Sites(("a", "v"), ((), (2,))).pack("pack", {"a": np.zeros(0), "v": np.zeros((0, 2))}).shape == (0, 3)
