@@ -21,6 +21,8 @@ import flowdensity as fd
 def pytest_configure(config: pytest.Config) -> None:
     # arviz 0.23 announces its successor once a day, on import.
     config.addinivalue_line("filterwarnings", r"ignore:\s*ArviZ is undergoing:FutureWarning")
+    # Two processes share the cache below: one may read what the other has half written, and then compiles for itself.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
     # Most of the suite's time is compilation, and much of that the same for several tests.
     jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -1,9 +1,16 @@
 """`sample` and `log_prob` are one density: frequencies of draws against integrals over the plane."""
 
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
+from references import random_flow
 from scipy.stats import chi2, kstest
+
+import flowdensity as fd
+from flowdensity.data.scaling import Scaling
+from flowdensity.data.supports import joint
 
 DRAWS = 20_000
 FALSE_ALARM = 1e-5
@@ -96,3 +103,34 @@ def test_moments_of_draws_are_moments_of_the_density(mixture_fit, plane):
             expected = np.sum(marginal * plane.axis**power)
             error = np.std(draws[:, axis] ** power) / np.sqrt(DRAWS)
             assert abs(np.mean(draws[:, axis] ** power) - expected) < 4.5 * error
+
+
+MIDPOINTS = (np.arange(400) + 0.5) / 400
+SQUARE = np.stack(np.meshgrid(MIDPOINTS, MIDPOINTS, indexing="ij"), -1).reshape(-1, 2)
+TRIANGLE = np.concatenate([SQUARE, 1.0 - SQUARE.sum(-1, keepdims=True)], -1)[SQUARE.sum(-1) < 1.0]
+# name: (support, shape of an event, dimension, midpoints of cells, volume of a cell)
+BOUNDED = {
+    "interval": (constraints.interval(-1.0, 3.0), (), 1, 4.0 * MIDPOINTS - 1.0, 4.0 / 400),
+    "square": (constraints.unit_interval, (2,), 2, SQUARE, 1.0 / 400**2),
+    # As numpyro counts it, the density of all coordinates but the last.
+    "simplex": (constraints.simplex, (3,), 2, TRIANGLE, 1.0 / 400**2),
+    "each its own": (
+        joint([constraints.interval(0.0, 2.0), constraints.less_than(1.0)], ((), ())),
+        (2,),
+        2,
+        SQUARE * [2.0, 30.0] - [0.0, 29.0],
+        60.0 / 400**2,
+    ),
+}
+
+
+@pytest.mark.parametrize(("support", "shape", "dim", "points", "cell"), BOUNDED.values(), ids=BOUNDED.keys())
+def test_a_density_on_a_bounded_support_integrates_to_one(support, shape, dim, points, cell):
+    model = random_flow(jr.key(1), dim, size=0.3)
+    model = eqx.tree_at(lambda m: m.scaling, model, Scaling(np.zeros(dim), 0.7 * np.ones(dim), support, shape))
+    density = fd.FlowDensity(model)
+    draws = np.asarray(density.sample(jr.key(2), (1000,)))
+    assert draws.shape == (1000, *shape)
+    assert np.asarray(density.support(draws)).all()
+    integral = np.sum(np.exp(np.asarray(density.log_prob(points.astype(np.float32)), np.float64))) * cell
+    assert abs(integral - 1.0) < 2e-3
