@@ -163,7 +163,7 @@ def _unnamed_parts(caller: str, rows: np.ndarray, support: Support) -> tuple[con
             f"{caller} expected `support` as a constraint, or one for each coordinate, since `data` has no names; got a dict "
             f"with {list(support)}. Fix: data={{{', '.join(f'{name!r}: ...' for name in support)}}}"
         )
-    if not isinstance(support, Sequence):
+    if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
         return support, [_Part("data", rows, support)]
     if rows.ndim != 2 or len(support) != rows.shape[1]:
