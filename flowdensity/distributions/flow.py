@@ -1,10 +1,8 @@
 """A probability flow as a numpyro distribution."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,7 +12,6 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import _default_promote_batch_shape, promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
-from .. import solving
 from .._pytree import merge, split
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
@@ -23,6 +20,7 @@ from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import AbstractSolver, FixedStep
+from . import batching
 
 
 class FlowDensity(dist.Distribution):
@@ -193,7 +191,7 @@ class FlowDensity(dist.Distribution):
         """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
         assert key is not None
         noise = self._draw_base("sample_with_intermediates", key, sample_shape)
-        event, log_density = _events_and_log_probs(self._parts, noise, self._given("sample"))
+        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("sample"))
         return event, [log_density]
 
     def sample_diffusion(
@@ -230,7 +228,7 @@ class FlowDensity(dist.Distribution):
             )
         start, way = jr.split(key)
         noise = self._draw_base("sample_diffusion", start, sample_shape)
-        return _diffused(self._parts, way, noise, self._given("sample_diffusion"), steps, float(strength))
+        return batching.diffused(self._parts, way, noise, self._given("sample_diffusion"), steps, float(strength))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
@@ -239,7 +237,7 @@ class FlowDensity(dist.Distribution):
         value = self._checked_event("log_prob", value)
         if intermediates:
             return intermediates[0]
-        return _log_probs(self._parts, value, context)
+        return batching.log_probs(self._parts, value, context)
 
     # The change of variables ----------------------------------------------------------------------
 
@@ -256,11 +254,11 @@ class FlowDensity(dist.Distribution):
                 f"FlowDensity.from_base expected `noise` with shape (..., {self.model.dim}); got {noise.shape}. "
                 f"Fix: noise = density.base.sample(key)"
             )
-        return _events(self._parts, noise, context)
+        return batching.events(self._parts, noise, context)
 
     def to_base(self, value: ArrayLike) -> Array:
         """Noise that the flow carries to the events `value`, shape `(*batch, dim)`."""
-        return _noises(self._parts, self._checked_event("to_base", value), self._given("to_base"))
+        return batching.noises(self._parts, self._checked_event("to_base", value), self._given("to_base"))
 
     # Checks --------------------------------------------------------------------------------------
 
@@ -315,7 +313,6 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
             )
         context = sites.pack("FlowDensity", context)
     try:
-        # numpy stays numpy, so that numpyro can validate constants under jit.
         array = (np if isinstance(context, np.ndarray) else jnp).asarray(context, jnp.result_type(float))
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -328,7 +325,12 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
             f"FlowDensity expected `context` with shape (*batch_shape, {', '.join(map(str, shape))}); got {array.shape}. "
             f"Fix: density.given(context.reshape(-1, {', '.join(map(str, shape))}))"
         )
-    return array.reshape(*array.shape[:leading], size)
+    flat = array.reshape((*array.shape[:leading], size))
+    if isinstance(flat, np.ndarray):
+        # Under jit it stays a constant, which numpyro can validate.
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(flat)
+    return flat
 
 
 @promote_batch_shape.register(FlowDensity)  # type: ignore[arg-type]
@@ -339,75 +341,3 @@ def _promote_batch_shape(density: Any) -> Any:
     # A model has no batch axes, and what a step does not sample is the same in all of them.
     promoted._arrays = jax.tree.map(lambda leaf: leaf[(0,) * axes], density._arrays)
     return promoted
-
-
-# One compiled function each, so that a call outside `jit` compiles once and not once a call. -----------
-
-
-def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
-    """Apply `one(event, context)` over the broadcast batch axes of both."""
-    batch = jnp.broadcast_shapes(array.shape[: array.ndim - event_dim], context.shape[:-1])
-    event_shape = array.shape[array.ndim - event_dim :]
-    if not batch:
-        return one(array, context)
-    count = math.prod(batch)
-    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(count, *event_shape)
-    shared = context.ndim == 1
-    if not shared:
-        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(count, context.shape[-1])
-    out = jax.vmap(one, in_axes=(0, None if shared else 0))(array, context)
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
-
-
-@eqx.filter_jit
-def _log_probs(parts: Any, value: Array, context: Array) -> Array:
-    model, divergence, solver = parts
-    return _over_batch(
-        lambda x, c: solving.log_prob(model, divergence, x, _shaped(model, c), solver),
-        value,
-        len(model.event_shape),
-        context,
-    )
-
-
-@eqx.filter_jit
-def _events(parts: Any, noise: Array, context: Array) -> Array:
-    model, _, solver = parts
-    return _over_batch(lambda z, c: solving.event_from_noise(model, z, _shaped(model, c), solver), noise, 1, context)
-
-
-@eqx.filter_jit
-def _noises(parts: Any, value: Array, context: Array) -> Array:
-    model, _, solver = parts
-    return _over_batch(
-        lambda x, c: solving.noise_from_event(model, x, _shaped(model, c), solver),
-        value,
-        len(model.event_shape),
-        context,
-    )
-
-
-@eqx.filter_jit
-def _events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Array, Array]:
-    model, divergence, solver = parts
-    return _over_batch(
-        lambda z, c: solving.event_and_log_prob_from_noise(model, divergence, z, _shaped(model, c), solver),
-        noise,
-        1,
-        context,
-    )
-
-
-@eqx.filter_jit
-def _diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, strength: float) -> Array:
-    model, _, _ = parts
-    batch = noise.shape[:-1]
-    rows, context = noise.reshape(-1, model.dim), jnp.broadcast_to(context, (*batch, context.shape[-1]))
-    events = jax.vmap(
-        lambda k, z, c: solving.event_from_diffusion(model, k, z, _shaped(model, c), steps, strength),
-    )(jr.split(key, len(rows)), rows, context.reshape(len(rows), -1))
-    return events.reshape(*batch, *model.event_shape)
-
-
-def _shaped(model: AbstractProbabilityFlow, context: Array) -> Array:
-    return context.reshape(model.context_shape)

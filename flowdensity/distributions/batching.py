@@ -1,0 +1,91 @@
+"""Many events and many contexts: one compiled function each, so that a call outside `jit` compiles once and not once a call.
+
+Each takes the parts of a density, which are its model, divergence and solver, and flat contexts of shape
+`(*batch_shape, context_dim)`.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .. import solving
+from .._typing import Array, Key
+from ..models.flows import AbstractProbabilityFlow
+
+
+def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
+    """Apply `one(event, context)` over the broadcast batch axes of both."""
+    batch = jnp.broadcast_shapes(array.shape[: array.ndim - event_dim], context.shape[:-1])
+    event_shape = array.shape[array.ndim - event_dim :]
+    if not batch:
+        return one(array, context)
+    count = math.prod(batch)
+    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(count, *event_shape)
+    shared = context.ndim == 1
+    if not shared:
+        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(count, context.shape[-1])
+    out = jax.vmap(one, in_axes=(0, None if shared else 0))(array, context)
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
+
+
+@eqx.filter_jit
+def log_probs(parts: Any, value: Array, context: Array) -> Array:
+    """Log densities of events in nats."""
+    model, divergence, solver = parts
+    return _over_batch(
+        lambda x, c: solving.log_prob(model, divergence, x, _shaped(model, c), solver),
+        value,
+        len(model.event_shape),
+        context,
+    )
+
+
+@eqx.filter_jit
+def events(parts: Any, noise: Array, context: Array) -> Array:
+    """Events that the flow carries noise to."""
+    model, _, solver = parts
+    return _over_batch(lambda z, c: solving.event_from_noise(model, z, _shaped(model, c), solver), noise, 1, context)
+
+
+@eqx.filter_jit
+def noises(parts: Any, value: Array, context: Array) -> Array:
+    """Noise that the flow carries to events."""
+    model, _, solver = parts
+    return _over_batch(
+        lambda x, c: solving.noise_from_event(model, x, _shaped(model, c), solver),
+        value,
+        len(model.event_shape),
+        context,
+    )
+
+
+@eqx.filter_jit
+def events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Array, Array]:
+    """Events that the flow carries noise to, with their log densities in nats, from one solve."""
+    model, divergence, solver = parts
+    return _over_batch(
+        lambda z, c: solving.event_and_log_prob_from_noise(model, divergence, z, _shaped(model, c), solver),
+        noise,
+        1,
+        context,
+    )
+
+
+@eqx.filter_jit
+def diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, strength: float) -> Array:
+    """Events by the reverse diffusion."""
+    model, _, _ = parts
+    batch = noise.shape[:-1]
+    rows, context = noise.reshape(-1, model.dim), jnp.broadcast_to(context, (*batch, context.shape[-1]))
+    events = jax.vmap(
+        lambda k, z, c: solving.event_from_diffusion(model, k, z, _shaped(model, c), steps, strength),
+    )(jr.split(key, len(rows)), rows, context.reshape(len(rows), -1))
+    return events.reshape(*batch, *model.event_shape)
+
+
+def _shaped(model: AbstractProbabilityFlow, context: Array) -> Array:
+    return context.reshape(model.context_shape)
