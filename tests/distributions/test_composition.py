@@ -136,6 +136,7 @@ def vectorized() -> MCMC:
     return chains("vectorized")
 
 
+@pytest.mark.slow
 def test_chain_methods_agree_in_shape(vectorized):
     shapes = [
         {name: (draws.shape, draws.dtype) for name, draws in mcmc.get_samples(group_by_chain=True).items()}

@@ -48,7 +48,9 @@ def small_flow() -> fd.AutoFlow:
     return fd.AutoFlow(conjugate, network=fd.ResidualMLP(jr.key(2), 3, width=8, depth=1), solver=fd.FixedStep(2))
 
 
-@pytest.mark.parametrize("guide", [AutoDiagonalNormal(conjugate), small_flow()], ids=["normal", "flow"])
+@pytest.mark.parametrize(
+    "guide", [AutoDiagonalNormal(conjugate), pytest.param(small_flow(), marks=pytest.mark.slow)], ids=["normal", "flow"]
+)
 def test_at_the_posterior_its_gradient_vanishes_for_every_key(guide):
     """With respect to all parameters, those of a network too."""
     losses, slopes = over_keys(fd.PathGradientELBO(), conjugate, guide, exact(guide, conjugate), 50)

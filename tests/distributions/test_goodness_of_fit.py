@@ -105,21 +105,22 @@ def test_moments_of_draws_are_moments_of_the_density(mixture_fit, plane):
             assert abs(np.mean(draws[:, axis] ** power) - expected) < 4.5 * error
 
 
-MIDPOINTS = (np.arange(400) + 0.5) / 400
+CELLS = 150
+MIDPOINTS = (np.arange(CELLS) + 0.5) / CELLS
 SQUARE = np.stack(np.meshgrid(MIDPOINTS, MIDPOINTS, indexing="ij"), -1).reshape(-1, 2)
 TRIANGLE = np.concatenate([SQUARE, 1.0 - SQUARE.sum(-1, keepdims=True)], -1)[SQUARE.sum(-1) < 1.0]
 # name: (support, shape of an event, dimension, midpoints of cells, volume of a cell)
 BOUNDED = {
-    "interval": (constraints.interval(-1.0, 3.0), (), 1, 4.0 * MIDPOINTS - 1.0, 4.0 / 400),
-    "square": (constraints.unit_interval, (2,), 2, SQUARE, 1.0 / 400**2),
+    "interval": (constraints.interval(-1.0, 3.0), (), 1, 4.0 * MIDPOINTS - 1.0, 4.0 / CELLS),
+    "square": (constraints.unit_interval, (2,), 2, SQUARE, 1.0 / CELLS**2),
     # As numpyro counts it, the density of all coordinates but the last.
-    "simplex": (constraints.simplex, (3,), 2, TRIANGLE, 1.0 / 400**2),
+    "simplex": (constraints.simplex, (3,), 2, TRIANGLE, 1.0 / CELLS**2),
     "each its own": (
         joint([constraints.interval(0.0, 2.0), constraints.less_than(1.0)], ((), ())),
         (2,),
         2,
         SQUARE * [2.0, 30.0] - [0.0, 29.0],
-        60.0 / 400**2,
+        60.0 / CELLS**2,
     ),
 }
 

@@ -81,6 +81,7 @@ def trained():
     return guide, result.params, np.asarray(result.losses)
 
 
+@pytest.mark.slow
 def test_it_learns_a_correlated_posterior(trained):
     """The bound comes near the evidence, which no diagonal normal does."""
     guide, params, losses = trained
@@ -97,6 +98,7 @@ def test_it_learns_a_correlated_posterior(trained):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_samples_have_the_shapes_and_supports_of_the_model(trained):
     guide, params, _ = trained
     for shape in ((), (3, 2)):
@@ -112,6 +114,7 @@ def test_samples_have_the_shapes_and_supports_of_the_model(trained):
     assert drawn["slope"].shape == (7,)
 
 
+@pytest.mark.slow
 def test_a_trained_posterior_is_a_density_of_its_own(trained):
     guide, params, _ = trained
     posterior = guide.get_posterior(params)
@@ -246,6 +249,7 @@ def observed():
     numpyro.sample("y", dist.Normal(a + v.sum(), tau), obs=5.0)
 
 
+@pytest.mark.slow
 def test_a_fitted_density_trains_on():
     guide = fd.as_guide(named_density())
     svi = SVI(observed, guide, optax.adam(2e-2), fd.PathGradientELBO(num_particles=4))

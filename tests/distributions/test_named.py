@@ -226,6 +226,7 @@ def test_a_flow_is_reparametrised_beside_another_strategy():
     )
 
 
+@pytest.mark.slow
 def test_chains_are_read_by_name_and_are_data_again():
     coarse = density().with_solver(fd.FixedStep(2))
 

@@ -200,6 +200,7 @@ def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path):
     np.testing.assert_allclose(ends["data"][[0, -1]], [0.0, half - 0.01], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_log_prob_of_a_diffusion_is_finite_everywhere(prediction):
     density = fd.FlowDensity(diffusion(prediction, size=0.3))
@@ -307,6 +308,7 @@ def test_pretrained_networks_of_another_shape_or_schedule_are_refused():
 # The reverse diffusion --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "strength"),
     [*((path, 1.0) for path in PATHS.values()), (fd.VariancePreserving(), 0.0), (fd.VariancePreserving(), 4.0)],

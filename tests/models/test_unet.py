@@ -29,6 +29,7 @@ def test_an_untrained_network_is_the_zero_field():
     assert hidden.shape == (32, 8)
 
 
+@pytest.mark.slow
 def test_output_and_features_are_at_their_places():
     """The far corner sees a change at the near one only through the coarse scales, and each place first of all itself."""
     network = random_unet()
@@ -99,6 +100,7 @@ def test_an_image_is_fitted_and_distilled():
     assert np.isfinite(density.log_prob(np.float32(images[:3]))).all()
 
 
+@pytest.mark.slow
 def test_a_network_for_another_size_is_refused():
     with pytest.raises(ValueError, match="expected a `network` for 16 dimensions"):
         fd.fit_flow(jr.key(1), np.random.default_rng(0).normal(size=(9, 4, 4, 1)), network=fd.UNet(jr.key(0), SHAPE))

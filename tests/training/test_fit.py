@@ -87,6 +87,7 @@ def test_fit_divergence_checks_its_options_too(mixture_fit, options, argument, m
         fd.fit_divergence(jr.key(0), mixture_fit.density.model, mixture_fit.data, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_whole_numbers_of_any_kind_are_steps():
     fit = fd.fit_flow(
         jr.key(0),
@@ -114,6 +115,7 @@ EVENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "dim", "support", "event_shape"), EVENTS.values(), ids=EVENTS.keys())
 def test_an_event_of_any_shape_and_support(data, dim, support, event_shape):
     density, report = fd.fit_flow(
@@ -150,8 +152,8 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
     [
         ("velocity", None),
         ("noise", None),
-        ("data", fd.VarianceExploding()),
-        ("score", fd.Trigonometric()),
+        pytest.param("data", fd.VarianceExploding(), marks=pytest.mark.slow),
+        pytest.param("score", fd.Trigonometric(), marks=pytest.mark.slow),
     ],
 )
 def test_a_diffusion_is_fitted_on_any_path_with_any_prediction(prediction, path):
@@ -220,6 +222,7 @@ def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_another_key_gives_another_fit():
     fits = [
         fd.fit_flow(jr.key(key), ROWS, network=quick_network(), divergence=fd.ExactDivergence(), **QUICK)[0]
@@ -263,6 +266,7 @@ def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
     assert "the fitted Gaussian, which is kept" in report.summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 12, 25])
 def test_however_few_rows_there_are(rows):
     data = banana(rows)
@@ -312,6 +316,7 @@ class InterruptStage:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "divergence", "stages"),
     [("flow", fd.ExactDivergence, {"flow"}), ("divergence", fd.SteinDivergence, {"flow", "divergence"})],
@@ -327,6 +332,7 @@ def test_an_interrupted_fit_returns_the_best_so_far(stage, divergence, stages, m
     assert np.all(np.isfinite(density.log_prob(np.asarray(ROWS[:5], np.float32))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [ROWS, ROWS[:100]], ids=["many rows", "few rows"])
 def test_a_fit_that_diverges_says_when_and_keeps_the_best(data):
     with pytest.raises(

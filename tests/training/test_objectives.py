@@ -103,6 +103,7 @@ def test_unusable_objectives_are_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_frames_are_whole_in_few_dimensions():
     assert [frame_size(dim) for dim in (1, 2, 8, 9)] == [1, 2, 8, 1]
     for dim, expected in ((8, 8), (9, 1)):

@@ -24,6 +24,7 @@ def law_at(model: fd.AbstractProbabilityFlow, angle: float, state: jax.Array) ->
     return standard_normal_log_prob(noise) + change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0.3, 0.8, 1.2, 1.5])
 def test_the_langevin_stein_operator_has_mean_zero_over_samples_of_the_model(mixture_fit, angle):
     """E[div u + s . u] = 0 for u = g F, with s the score of the flow's own law at that angle."""
