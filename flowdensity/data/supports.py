@@ -126,8 +126,9 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
         ValueError: if no density on it can be learned.
     """
     if not isinstance(support, constraints.Constraint):
+        got = repr(support) if isinstance(support, str) else type(support).__name__
         raise TypeError(
-            f"{caller} expected `{name}` to be a constraint of numpyro; got {type(support).__name__}. "
+            f"{caller} expected `{name}` to be a constraint of numpyro; got {got}. "
             f"Fix: {name}=numpyro.distributions.constraints.positive"
         )
     if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):

@@ -193,7 +193,7 @@ REFUSED = {
     "integer vectors": (constraints.independent(constraints.positive_integer, 1), ValueError, "continuous `support`"),
     "a sphere": (constraints.sphere, ValueError, "bijection from the real line; numpyro has none for Sphere"),
     "spheres": (constraints.independent(constraints.sphere, 1), ValueError, "numpyro has none for"),
-    "a name": ("positive", TypeError, "constraint of numpyro; got str"),
+    "a name": ("positive", TypeError, "constraint of numpyro; got 'positive'"),
     "a class": (constraints.interval, TypeError, "constraint of numpyro; got type"),
     "a distribution": (dist.Gamma(1.0), TypeError, "constraint of numpyro; got Gamma"),
     "None": (None, TypeError, "constraint of numpyro; got NoneType"),
