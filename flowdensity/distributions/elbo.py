@@ -26,6 +26,9 @@ class PathGradientELBO(ELBO):
         vectorize_particles: as in numpyro's `ELBO`.
     """
 
+    def __init__(self, num_particles: int = 1, vectorize_particles: bool | Callable[..., Any] = True):
+        super().__init__(num_particles, vectorize_particles)
+
     def loss_with_mutable_state(
         self,
         rng_key: Key,
