@@ -6,7 +6,6 @@
 Writes the table of docs/guides.md.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ import optax
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoBNAFNormal, AutoIAFNormal
 from numpyro.infer.elbo import ELBO
-from tables import cell, is_cached, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 
@@ -140,14 +139,8 @@ def table(cells: dict[str, dict]) -> str:
 
 def main() -> None:
     """Compute the cells that are missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the table of the cells there are")
-    args = parser.parse_args()
-    cells = {}
-    for name, model in MODELS.items():
-        file = f"guides/{name.replace(' ', '-')}"
-        if not args.cached or is_cached(file):
-            cells[name] = cell(file, lambda model=model: compare(model))
+    jobs = {name: lambda model=model: compare(model) for name, model in MODELS.items()}
+    cells = cells_of(__doc__, "guides", jobs)
     replace_block(Path("docs/guides.md"), "guides", table(cells))
 
 

@@ -6,7 +6,6 @@
 Writes docs/likelihoods.md.
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS, init_to_median
 from scipy.stats import chisquare
-from tables import cell, is_cached, markdown, provenance
+from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
@@ -302,17 +301,9 @@ def page(cells: Mapping[str, dict]) -> str:
 
 def main() -> None:
     """Compute the cells that are missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
-    args = parser.parse_args()
     jobs: dict[str, Callable[[], dict]] = {"sequential": sequential, "hierarchy": hierarchy}
     jobs |= {name: lambda name=name: single(name) for name in PROBLEMS}
-    cells = {}
-    for name, compute in jobs.items():
-        file = f"likelihoods/{name}"
-        if not args.cached or is_cached(file):
-            cells[name] = cell(file, compute)
-            print(name, cells[name], flush=True)
+    cells = cells_of(__doc__, "likelihoods", jobs)
     Path("docs/likelihoods.md").write_text(page(cells))
 
 

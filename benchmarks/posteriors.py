@@ -6,7 +6,6 @@
 Writes docs/posteriors.md.
 """
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
 from scipy.special import softmax
-from tables import cell, is_cached, markdown, provenance
+from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
@@ -221,17 +220,9 @@ def page(cells: Mapping[str, dict]) -> str:
 
 def main() -> None:
     """Compute the cells that are missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
-    args = parser.parse_args()
     jobs: dict[str, Callable[[], dict]] = {"modes": modes, "agreement": agreement}
     jobs |= {f"units-{name}": lambda values=values: units(*values) for name, values in UNITS.items()}
-    cells = {}
-    for name, compute in jobs.items():
-        file = f"posteriors/{name}"
-        if not args.cached or is_cached(file):
-            cells[name] = cell(file, compute)
-            print(name, cells[name], flush=True)
+    cells = cells_of(__doc__, "posteriors", jobs)
     Path("docs/posteriors.md").write_text(page(cells))
 
 

@@ -6,7 +6,6 @@
 Writes the table of docs/in-a-model.md.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mixtures import Mixture
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS
-from tables import cell, is_cached, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 
@@ -108,14 +107,7 @@ def table(cells: dict[str, dict]) -> str:
 
 def main() -> None:
     """Compute the cells that are missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the table of the cells there are")
-    args = parser.parse_args()
-    cells = {}
-    for prior in PRIORS:
-        file = f"reparam/{prior.replace(' ', '-')}"
-        if not args.cached or is_cached(file):
-            cells[prior] = cell(file, lambda prior=prior: compare(prior))
+    cells = cells_of(__doc__, "reparam", {prior: lambda prior=prior: compare(prior) for prior in PRIORS})
     replace_block(Path("docs/in-a-model.md"), "reparam", table(cells))
 
 

@@ -1,9 +1,10 @@
 """Cells that are computed once, and the Markdown they are written to."""
 
+import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def cell(name: str, compute: Callable[[], dict]) -> dict:
     partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.rename(file)
     return result
+
+
+def cells_of(doc: str | None, folder: str, jobs: Mapping[str, Callable[[], dict]]) -> dict[str, dict]:
+    """The command line of a benchmark that resumes: its cells by name, computed where missing; with --cached those there are."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cached", action="store_true", help="compute nothing; write what the cells there are say")
+    args = parser.parse_args()
+    cells = {}
+    for name, compute in jobs.items():
+        file = f"{folder}/{name.replace(' ', '-')}"
+        if not args.cached or is_cached(file):
+            cells[name] = cell(file, compute)
+            print(name, cells[name], flush=True)
+    return cells
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -48,8 +48,7 @@ class _Joint(constraints.Constraint):
     def eq(self, other: object, static: bool = False) -> ArrayLike:
         if not isinstance(other, _Joint) or self.shapes != other.shapes:
             return False
-        same = [mine.eq(theirs, static=static) for mine, theirs in zip(self.parts, other.parts, strict=True)]
-        return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
+        return _all_equal(self.parts, other.parts, static)
 
 
 class _JointTransform(Transform):
@@ -99,18 +98,16 @@ class _JointTransform(Transform):
     def eq(self, other: object, static: bool = False) -> ArrayLike:
         if not isinstance(other, _JointTransform) or self.shapes != other.shapes:
             return False
-        same = [mine.eq(theirs, static=static) for mine, theirs in zip(self.transforms, other.transforms, strict=True)]
-        return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
+        return _all_equal(self.transforms, other.transforms, static)
+
+
+joint = _Joint
+"""By numpyro's custom the class has the underscore, and who makes one calls this."""
 
 
 @biject_to.register(_Joint)
 def _biject_to_joint(constraint: _Joint) -> _JointTransform:
     return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
-
-
-def joint(parts: Sequence[constraints.Constraint], shapes: Shapes) -> constraints.Constraint:
-    """The constraint of a vector that is made of values of these shapes, on these supports, in this order."""
-    return _Joint(parts, shapes)
 
 
 def check_support(caller: str, name: str, support: object) -> constraints.Constraint:
@@ -154,3 +151,9 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
 
 def _length(shapes: Shapes) -> int:
     return sum(prod(shape) for shape in shapes)
+
+
+def _all_equal(ours: Sequence[Any], theirs: Sequence[Any], static: bool) -> ArrayLike:
+    """numpyro's `eq` of constraints or transforms, pair by pair."""
+    same = [mine.eq(their, static=static) for mine, their in zip(ours, theirs, strict=True)]
+    return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))

@@ -16,6 +16,7 @@ from numpyro.infer.initialization import init_to_uniform
 from ..data.scaling import Scaling
 from ..divergence.exact import ExactDivergence
 from ..divergence.stochastic import unbiased_divergence
+from ..models.fields import identity_scaling
 from ..models.flows import AbstractCircle, ContinuousFlow, Flow, with_network
 from ..models.networks import AbstractNetwork, ResidualMLP
 from ..models.paths import Trigonometric
@@ -140,7 +141,7 @@ class AutoFlow(AutoContinuous):
             network=network,
             path=Trigonometric(),
             scaling=Scaling(location, scale, constraints.real, (dim,)),
-            context_scaling=Scaling(np.zeros(0), np.ones(0), constraints.real, (0,)),
+            context_scaling=identity_scaling((0,)),
             reach=jnp.asarray(REACH * np.sqrt(dim)),
         )
         return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))

@@ -203,7 +203,7 @@ BAD = {
     "one named support that is none": (
         TypeError,
         r"support\['a'\]",
-        "constraint of numpyro; got str",
+        "constraint of numpyro; got 'positive'",
         NAMED,
         {"support": {"a": "positive"}},
     ),
