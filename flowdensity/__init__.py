@@ -2,6 +2,7 @@
 
 from .data.images import bits_per_dimension as bits_per_dimension
 from .data.images import dequantise as dequantise
+from .distributions.amortized import AmortizedDensity as AmortizedDensity
 from .distributions.elbo import PathGradientELBO as PathGradientELBO
 from .distributions.flow import FlowDensity as FlowDensity
 from .distributions.guide import AutoFlow as AutoFlow
@@ -14,6 +15,7 @@ from .divergence.interface import AbstractDivergence as AbstractDivergence
 from .divergence.stein import SteinDivergence as SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence as HutchinsonDivergence
 from .divergence.stochastic import HutchPlusPlusDivergence as HutchPlusPlusDivergence
+from .models.energy import EnergyNetwork as EnergyNetwork
 from .models.fields import VelocityField as VelocityField
 from .models.flows import AbstractCircle as AbstractCircle
 from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
@@ -34,6 +36,7 @@ from .models.unet import UNet as UNet
 from .solving import AbstractSolver as AbstractSolver
 from .solving import Adaptive as Adaptive
 from .solving import FixedStep as FixedStep
+from .training.distill import distill as distill
 from .training.divergence import fit_divergence as fit_divergence
 from .training.fit import fit_diffusion as fit_diffusion
 from .training.fit import fit_flow as fit_flow
@@ -43,6 +46,7 @@ from .training.objectives import AbstractObjective as AbstractObjective
 from .training.objectives import HutchinsonRegression as HutchinsonRegression
 from .training.objectives import LangevinStein as LangevinStein
 from .training.objectives import ScoreStein as ScoreStein
+from .training.report import Amortisation as Amortisation
 from .training.report import FitReport as FitReport
 from .training.report import Residuals as Residuals
 

@@ -2,11 +2,10 @@
 
 numpyro flattens a distribution into data fields, which JAX may trace, and auxiliary fields, which it
 hashes. `equinox.partition` leaves a static half that is itself a tree and need not hash; the pair used
-here is the flat list of leaves and a tuple.
+here is the flat list of leaves and what is left of the tree without them.
 """
 
-from collections.abc import Hashable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,16 +15,44 @@ from ._typing import Array
 Arrays: TypeAlias = tuple[Array | None, ...]
 
 
-def split(tree: Any) -> tuple[Arrays, Hashable]:
+class Rest(NamedTuple):
+    """What a pytree is beside its arrays: hashable, comparable, and fit for pickling.
+
+    Attributes:
+        structure: of the tree.
+        others: its leaves, None where there is an array.
+    """
+
+    structure: Any
+    others: tuple[Any, ...]
+
+    # The structure of an equinox module does not survive pickling; the modules themselves do.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rest, (jax.tree.unflatten(self.structure, [_Leaf(other) for other in self.others]),)
+
+
+class _Leaf:
+    """A leaf of whatever kind, for JAX a leaf."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def _rest(tree: Any) -> Rest:
+    leaves, structure = jax.tree.flatten(tree)
+    return Rest(structure, tuple(leaf.value for leaf in leaves))
+
+
+def split(tree: Any) -> tuple[Arrays, Rest]:
     """Split a pytree into its array leaves (`None` elsewhere) and a hashable description of the rest."""
     leaves, structure = jax.tree.flatten(tree)
     arrays = tuple(leaf if eqx.is_array(leaf) else None for leaf in leaves)
     others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-    return arrays, (structure, others)
+    return arrays, Rest(structure, others)
 
 
-def merge(arrays: Arrays, rest: Hashable) -> Any:
+def merge(arrays: Arrays, rest: Rest) -> Any:
     """Undo `split`; the arrays may meanwhile have become tracers, or anything else."""
-    structure, others = rest  # type: ignore[misc]
-    leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
+    leaves = [other if array is None else array for array, other in zip(arrays, rest.others, strict=True)]
+    return jax.tree.unflatten(rest.structure, leaves)

@@ -20,7 +20,7 @@ import lineax
 
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
-from .models.flows import AbstractCircle, AbstractProbabilityFlow
+from .models.flows import AbstractCircle, AbstractProbabilityFlow, standard_normal_log_prob
 
 Field: TypeAlias = Callable[[Any, Any], Any]
 
@@ -111,8 +111,12 @@ def event_from_noise(
 ) -> Float[Array, "*event"]:
     """The event that the flow carries `noise`, shape `(dim,)`, to."""
     encoded, _ = model.context_scaling.whiten(context)
-    state = solver.integrate(lambda s, y: model.velocity(s, y, encoded), model.times, noise, reverse=False)
-    return model.scaling.colour(state)
+    return model.scaling.colour(state_from_noise(model, noise, encoded, solver))
+
+
+def state_from_noise(model: AbstractProbabilityFlow, noise: State, context: Context, solver: AbstractSolver) -> State:
+    """The whitened state that the flow carries `noise` to, given a whitened context."""
+    return solver.integrate(lambda s, y: model.velocity(s, y, context), model.times, noise, reverse=False)
 
 
 def noise_from_event(
@@ -237,11 +241,6 @@ def trajectory(
 
     _, states = jax.lax.scan(hop, start, jnp.stack([nodes[:-1], nodes[1:]], axis=1))
     return jnp.concatenate([start[None], states])
-
-
-def standard_normal_log_prob(noise: State) -> Scalar:
-    """Log density of N(0, I) in nats, for a vector of shape `(dim,)`."""
-    return -0.5 * jnp.sum(jnp.square(noise)) - 0.5 * noise.size * jnp.log(2.0 * jnp.pi)
 
 
 def _advance(state: Any, width: Scalar, weights: Iterable[float], slopes: list[Any]) -> Any:

@@ -24,12 +24,12 @@ from references import (
 from scipy.stats import lognorm, multivariate_normal
 
 import flowdensity as fd
+from flowdensity.models.flows import standard_normal_log_prob
 from flowdensity.solving import (
     event_and_log_prob_from_noise,
     event_from_noise,
     log_prob,
     noise_from_event,
-    standard_normal_log_prob,
 )
 
 NO_CONTEXT = np.zeros(0)

@@ -76,6 +76,19 @@ def events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Arra
 
 
 @eqx.filter_jit
+def energies(parts: Any, value: Array, context: Array) -> Array:
+    """Log densities of events in nats by an energy network; its parts are that network and the model it was distilled from."""
+    energy, model = parts
+
+    def one(event: Array, context: Array) -> Array:
+        state, log_det = model.scaling.whiten(event)
+        encoded, _ = model.context_scaling.whiten(_shaped(model, context))
+        return energy(state, encoded) + log_det
+
+    return _over_batch(one, value, len(model.event_shape), context)
+
+
+@eqx.filter_jit
 def diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, strength: float) -> Array:
     """Events by the reverse diffusion."""
     model, _, _ = parts

@@ -120,18 +120,7 @@ class FlowDensity(dist.Distribution):
             TypeError: if the density was learned without names.
             ValueError: if the event has another shape.
         """
-        return self._named("unpack").unpack(self._checked_event("unpack", event))
-
-    # The structure of an equinox module, which `_rest` holds, does not survive pickling; the modules themselves do.
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_arrays", "_rest")}
-        return state | {"parts": self._parts}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._arrays, self._rest = split(state["parts"])
-        for name in state.keys() - {"parts"}:
-            setattr(self, name, state[name])
+        return self._named("unpack").unpack(self._checked_event("FlowDensity.unpack", event))
 
     # Variants ------------------------------------------------------------------------------------
 
@@ -185,13 +174,13 @@ class FlowDensity(dist.Distribution):
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
         assert key is not None
-        return self.from_base(self._draw_base("sample", key, sample_shape))
+        return self.from_base(self._draw_base("FlowDensity.sample", key, sample_shape))
 
     def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
         """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
         assert key is not None
-        noise = self._draw_base("sample_with_intermediates", key, sample_shape)
-        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("sample"))
+        noise = self._draw_base("FlowDensity.sample_with_intermediates", key, sample_shape)
+        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample"))
         return event, [log_density]
 
     def sample_diffusion(
@@ -227,14 +216,15 @@ class FlowDensity(dist.Distribution):
                 f"{strength}. Fix: density.sample_diffusion(key, steps=64, strength=1.0)"
             )
         start, way = jr.split(key)
-        noise = self._draw_base("sample_diffusion", start, sample_shape)
-        return batching.diffused(self._parts, way, noise, self._given("sample_diffusion"), steps, float(strength))
+        noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
+        return batching.diffused(
+            self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, float(strength)
+        )
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log density in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
-        context = self._given("log_prob")
-        value = self._checked_event("log_prob", value)
+        value, context = self.checked("FlowDensity.log_prob", value)
         if intermediates:
             return intermediates[0]
         return batching.log_probs(self._parts, value, context)
@@ -248,7 +238,7 @@ class FlowDensity(dist.Distribution):
 
     def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
         """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
-        context, noise = self._given("from_base"), jnp.asarray(noise, float)
+        context, noise = self._given("FlowDensity.from_base"), jnp.asarray(noise, float)
         if noise.shape[-1:] != (self.model.dim,):
             raise ValueError(
                 f"FlowDensity.from_base expected `noise` with shape (..., {self.model.dim}); got {noise.shape}. "
@@ -258,15 +248,24 @@ class FlowDensity(dist.Distribution):
 
     def to_base(self, value: ArrayLike) -> Array:
         """Noise that the flow carries to the events `value`, shape `(*batch, dim)`."""
-        return batching.noises(self._parts, self._checked_event("to_base", value), self._given("to_base"))
+        return batching.noises(self._parts, *self.checked("FlowDensity.to_base", value))
 
     # Checks --------------------------------------------------------------------------------------
+
+    def checked(self, caller: str, value: ArrayLike) -> tuple[Array, Array]:
+        """Events as an array of the right shape, and flat contexts, for a method that needs both.
+
+        Raises:
+            ValueError: in the name of `caller`, if the shape is not that of events or a context is missing.
+        """
+        context = self._given(caller)
+        return self._checked_event(caller, value), context
 
     def _given(self, caller: str) -> Array:
         if self.context is None:
             raise ValueError(
-                f"FlowDensity.{caller} expected a context of shape {self.context_shape}; this conditional density has not "
-                f"been given one. Fix: density.given(context).{caller}(...)"
+                f"{caller} expected a context of shape {self.context_shape}; this conditional density has not "
+                f"been given one. Fix: density.given(context).{caller.rpartition('.')[2]}(...)"
             )
         return self.context
 
@@ -286,7 +285,7 @@ class FlowDensity(dist.Distribution):
         value = jnp.asarray(value, float)
         if value.shape[value.ndim - self.event_dim :] != self.event_shape:
             raise ValueError(
-                f"FlowDensity.{caller} expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
+                f"{caller} expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
                 f"{value.shape}. Fix: reshape `value` so that its last axes are one event"
             )
         return value

@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 from numpyro.infer.reparam import Reparam
 
 from .._typing import Array
+from .amortized import AmortizedDensity
 from .flow import FlowDensity
 
 
@@ -26,6 +27,7 @@ class FlowReparam(Reparam):
                 f"density. Fix: leave `{name}` out of the reparam config"
             )
         density, expand_shape, event_dim = self._unwrap(fn)
+        density = density.flow if isinstance(density, AmortizedDensity) else density
         if not isinstance(density, FlowDensity):
             raise TypeError(
                 f"FlowReparam expected site `{name}` to have a FlowDensity; got {type(density).__name__}. "

@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import trace
 from numpyro.primitives import _PYRO_STACK
 
+from .amortized import AmortizedDensity
 from .flow import FlowDensity
 
 
@@ -18,7 +19,8 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
 
     Args:
         name: of the joint site.
-        density: a `FlowDensity` learned from named values, as it is or expanded; in plates as any other distribution.
+        density: a `FlowDensity` learned from named values, or an `AmortizedDensity` of one, as it is or expanded; in plates as
+            any other distribution.
 
     Returns:
         Values by name, each of shape `(*batch_shape, *shape)`.
@@ -30,6 +32,7 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
     flow = density
     while isinstance(flow, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         flow = flow.base_dist
+    flow = flow.flow if isinstance(flow, AmortizedDensity) else flow
     if not isinstance(flow, FlowDensity):
         raise TypeError(
             f"sample_sites expected a FlowDensity of named values; got {type(density).__name__}. "

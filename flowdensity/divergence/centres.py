@@ -71,7 +71,7 @@ class PathCentres(AbstractCentres):
         smeared = jnp.sqrt(1.0 - rho**2) * cosine[:, None] * jr.normal(smear, chosen.states.shape)
         return Kernel(
             time=angles,
-            centre=_inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
+            centre=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
             context=chosen.contexts,
@@ -113,14 +113,15 @@ class TrajectoryCentres(AbstractCentres):
         point = between(self.states[row, node], self.states[row, node + 1])
         return Kernel(
             time=between(self.times[node], self.times[node + 1]),
-            centre=here + _inflation(far, count, tails) * (point - here),
+            centre=here + inflation(far, count, tails) * (point - here),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * between(spread[node], spread[node + 1]), MINIMUM_WIDTH),
             context=self.contexts[row],
         )
 
 
-def _inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
+def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
+    """Factors of which a fraction `tails` is between 1 and 4, uniform in the logarithm, and the rest 1."""
     which, how_far = jr.split(key)
     factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)

@@ -268,3 +268,8 @@ def limited(gain: Scalar) -> Scalar:
 def whole_circle(grid: Times) -> Times:
     r"""The same steps from $\phi = 0$ to $\phi = \pi/2$, wherever the path itself starts and stops."""
     return grid.at[0].set(0.0).at[-1].set(0.5 * jnp.pi)
+
+
+def standard_normal_log_prob(noise: State) -> Scalar:
+    """Log density of N(0, I) in nats, for a vector of shape `(dim,)`."""
+    return -0.5 * jnp.sum(jnp.square(noise)) - 0.5 * noise.size * jnp.log(2.0 * jnp.pi)

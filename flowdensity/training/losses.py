@@ -1,4 +1,4 @@
-"""The matching loss of a flow or a diffusion."""
+"""Losses on draws: matching, for a flow or a diffusion, and energy, for what a density is distilled into."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import Array, Key, Rows, Scalar, Times
+from .._typing import Array, ContextRows, Float, Key, Rows, Scalar, Times
 from ..data.tables import Sample
+from ..models.energy import EnergyNetwork
 from ..models.flows import AbstractCircle
 from ..models.paths import stratified_times
 
@@ -51,3 +52,43 @@ def matching_loss(model: AbstractCircle, draws: MatchingDraws) -> Scalar:
 
     terms = jax.vmap(one)(draws.angles, draws.sample.states, draws.noise, draws.sample.contexts)
     return jnp.mean(terms)
+
+
+class EnergyLabels(NamedTuple):
+    """What a network is fitted to.
+
+    Attributes:
+        states: whitened states, shape `(rows, dim)`.
+        contexts: whitened contexts, shape `(rows, context_dim)`.
+        departures: by how much the log density differs there from that of N(0, I), in nats, shape `(rows,)`.
+        slopes: gradients of that in state and context together, shape `(rows, dim + context_dim)`.
+    """
+
+    states: Rows
+    contexts: ContextRows
+    departures: Float[Array, " rows"]
+    slopes: Float[Array, "rows inputs"]
+
+
+def energy_loss(network: EnergyNetwork, labels: EnergyLabels, slope: Scalar) -> Scalar:
+    """Mean squared errors of log densities and of their gradients, each over what is typical of it.
+
+    Args:
+        network: the network.
+        labels: what it is fitted to.
+        slope: typical size of one component of a gradient.
+    """
+    departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
+    scale = jax.lax.stop_gradient(network.scale)
+    return jnp.mean(jnp.square((departures - labels.departures) / scale)) + jnp.mean(
+        jnp.square((slopes - labels.slopes) / slope)
+    )
+
+
+@eqx.filter_jit
+def departures_and_slopes(
+    network: EnergyNetwork, states: Rows, contexts: ContextRows
+) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
+    """What a network has for the two last of `EnergyLabels`."""
+    departures, slopes = jax.vmap(jax.value_and_grad(network.departure, argnums=(0, 1)))(states, contexts)
+    return departures, jnp.concatenate(slopes, axis=1)

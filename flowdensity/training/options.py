@@ -40,16 +40,27 @@ def check_options(
     if steps is None:
         steps = 4000 if rows < SMALL else 8000
     batch_size = 512 if batch_size is None else batch_size
-    for name, count in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"{caller} expected `{name}` as an integer of at least 1; got {count!r}. Fix: {name}=512")
+    steps, batch_size = check_count(caller, "steps", steps), check_count(caller, "batch_size", batch_size)
     if learning_rate is not None and not (
         isinstance(learning_rate, Real) and math.isfinite(learning_rate) and learning_rate > 0.0
     ):
         raise ValueError(
             f"{caller} expected `learning_rate` as a positive number; got {learning_rate!r}. Fix: learning_rate=1e-3"
         )
-    return Options(int(steps), int(batch_size), None if learning_rate is None else float(learning_rate))
+    return Options(steps, batch_size, None if learning_rate is None else float(learning_rate))
+
+
+def check_count(caller: str, name: str, count: object, *, least: int = 1) -> int:
+    """`count` as an integer.
+
+    Raises:
+        ValueError: if it is none, or below `least`.
+    """
+    if not isinstance(count, Integral) or count < least:
+        raise ValueError(
+            f"{caller} expected `{name}` as an integer of at least {least}; got {count!r}. Fix: {name}=512"
+        )
+    return int(count)
 
 
 def held_out(rows: int, validation: float) -> int:

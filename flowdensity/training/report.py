@@ -42,19 +42,54 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class Amortisation:
+    """How far an amortized density is from the flow it was distilled from, on fresh samples of the flow.
+
+    Attributes:
+        bias: mean of the difference of their log densities in nats, after normalisation, and its standard error.
+        rmse: root mean square of that, and its standard error.
+        gradient: root mean square error of the gradient of `log_prob`, as a fraction of that gradient's own root mean square.
+        log_normaliser: log of the integral of the amortized density in nats, and its standard error; 0 is normalised.
+        between_contexts: standard deviation of the log normaliser between contexts, in nats, Monte-Carlo error taken out.
+        efficiency: share of the effective sample size that is kept where draws of the amortized density are weighted back to
+            the flow's.
+    """
+
+    bias: tuple[float, float]
+    rmse: tuple[float, float]
+    gradient: float
+    log_normaliser: tuple[float, float]
+    between_contexts: float
+    efficiency: float
+
+    def summary(self) -> str:
+        """One line of text."""
+        (bias, bias_error), (rmse, rmse_error) = self.bias, self.rmse
+        integral, integral_error = self.log_normaliser
+        return (
+            f"amortized log_prob less the flow's, on fresh samples of the flow: mean {bias:+.3f} +- {bias_error:.3f} nats, "
+            f"root mean square {rmse:.3f} +- {rmse_error:.3f}; gradients off by {self.gradient:.1%}; log normaliser "
+            f"{integral:+.4f} +- {integral_error:.4f}, between contexts {self.between_contexts:.4f}; weights back to the "
+            f"flow keep {self.efficiency:.1%} of the draws"
+        )
+
+
+@dataclass(frozen=True)
 class FitReport:
-    """How a fit went: losses, Stein residuals and wall time, with a readable `summary()`.
+    """How a fit went: losses, errors of what was learned and wall time, with a readable `summary()`.
 
     Attributes:
         histories: per stage, the losses and how the stage ended.
         residuals: Stein residuals of the learned divergence on fresh kernel draws about samples of the model; None
-            where nothing was distilled.
+            where no divergence was learned.
         seconds: wall time of each stage.
+        amortisation: how far an amortized density is from its flow; None for other fits.
     """
 
     histories: dict[str, History]
     seconds: dict[str, float]
     residuals: Residuals | None = None
+    amortisation: Amortisation | None = None
 
     @property
     def losses(self) -> dict[str, dict[str, np.ndarray]]:
@@ -76,6 +111,8 @@ class FitReport:
                 f"learned divergence: mean error of log_prob {bias:+.3f} +- {error:.3f} nats over samples of the "
                 f"model; {share:.0%} of {self.residuals.z.size} Stein residuals beyond 2 standard errors (5 % expected)"
             )
+        if self.amortisation is not None:
+            lines.append(self.amortisation.summary())
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
         if others:
             lines.append("also: " + ", ".join(f"{k} {v:.0f} s" for k, v in others.items()))

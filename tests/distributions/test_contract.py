@@ -1,7 +1,9 @@
-"""What numpyro asks of every distribution, asked of every kind of FlowDensity."""
+"""What numpyro asks of every distribution, asked of every kind of learned density."""
 
 import functools
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -35,6 +37,28 @@ def matrix_flow() -> GaussianFlow:
 
 def log_normal_flow() -> GaussianFlow:
     return GaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
+
+
+def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
+    """With a network that no flow was distilled into: a function like any other."""
+    network = fd.EnergyNetwork(
+        jr.key(0), 2, flow.model.context_scaling.dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16
+    )
+    weight = jr.normal(jr.key(1), network.outward.weight.shape)
+    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.outward.weight, network, weight), flow)
+
+
+def one_by_one(density: fd.AmortizedDensity, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """The network's log density, state by state; the Gaussian flow's coordinates are centred and not whitened."""
+    batch = np.broadcast_shapes(x.shape[:-1], contexts.shape[:-1])
+    x, contexts = np.broadcast_to(x, (*batch, 2)), np.broadcast_to(contexts, (*batch, contexts.shape[-1]))
+    return np.reshape(
+        [
+            density.energy(jnp.asarray(x[i] - GAUSSIAN_MEAN, jnp.float32), jnp.asarray(contexts[i]))
+            for i in np.ndindex(batch)
+        ],
+        batch,
+    )
 
 
 # name: (constructor, batch shape, event shape, log density in closed form)
@@ -75,13 +99,26 @@ CASES = {
         (2,),
         lambda x: conditional_gaussian_log_prob(x, CONTEXTS.reshape(2, 2, 3)),
     ),
+    "amortized": (
+        lambda: amortized(fd.FlowDensity(gaussian_flow(), solver=SOLVER)),
+        (),
+        (2,),
+        lambda x: one_by_one(build("amortized"), x, np.zeros(0)),
+    ),
+    "amortized, contexts": (
+        lambda: amortized(fd.FlowDensity(conditional_gaussian_flow(), CONTEXTS, solver=SOLVER)),
+        (4,),
+        (2,),
+        lambda x: one_by_one(build("amortized, contexts"), x, CONTEXTS),
+    ),
 }
 every = pytest.mark.parametrize("name", CASES)
-some = pytest.mark.parametrize("name", ["positive scalar", "contexts"])
+some = pytest.mark.parametrize("name", ["positive scalar", "contexts", "amortized, contexts"])
+flows = pytest.mark.parametrize("name", ["positive scalar", "contexts"])
 
 
 @functools.lru_cache
-def build(name: str) -> fd.FlowDensity:
+def build(name: str) -> Any:
     return CASES[name][0]()
 
 
@@ -129,7 +166,7 @@ def test_round_trip_through_the_pytree(name):
     hash(structure)
     again = jax.tree.unflatten(structure, leaves)
     assert jax.tree.structure(again) == structure
-    for attribute in ("batch_shape", "event_shape", "has_rsample", "context_shape"):
+    for attribute in ("batch_shape", "event_shape", "has_rsample"):
         assert getattr(again, attribute) == getattr(density, attribute)
     draws = density.sample(jr.key(2))
     np.testing.assert_array_equal(again.sample(jr.key(2)), draws)
@@ -213,7 +250,7 @@ def test_to_event(name):
             assert joint.support(draws).shape == joint.batch_shape
 
 
-@some
+@flows
 @pytest.mark.parametrize("wrap", ["expand", "to_event", "both"])
 def test_wrapped_densities_know_their_intermediates(name, wrap):
     density = build(name).expand((3, *CASES[name][1]))
@@ -275,7 +312,7 @@ def test_the_same_call_gives_the_same_number(name):
     np.testing.assert_array_equal(density.log_prob(draws), density.log_prob(draws))
 
 
-@some
+@flows
 def test_base_and_event_are_carried_to_each_other(name):
     density = build(name)
     assert density.base.batch_shape == density.batch_shape
@@ -287,7 +324,7 @@ def test_base_and_event_are_carried_to_each_other(name):
     np.testing.assert_allclose(density.to_base(events), noise, atol=0.01)
 
 
-@some
+@flows
 def test_a_variant_has_the_same_structure(name):
     """Else it cannot stand in for the other in a `scan`, a `cond` or a cache of compiled functions."""
     density = build(name)

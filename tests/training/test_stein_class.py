@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import flowdensity as fd
-from flowdensity.solving import FixedStep, standard_normal_log_prob, trajectory
+from flowdensity.models.flows import standard_normal_log_prob
+from flowdensity.solving import FixedStep, trajectory
 
 EMPTY = jnp.zeros(0)
 

@@ -1,0 +1,75 @@
+"""One network for a whole log density: what a solved flow is distilled into."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._typing import Array, Context, Float, Key, Scalar, State
+from .flows import standard_normal_log_prob
+from .networks import Activation, activation_function, linear, squash
+
+
+class EnergyNetwork(eqx.Module):
+    r"""Log density of a whitened state: that of the standard normal, and a scalar network's departure from it.
+
+    $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), c) - b\cdot(1, c)$$
+
+    The network $h$ sees the state squashed to within the reach of the data, on which it is bounded and Lipschitz: far out
+    what is left is a Gaussian, with gradients that point home. $b$ is the log normaliser, and zero until it is measured.
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        dim: dimension of the state.
+        context_dim: dimension of the context, 0 for none.
+        reach: radius beyond which the network no longer sees how far a state is, in whitened units.
+        scale: $s$, typical size of the departure in nats.
+        width: units in each hidden layer.
+        depth: number of residual layers after the first.
+        activation: one of "silu", "gelu", "tanh", "softplus".
+    """
+
+    inward: eqx.nn.Linear
+    middle: tuple[eqx.nn.Linear, ...]
+    outward: eqx.nn.Linear
+    reach: Scalar
+    scale: Scalar
+    normaliser: Float[Array, " coefficients"]
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: Key,
+        dim: int,
+        context_dim: int = 0,
+        *,
+        reach: Scalar,
+        scale: Scalar,
+        width: int = 128,
+        depth: int = 2,
+        activation: Activation = "silu",
+    ):
+        activation_function(activation)
+        first, last, *keys = jr.split(key, 2 + depth)
+        self.inward = linear(first, dim + context_dim, width)
+        self.middle = tuple(linear(each, width, width) for each in keys)
+        self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
+        self.reach = reach
+        self.scale = scale
+        self.normaliser = jnp.zeros(1 + context_dim)
+        self.activation = activation
+
+    def __call__(self, state: State, context: Context) -> Scalar:
+        """Log density in nats of a whitened state given a whitened context."""
+        return standard_normal_log_prob(state) + self.departure(state, context)
+
+    def departure(self, state: State, context: Context) -> Scalar:
+        """By how much the log density differs from that of N(0, I), in nats."""
+        # What describes the data, and what is measured afterwards, is not for the optimiser to move.
+        reach, scale, normaliser = jax.lax.stop_gradient((self.reach, self.scale, self.normaliser))
+        act = activation_function(self.activation)
+        near, _ = squash(state, reach)
+        layer = act(self.inward(jnp.concatenate([near, context])))
+        for middle in self.middle:
+            layer = layer + act(middle(layer))
+        return scale * self.outward(layer) - normaliser[0] - jnp.dot(normaliser[1:], context)

@@ -1,0 +1,221 @@
+"""Distilling a whole log density into one network."""
+
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from scipy.special import logsumexp
+from tqdm.auto import tqdm
+
+from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
+from ..distributions.amortized import AmortizedDensity
+from ..distributions.flow import FlowDensity
+from ..divergence.centres import inflation
+from ..models.energy import EnergyNetwork
+from ..models.flows import standard_normal_log_prob
+from ..solving import state_from_noise, state_log_prob
+from .loop import Schedule, TrainingDiverged, train
+from .losses import EnergyLabels, departures_and_slopes, energy_loss
+from .options import check_count, check_kind, check_options, held_out
+from .prepare import REACH
+from .report import Amortisation, FitReport
+
+LABELS = 65_536
+CHUNK = 1024
+"""States that are labelled in one call."""
+NOISED, INFLATED = 0.2, 0.1
+"""Fractions of the labelled states that are samples with noise, and samples moved outwards; the rest are samples."""
+LEAST_NOISE = 0.05
+"""Noise has a standard deviation between this and 1 in whitened units, uniform in its logarithm."""
+CHECKED, EACH = 8, 128
+"""A normaliser is measured on one sample for so many labels; where it is checked, so many samples are given the same context."""
+NEWTON = 20
+"""Steps of Newton's method for the normaliser."""
+LEARNING_RATE = 2e-3
+
+
+def distill(
+    key: Key,
+    density: FlowDensity,
+    *,
+    labels: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    progress: bool = True,
+) -> tuple[AmortizedDensity, FitReport]:
+    r"""Distil a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
+
+    A network is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training", arXiv 1706.04859) at
+    samples of the flow, at samples with noise and at samples moved outwards. Its log normaliser, which for a conditional
+    density is linear in the whitened context, is then measured by importance sampling against the flow and absorbed. What
+    is left of it on fresh samples, and by how much the network differs from the flow there, is in the report.
+
+    Args:
+        key: JAX PRNG key.
+        density: the density, with whatever divergence and solver it is to be distilled with. A conditional density is
+            distilled for the contexts that it has been given; where it has been given none they are normal, with the means
+            and standard deviations of the contexts it was learned with.
+        labels: states that the network is fitted to; by default 65,536.
+        width: units of each hidden layer; by default 128.
+        steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
+        batch_size: labels in each step; by default 512.
+        learning_rate: peak learning rate; by default 2e-3.
+        progress: whether to show bars.
+
+    Returns:
+        The amortized density, with the contexts that `density` had, and a report whose `amortisation` says how far off it is.
+
+    Raises:
+        TypeError, ValueError: if an argument is unusable; raised before any work is done.
+        TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
+    """
+    caller = "distill"
+    check_kind(caller, "density", density, FlowDensity, "the density that fd.fit_flow returned")
+    labels = LABELS if labels is None else check_count(caller, "labels", labels, least=16)
+    width = 128 if width is None else check_count(caller, "width", width)
+    options = check_options(caller, labels, steps, batch_size, learning_rate)
+    point_key, net_key, train_key, absorb_key, check_key = jr.split(key, 5)
+
+    model = density.model
+    started = time.monotonic()
+    table = labelled(point_key, density, labels, each=1, spread=True, progress=progress)
+    seconds = {"labels": time.monotonic() - started}
+
+    held = held_out(labels, 1 / 16)
+    kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
+    network = EnergyNetwork(
+        net_key,
+        model.dim,
+        model.context_scaling.dim,
+        reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(kept.states, axis=1))),
+        scale=_typical(kept.departures),
+        width=width,
+    )
+    slope = _typical(kept.slopes)
+
+    def loss(network: EnergyNetwork, key: Key, args: tuple[EnergyLabels, EnergyLabels]) -> Scalar:
+        kept, _ = args
+        rows = jr.randint(key, (options.batch_size,), 0, len(kept.departures))
+        return energy_loss(network, jax.tree.map(lambda leaf: leaf[rows], kept), slope)
+
+    def validate(network: EnergyNetwork, args: tuple[EnergyLabels, EnergyLabels]) -> Scalar:
+        return energy_loss(network, args[1], slope)
+
+    # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
+    schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=options.steps)
+    try:
+        network, history = train(
+            train_key, network, loss, validate, (kept, out), schedule, stage="energy", progress=progress
+        )
+    except TrainingDiverged as error:
+        error.best = AmortizedDensity(error.best, density)
+        raise
+    seconds |= {"energy": history.seconds}
+    started = time.monotonic()
+    samples = max(CHUNK, labels // CHECKED // EACH * EACH)
+    network = normalised(absorb_key, density, network, samples)
+    amortisation = measured(check_key, density, network, samples)
+    seconds |= {"normaliser": time.monotonic() - started}
+    return AmortizedDensity(network, density), FitReport({"energy": history}, seconds, amortisation=amortisation)
+
+
+def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> EnergyLabels:
+    """Labelled samples of a density: `each` given the same context, some of them moved if `spread`."""
+    chunks = -(-count // CHUNK)
+    labels = []
+    with tqdm(total=chunks * CHUNK, desc="labels", unit="label", disable=not progress) as bar:
+        for chunk_key in jr.split(key, chunks):
+            labels.append(jax.block_until_ready(_chunk(chunk_key, density, each, spread)))
+            bar.update(CHUNK)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *labels)
+
+
+@eqx.filter_jit
+def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLabels:
+    context_key, noise_key, move_key = jr.split(key, 3)
+    model, divergence, solver = density.model, density.divergence, density.solver
+    contexts = jnp.repeat(contexts_of(context_key, density, CHUNK // each), each, axis=0)
+    noise = jr.normal(noise_key, (CHUNK, model.dim))
+    states = jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
+    if spread:
+        states = _moved(move_key, states)
+
+    def departure(state: State, context: Context) -> Scalar:
+        return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
+
+    departures, slopes = jax.vmap(jax.value_and_grad(departure, argnums=(0, 1)))(states, contexts)
+    return EnergyLabels(states, contexts, departures, jnp.concatenate(slopes, axis=1))
+
+
+def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
+    """Whitened contexts among those that a density has been given; if it has none, normal ones."""
+    size = density.model.context_scaling.dim
+    if density.context is None or size == 0:
+        return jr.normal(key, (count, size))
+    given = density.context.reshape(-1, *density.context_shape)
+    chosen = given[jr.randint(key, (count,), 0, len(given))]
+    return jax.vmap(lambda scaling, c: scaling.whiten(c)[0], in_axes=(None, 0))(density.model.context_scaling, chosen)
+
+
+def _moved(key: Key, states: Rows) -> Rows:
+    """Some states with noise, some moved outwards, most as they are."""
+    kind_key, size_key, noise_key, far_key = jr.split(key, 4)
+    kind = jr.uniform(kind_key, (len(states), 1))
+    size = jnp.exp(jr.uniform(size_key, kind.shape, minval=jnp.log(LEAST_NOISE)))
+    noised = states + size * jr.normal(noise_key, states.shape)
+    far = inflation(far_key, len(states), 1.0) * states
+    return jnp.where(kind < NOISED, noised, jnp.where(kind < NOISED + INFLATED, far, states))
+
+
+def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> EnergyNetwork:
+    r"""The network with its log normaliser $b$ measured on samples of the flow.
+
+    Where $w = \tilde q/p$ is the ratio of the network's density to the flow's, $b$ minimises
+    $\mathbb{E}[w\,e^{-b\cdot f} + b\cdot f]$ with $f = (1, c)$: without a context $b = \log\mathbb{E}[w]$, and with one a Poisson
+    regression.
+    """
+    labels = labelled(key, density, samples, each=1, spread=False, progress=False)
+    departures, _ = departures_and_slopes(network, labels.states, labels.contexts)
+    excess = np.asarray(departures - labels.departures, np.float64)
+    features = np.column_stack([np.ones(len(excess)), np.asarray(labels.contexts, np.float64)])
+    coefficients = np.zeros(features.shape[1])
+    coefficients[0] = logsumexp(excess) - np.log(len(excess))
+    for _ in range(NEWTON):
+        weights = np.exp(excess - features @ coefficients)
+        curvature = (weights[:, None] * features).T @ features
+        coefficients += np.linalg.pinv(curvature) @ (features.T @ (weights - 1.0))
+    return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(coefficients, float))
+
+
+def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> Amortisation:
+    """How far a network is from the density it was distilled from, on fresh samples of that."""
+    labels = labelled(key, density, samples, each=EACH, spread=False, progress=False)
+    departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
+    error = np.asarray(departures - labels.departures, np.float64)
+    wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slopes - labels.slopes, labels.slopes))
+    rmse = np.sqrt(np.mean(np.square(error)))
+    ratio = np.exp(error)
+    # One number for each context, as samples given the same one are not independent.
+    groups = ratio.reshape(-1, EACH)
+    integrals, within = groups.mean(1), np.mean(groups.var(1, ddof=1)) / EACH
+    return Amortisation(
+        bias=(float(error.mean()), float(error.std() / np.sqrt(error.size))),
+        rmse=(float(rmse), float(np.square(error).std() / (2.0 * rmse * np.sqrt(error.size)))),
+        gradient=float(wrong / right),
+        log_normaliser=(
+            float(np.log(ratio.mean())),
+            float(integrals.std(ddof=1) / ratio.mean() / np.sqrt(len(groups))),
+        ),
+        between_contexts=float(np.sqrt(max(0.0, integrals.var(ddof=1) - within)) / ratio.mean()),
+        efficiency=float(1.0 / (ratio.mean() * np.mean(1.0 / ratio))),
+    )
+
+
+def _typical(values: Array) -> Scalar:
+    """Root mean square, not quite zero where a density is the fitted Gaussian."""
+    return jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(values))), 1e-6)

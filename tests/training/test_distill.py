@@ -1,0 +1,231 @@
+"""A whole density distilled into one network: its labels, its normaliser, and what its report says."""
+
+import pickle
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from conftest import CONDITIONAL_NOISE, CONDITIONAL_SLOPE
+from numpyro.diagnostics import effective_sample_size
+from numpyro.infer import MCMC, NUTS
+from references import CONTEXTS, conditional_gaussian_flow, gaussian_flow, patch_everywhere
+from scipy.stats import multivariate_normal
+
+import flowdensity as fd
+from flowdensity.training.distill import contexts_of, labelled, measured, normalised
+
+DRAWS = 4000
+
+
+@pytest.fixture(scope="module")
+def amortized(mixture_fit):
+    """The mixture in two dimensions."""
+    return fd.distill(jr.key(20), mixture_fit.density, width=64, labels=16_384, steps=2000, progress=False)
+
+
+@pytest.fixture(scope="module")
+def amortized_conditional(conditional_fit):
+    """The conditional Gaussian."""
+    return fd.distill(jr.key(21), conditional_fit.density, width=64, labels=16_384, steps=2000, progress=False)
+
+
+def log_prob_and_slope(density, events):
+    return jax.jit(jax.vmap(jax.value_and_grad(density.log_prob)))(events)
+
+
+# What it is fitted to ----------------------------------------------------------------------------
+
+
+def test_labels_are_log_densities_and_their_gradients():
+    density = fd.FlowDensity(conditional_gaussian_flow(), CONTEXTS, solver=fd.FixedStep(4))
+    model = density.model
+    labels = labelled(jr.key(0), density, 100, each=1, spread=True, progress=False)
+    assert {len(leaf) for leaf in labels} == {100}
+
+    def log_prob(state, context):
+        return density.given(context).log_prob(model.scaling.colour(state))
+
+    values, slopes = jax.vmap(jax.value_and_grad(log_prob, argnums=(0, 1)))(labels.states, labels.contexts)
+    normal = dist.Normal().expand((2,)).to_event(1).log_prob(labels.states)
+    np.testing.assert_allclose(labels.departures, values - normal, atol=1e-4)
+    np.testing.assert_allclose(
+        labels.slopes, jnp.concatenate([slopes[0] + labels.states, slopes[1]], axis=1), rtol=1e-4, atol=1e-4
+    )
+    # The contexts are those that the density has been given; the states, but for some, its samples given them.
+    assert all(np.any(np.all(np.isclose(context, CONTEXTS), axis=1)) for context in np.asarray(labels.contexts))
+    same = labelled(jr.key(0), density, 2048, each=1, spread=False, progress=False)
+    moved = labelled(jr.key(0), density, 2048, each=1, spread=True, progress=False)
+    share = np.mean(np.any(np.asarray(same.states != moved.states), axis=1))
+    assert abs(share - 0.3) < 4.5 * np.sqrt(0.3 * 0.7 / 2048)
+
+
+def test_without_a_context_of_its_own_it_is_distilled_for_normal_ones(conditional_fit):
+    contexts = np.asarray(contexts_of(jr.key(0), conditional_fit.density, 2000))
+    assert contexts.shape == (2000, 1)
+    assert abs(contexts.mean()) < 4.5 / np.sqrt(2000)
+    assert abs(contexts.std() - 1.0) < 4.5 / np.sqrt(4000)
+
+
+# What it comes to --------------------------------------------------------------------------------
+
+
+def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
+    fast, report = amortized
+    found = report.amortisation
+    events = mixture_fit.density.sample(jr.key(1), (DRAWS,))
+    value, slope = log_prob_and_slope(fast, events)
+    expected, expected_slope = log_prob_and_slope(mixture_fit.density, events)
+    error = np.asarray(value - expected, np.float64)
+    assert abs(error.mean() - found.bias[0]) < 4.5 * np.hypot(error.std() / np.sqrt(DRAWS), found.bias[1])
+    rmse = np.sqrt(np.mean(np.square(error)))
+    own = np.square(error).std() / (2.0 * rmse * np.sqrt(DRAWS))
+    assert abs(rmse - found.rmse[0]) < 4.5 * np.hypot(own, found.rmse[1])
+    assert found.rmse[0] < 0.1
+    # The report has the gradient in whitened coordinates, less that of N(0, I).
+    ratio = np.sqrt(np.mean(np.square(slope - expected_slope)) / np.mean(np.square(expected_slope)))
+    assert 0.3 < ratio / found.gradient < 3.0
+    assert found.efficiency > 0.99
+    assert "log normaliser" in report.summary()
+    assert str(report).count("amortized log_prob") == 1
+
+
+def test_its_normaliser_is_what_quadrature_finds(plane, amortized):
+    """Weights against the flow's samples integrate the network's density times the ratio of the flow's law to its log_prob."""
+    fast, report = amortized
+    points = np.stack(np.meshgrid(plane.axis, plane.axis, indexing="ij"), -1).astype(np.float32)
+    values = np.asarray(fast.log_prob(points), np.float64)
+    weighted = np.log(np.sum(np.exp(values + plane.exact - plane.learned)) * plane.cell)
+    found, error = report.amortisation.log_normaliser
+    assert error < 0.01
+    # The network was normalised on as many samples of its own.
+    assert abs(found - weighted) < 4.5 * error
+    assert abs(weighted) < 4.5 * error
+    assert abs(np.log(np.sum(np.exp(values)) * plane.cell)) < 0.02
+
+
+def test_far_out_it_is_gaussian(amortized):
+    fast, _ = amortized
+    directions = np.random.default_rng(0).normal(size=(16, 2))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    middle = fast.flow.sample(jr.key(2), (DRAWS,)).mean(0)
+    previous = np.inf
+    for scale in (10.0, 100.0, 1000.0):
+        events = jnp.asarray(middle + scale * directions, jnp.float32)
+        values, slopes = log_prob_and_slope(fast, events)
+        assert jnp.all(jnp.isfinite(slopes))
+        assert np.all(np.sum(np.asarray(slopes) * directions, axis=1) < 0.0)
+        assert np.max(values) < -0.05 * scale**2
+        assert np.max(values) < previous
+        previous = float(np.min(values))
+
+
+@pytest.mark.slow
+def test_nuts_with_it_finds_the_posterior(plane, amortized):
+    fast, _ = amortized
+
+    def model():
+        theta = numpyro.sample("theta", fast)
+        numpyro.sample("x", dist.Normal(theta[0], 0.4), obs=-0.6)
+
+    mcmc = MCMC(
+        NUTS(model), num_warmup=300, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
+    )
+    mcmc.run(jr.key(3))
+    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
+    points = np.stack(np.meshgrid(plane.axis, plane.axis, indexing="ij"), -1).astype(np.float32)
+    likelihood = -0.5 * np.square((-0.6 - plane.axis) / 0.4)
+    weights = np.exp(np.asarray(fast.log_prob(points), np.float64) + likelihood[:, None])
+    weights /= weights.sum()
+    for column, marginal in enumerate((weights.sum(1), weights.sum(0))):
+        mean = np.sum(marginal * plane.axis)
+        deviation = np.sqrt(np.sum(marginal * np.square(plane.axis - mean)))
+        size = effective_sample_size(draws[..., column])
+        assert size > 300.0
+        assert abs(draws[..., column].mean() - mean) < 4.5 * deviation / np.sqrt(size)
+    pickle.loads(pickle.dumps(mcmc))
+
+
+def test_what_it_is_asked_beside_a_log_density_comes_from_the_flow(mixture_fit, amortized):
+    fast, _ = amortized
+    np.testing.assert_array_equal(fast.sample(jr.key(4), (3,)), mixture_fit.density.sample(jr.key(4), (3,)))
+    assert fast.support is mixture_fit.density.support
+    again = pickle.loads(pickle.dumps(fast))
+    events = fast.sample(jr.key(5), (7,))
+    np.testing.assert_array_equal(again.log_prob(events), fast.log_prob(events))
+
+
+# Conditional densities and supports --------------------------------------------------------------
+
+
+def test_a_conditional_density_and_its_gradient_into_the_context(amortized_conditional):
+    fast, report = amortized_conditional
+    events = np.array([[1.2, 4.5], [0.0, 6.0], [2.0, 4.0]], np.float32)
+    contexts = np.array([[0.3], [-0.8], [0.9]], np.float32)
+    normal = multivariate_normal(np.zeros(2), CONDITIONAL_NOISE)
+    away = events - np.array([1.0, 5.0]) - contexts @ CONDITIONAL_SLOPE.T
+    # The flow was trained for seconds: it is within some 0.1 nats, and the network within its own error of that.
+    np.testing.assert_allclose(fast.given(contexts).log_prob(events), normal.logpdf(away), atol=0.3)
+    slopes = jax.grad(lambda c: fast.given(c).log_prob(events).sum())(jnp.asarray(contexts))
+    expected = away @ np.linalg.inv(CONDITIONAL_NOISE) @ CONDITIONAL_SLOPE
+    np.testing.assert_allclose(slopes, expected, rtol=0.15, atol=0.3)
+    assert report.amortisation.between_contexts < 0.02
+    with pytest.raises(ValueError, match=r"AmortizedDensity.log_prob expected a context .*density.given\(context\)"):
+        fast.log_prob(events)
+
+
+def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
+    """Of a network whose log density is too high by 0.3 + 0.2 c."""
+    fast, _ = amortized_conditional
+    planted = jnp.asarray([0.3, 0.2])
+    wrong = eqx.tree_at(lambda n: n.normaliser, fast.energy, fast.energy.normaliser - planted)
+    found = measured(jr.key(6), fast.flow, wrong, 8192)
+    # The integral over contexts too: E exp(0.3 + 0.2 c) with a standard normal c.
+    assert abs(found.log_normaliser[0] - 0.32) < 4.5 * found.log_normaliser[1]
+    assert found.between_contexts == pytest.approx(0.2, rel=0.4)  # of 64 contexts
+    assert found.bias[0] > 0.2
+    right = normalised(jr.key(7), fast.flow, wrong, 4096)
+    np.testing.assert_allclose(right.normaliser, fast.energy.normaliser, atol=0.005)
+
+
+def test_supports_are_included(positive_fit):
+    fast, _ = fd.distill(jr.key(22), positive_fit.density, width=32, labels=4096, steps=1000, progress=False)
+    log_x = np.linspace(np.log(1e-3), np.log(1e3), 4001)
+    values = np.asarray(fast.log_prob(np.exp(log_x).astype(np.float32)), np.float64)
+    assert abs(np.trapezoid(np.exp(values + log_x), log_x) - 1.0) < 0.02
+    own = np.asarray(positive_fit.density.log_prob(np.exp(log_x[1000:3000]).astype(np.float32)), np.float64)
+    assert np.abs(values[1000:3000] - own)[own > -8.0].max() < 0.3
+    assert np.all(fast.sample(jr.key(8), (100,)) > 0.0)
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+DENSITY = fd.FlowDensity(gaussian_flow())
+BAD = {
+    "no density": ({"density": gaussian_flow()}, TypeError, "density", "FlowDensity; got GaussianFlow"),
+    "few labels": ({"labels": 3}, ValueError, "labels", "at least 16; got 3"),
+    "no width": ({"width": 0}, ValueError, "width", "at least 1; got 0"),
+    "half a step": ({"steps": 0.5}, ValueError, "steps", "integer of at least 1; got 0.5"),
+    "backwards": ({"learning_rate": -1.0}, ValueError, "learning_rate", "positive number; got -1.0"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "argument", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_before_any_work(monkeypatch, options, error, argument, says):
+    def reached(*args, **kwargs):
+        pytest.fail("work began before the input was checked")
+
+    for name in ("labelled", "train"):
+        patch_everywhere(monkeypatch, name, reached)
+    with pytest.raises(error, match=rf"distill expected `{argument}`.*{re.escape(says)}.*Fix: "):
+        fd.distill(jr.key(0), **({"density": DENSITY, "progress": False} | options))
+
+
+def test_a_density_of_something_else_is_refused():
+    with pytest.raises(TypeError, match=r"AmortizedDensity expected `energy`.*got GaussianFlow.*Fix: "):
+        fd.AmortizedDensity(gaussian_flow(), DENSITY)
