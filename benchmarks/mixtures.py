@@ -1,7 +1,9 @@
-"""The mixtures of the accuracy benchmark, with their exact density."""
+"""The mixtures of the benchmarks, with their exact density, and posteriors under them."""
 
+import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
+import numpyro.distributions as dist
+from scipy.special import logsumexp, softmax
 from scipy.stats import multivariate_normal
 
 
@@ -30,3 +32,24 @@ class Mixture:
     def log_prob(self, points: np.ndarray) -> np.ndarray:
         """Log density in nats, shape `(points,)`."""
         return logsumexp(self.log_joint(points), axis=0)
+
+
+def closed_form(mixture: Mixture) -> dist.Distribution:
+    """The mixture itself as a numpyro distribution."""
+    return dist.MixtureSameFamily(
+        dist.Categorical(logits=jnp.zeros(len(mixture.means))),
+        dist.MultivariateNormal(
+            jnp.asarray(mixture.means, float), covariance_matrix=jnp.asarray(mixture.covariances, float)
+        ),
+    )
+
+
+def in_view(mixture: Mixture, observed: np.ndarray, noise: float, seen: np.ndarray | None = None) -> np.ndarray:
+    """Weight of each component in the posterior of a point of which coordinates `seen`, all by default, are observed."""
+    seen = np.arange(mixture.dim) if seen is None else seen
+    blur = noise**2 * np.eye(len(seen))
+    logits = [
+        multivariate_normal.logpdf(observed, m[seen], c[np.ix_(seen, seen)] + blur)
+        for m, c in zip(mixture.means, mixture.covariances, strict=True)
+    ]
+    return softmax(np.asarray(logits))

@@ -16,11 +16,10 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from mixtures import Mixture
+from mixtures import Mixture, closed_form, in_view
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
-from scipy.special import softmax
 from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
@@ -54,28 +53,11 @@ def run_nuts(
     }
 
 
-def closed_form(mixture: Mixture) -> dist.Distribution:
-    """The mixture itself as a numpyro distribution."""
-    return dist.MixtureSameFamily(
-        dist.Categorical(logits=jnp.zeros(len(mixture.means))),
-        dist.MultivariateNormal(
-            jnp.asarray(mixture.means, float), covariance_matrix=jnp.asarray(mixture.covariances, float)
-        ),
-    )
-
-
 def agreement() -> dict:
     """Posterior moments in D = 4 under the learned prior and under the mixture it was learned from."""
     mixture, component, seen, noise = Mixture(4, 0), 3, np.array([0, 1, 2]), 0.4
     density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
     observed = mixture.means[component, seen] + np.array([0.3, -0.2, 0.1])
-
-    # The weight of each component in the posterior, in closed form: one of them must be all that is in view.
-    marginals = [
-        dist.MultivariateNormal(m[seen], c[np.ix_(seen, seen)] + noise**2 * np.eye(len(seen))).log_prob(observed)
-        for m, c in zip(mixture.means, mixture.covariances, strict=True)
-    ]
-    in_view = softmax(np.asarray(marginals, np.float64))[component]
 
     def posterior(prior: dist.Distribution, samples: int) -> tuple[np.ndarray, dict]:
         def model() -> None:
@@ -89,7 +71,8 @@ def agreement() -> dict:
     truth, long_run = posterior(closed_form(mixture), 10_000)
     draws, run = posterior(density, 1500)
     return {
-        "in view": float(in_view),
+        # One component must be all that is in view.
+        "in view": float(in_view(mixture, observed, noise, seen)[component]),
         "mean": truth.mean(0).tolist(),
         "deviation": truth.std(0).tolist(),
         "mean gap": ((draws.mean(0) - truth.mean(0)) / truth.std(0)).tolist(),

@@ -35,15 +35,23 @@ def cell(name: str, compute: Callable[[], dict]) -> dict:
     return result
 
 
-def cells_of(doc: str | None, folder: str, jobs: Mapping[str, Callable[[], dict]]) -> dict[str, dict]:
-    """The command line of a benchmark that resumes: its cells by name, computed where missing; with --cached those there are."""
+def cells_of(
+    doc: str | None, folder: str, jobs: Mapping[str, Callable[[], dict]], quick: Sequence[str] = ()
+) -> dict[str, dict]:
+    """The command line of a benchmark that resumes: its cells by name, computed where missing.
+
+    With --cached none is computed, and with --quick only those named in `quick`.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cached", action="store_true", help="compute nothing; write what the cells there are say")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=f"compute only {', '.join(quick)}")
     args = parser.parse_args()
+    wanted = () if args.cached else quick if quick and args.quick else tuple(jobs)
     cells = {}
     for name, compute in jobs.items():
         file = f"{folder}/{name.replace(' ', '-')}"
-        if not args.cached or is_cached(file):
+        if name in wanted or is_cached(file):
             cells[name] = cell(file, compute)
             print(name, cells[name], flush=True)
     return cells

@@ -245,3 +245,13 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     """Mean of the gap between two scores of the same rows, and its standard error."""
     gap = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
     return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
+
+
+def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
+    """With a network that no flow was distilled into: a function like any other."""
+    model = flow.model
+    network = fd.EnergyNetwork(
+        jr.key(0), model.dim, model.context_scaling.dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16
+    )
+    weight = jr.normal(jr.key(1), network.outward.weight.shape)
+    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.outward.weight, network, weight), flow)

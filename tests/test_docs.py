@@ -44,6 +44,8 @@ def namespace():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
+        short = functools.partial(fd.distill, labels=1024, width=16, steps=50, progress=False)
+        patch.setattr(fd, "distill", short)
         patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, width: small_network(0, dim, contexts))
         patch.setattr(divergence, "TRUNK", (32, 1))
         patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
@@ -88,6 +90,9 @@ def test_readme_blocks_run(namespace, block):
         mcmc = names["MCMC"](names["NUTS"](names["model"]))
         mcmc.run(names["key"], y=0.5)
         assert (mcmc.get_samples()["tau"] > 0.0).all()
+    if "distill" in block:
+        names["mcmc"].run(names["key"])
+        assert names["mcmc"].get_samples()["theta"].shape == (20, 2)
     if "AutoFlow" in block:
         assert np.isfinite(names["svi"].run(names["key"], 3, y=np.zeros(2), progress_bar=False).losses).all()
 

@@ -15,7 +15,7 @@ from numpyro.distributions import transforms
 from numpyro.infer import HMC, MCMC
 from numpyro.infer.inspect import get_dependencies, get_model_relations
 from numpyro.infer.util import log_density
-from references import CONTEXTS, EPS32, conditional_gaussian_flow, gaussian_flow, named_flow, random_flow
+from references import CONTEXTS, EPS32, amortized, conditional_gaussian_flow, gaussian_flow, named_flow, random_flow
 from scipy.special import logsumexp
 
 import flowdensity as fd
@@ -198,10 +198,11 @@ def test_relations_know_of_named_values():
     assert relations["sample_sample"]["v"] == ["theta"]
 
 
+@pytest.mark.parametrize("kind", [lambda flow: flow, amortized], ids=["flow", "amortized"])
 @pytest.mark.parametrize("conditional", [True, False])
-def test_a_scan_scores_every_step(conditional):
+def test_a_scan_scores_every_step(conditional, kind):
     model = random_flow(jr.key(0), 1, size=0.5, context_dim=int(conditional))
-    chained = fd.FlowDensity(model, solver=SOLVER)
+    chained = kind(fd.FlowDensity(model, solver=SOLVER))
 
     def walk(ys):
         def step(state, y):

@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,6 +17,7 @@ from references import (
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
     GaussianFlow,
+    amortized,
     conditional_gaussian_flow,
     conditional_gaussian_log_prob,
     gaussian_flow,
@@ -37,15 +37,6 @@ def matrix_flow() -> GaussianFlow:
 
 def log_normal_flow() -> GaussianFlow:
     return GaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
-
-
-def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
-    """With a network that no flow was distilled into: a function like any other."""
-    network = fd.EnergyNetwork(
-        jr.key(0), 2, flow.model.context_scaling.dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16
-    )
-    weight = jr.normal(jr.key(1), network.outward.weight.shape)
-    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.outward.weight, network, weight), flow)
 
 
 def one_by_one(density: fd.AmortizedDensity, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from numpyro.infer.util import log_density
 from references import (
     NAMED,
     NAMED_CONTEXT,
+    amortized,
     central_difference,
     gaussian_flow,
     named_flow,
@@ -166,6 +167,7 @@ MODELS = {
     "in a plate": (in_a_plate(density, 3), (3,)),
     "given contexts in a plate": (in_a_plate(lambda: conditional().given(CONTEXT), 3), (3,)),
     "expanded to one event": (lambda: fd.sample_sites("theta", density().expand((3,)).to_event(1)), (3,)),
+    "amortized": (in_a_plate(lambda: amortized(density()), 3), (3,)),
     "masked": (in_a_plate(lambda: density().mask(jnp.array([True, False, True])), 3), (3,)),
 }
 

@@ -14,6 +14,7 @@ from references import (
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
     SLOPE,
+    amortized,
     conditional_gaussian_flow,
     gaussian_flow,
 )
@@ -44,6 +45,7 @@ def in_a_plate(fn, size):
 MODELS = {
     "alone": (lambda: numpyro.sample("theta", density()), (2,), (2,), ()),
     "in a plate": (in_a_plate(density, 5), (5, 2), (5, 2), (5,)),
+    "amortized": (in_a_plate(lambda: amortized(density()), 5), (5, 2), (5, 2), (5,)),
     "expanded": (lambda: numpyro.sample("theta", density().expand((3, 4))), (3, 4, 2), (3, 4, 2), (3, 4)),
     "one event of many": (
         lambda: numpyro.sample("theta", density().expand((3, 4)).to_event(2)),
@@ -83,7 +85,7 @@ def test_the_base_is_sampled_and_the_event_is_deterministic(model, shape, noise_
     )
 
 
-@pytest.mark.parametrize("name", ["in a plate", "conditional in a plate", "one event of many"])
+@pytest.mark.parametrize("name", ["in a plate", "amortized", "conditional in a plate", "one event of many"])
 def test_the_event_is_the_image_of_its_noise(name):
     trace = trace_of(MODELS[name][0])
     fn = given() if "conditional" in name else density()
