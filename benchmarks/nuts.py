@@ -21,6 +21,7 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from fits import mixture_flow
 from mixtures import Mixture, closed_form, in_view
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
@@ -28,7 +29,7 @@ from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
-ROWS, NOISE, CHAINS = 20_000, 0.4, 4
+NOISE, CHAINS = 0.4, 4
 DRAWS = 500
 SECONDS = 40.0
 """About as long may one run of a rival take: the slow ones make fewer draws."""
@@ -77,8 +78,7 @@ def effective(draws: np.ndarray) -> float:
 
 def posterior(dim: int) -> dict:
     """All rivals on one posterior."""
-    mixture = Mixture(dim, 0)
-    learned, fit = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+    mixture, learned, fit_seconds = mixture_flow(dim)
     fast, report = fd.distill(jr.key(1), learned)
     observed, share = observation(mixture, 0, NOISE)
     exact = learned.with_divergence(fd.ExactDivergence())
@@ -105,7 +105,7 @@ def posterior(dim: int) -> dict:
     }
     result: dict = {
         "in view": float(share),
-        "fit": fit.seconds,
+        "fit": fit_seconds,
         "distillation": report.seconds,
         "amortisation": report.amortisation.summary() if report.amortisation else None,
         "amortized less exact": {"bias": float(gap.mean()), "rmse": float(np.sqrt(np.mean(np.square(gap))))},
@@ -137,8 +137,7 @@ def posterior(dim: int) -> dict:
 
 def population() -> dict:
     """A correlated prior in 16 dimensions, and the posteriors of 1,000 objects, one chain each, in one vectorised run."""
-    mixture = Mixture(16, 0, components=3)
-    learned, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+    mixture, learned, _ = mixture_flow(16, components=3)
     fast, report = fd.distill(jr.key(1), learned)
     truth = mixture.sample(OBJECTS, 8)
     observed = jnp.asarray(truth + NOISE * np.random.default_rng(9).normal(size=truth.shape), float)

@@ -16,7 +16,8 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from mixtures import Mixture, closed_form, in_view
+from fits import mixture_flow
+from mixtures import closed_form, in_view
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
@@ -55,8 +56,7 @@ def run_nuts(
 
 def agreement() -> dict:
     """Posterior moments in D = 4 under the learned prior and under the mixture it was learned from."""
-    mixture, component, seen, noise = Mixture(4, 0), 3, np.array([0, 1, 2]), 0.4
-    density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+    (mixture, density, _), component, seen, noise = mixture_flow(4), 3, np.array([0, 1, 2]), 0.4
     observed = mixture.means[component, seen] + np.array([0.3, -0.2, 0.1])
 
     def posterior(prior: dist.Distribution, samples: int) -> tuple[np.ndarray, dict]:
@@ -84,8 +84,7 @@ def agreement() -> dict:
 
 def modes() -> dict:
     """Six separated modes in D = 8 and a likelihood that sees one coordinate: in the noise, and in theta."""
-    mixture, observed, noise = Mixture(8, 0), 0.0, 1.5
-    density, _ = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+    (mixture, density, _), observed, noise = mixture_flow(8), 0.0, 1.5
 
     def shares(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         which = np.argmax(mixture.log_joint(points), axis=0)

@@ -49,5 +49,6 @@ from .training.objectives import ScoreStein as ScoreStein
 from .training.report import Amortisation as Amortisation
 from .training.report import FitReport as FitReport
 from .training.report import Residuals as Residuals
+from .training.report import StepErrors as StepErrors
 
 __version__ = "0.1.0"

@@ -55,6 +55,11 @@ class FixedStep(AbstractSolver):
         grid = times(self.steps)
         if reverse:
             grid = grid[::-1]
+        (end, _), _ = jax.lax.scan(self.step(field), (start, field(grid[0], start)), (grid[:-1], grid[1:]))
+        return end
+
+    def step(self, field: Field) -> Callable[[tuple[Any, Any], tuple[Scalar, Scalar]], tuple[tuple[Any, Any], None]]:
+        """One step, for `scan`: from a state and its slope, and the ends of the step, to the next state and slope."""
         tableau = self.method.tableau
         assert isinstance(tableau, diffrax.ButcherTableau), "an explicit method has one tableau"
 
@@ -71,8 +76,7 @@ class FixedStep(AbstractSolver):
             end = _advance(state, last - first, tableau.b_sol, slopes)
             return (end, field(last, end)), None
 
-        (end, _), _ = jax.lax.scan(step, (start, field(grid[0], start)), (grid[:-1], grid[1:]))
-        return end
+        return step
 
 
 class Adaptive(AbstractSolver):

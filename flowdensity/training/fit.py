@@ -1,5 +1,7 @@
 """Learning a density from data."""
 
+import dataclasses
+import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -18,8 +20,9 @@ from .likelihood import maximise_likelihood
 from .loop import History, TrainingDiverged
 from .objectives import LangevinStein
 from .options import Options, check_kind, check_options
-from .prepare import Parts, check_divergence, check_validation, prepare, whitened
+from .prepare import Parts, check_divergence, check_tolerance, check_validation, prepare, whitened
 from .report import FitReport
+from .steps import choose_steps
 from .velocity import fit_velocity
 
 
@@ -37,6 +40,7 @@ def fit_flow(
     learning_rate: float | None = None,
     validation: float = 0.1,
     weights: ArrayLike | None = None,
+    tolerance: float = 0.01,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data by flow matching and distil its divergence.
@@ -65,6 +69,7 @@ def fit_flow(
         validation: fraction of the rows held out for early stopping, between 0 and 1. Below 2,000 rows the number of steps
             is chosen by cross-validation over five such parts and the flow is then trained on all rows.
         weights: how much each row counts, shape `(n,)`, of any sum: importance weights, or counts; None for all alike.
+        tolerance: error of `log_prob`, in nats, that the solver may make: the fewest steps are taken that keep within it.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -82,7 +87,8 @@ def fit_flow(
         "fit_flow",
         "flow",
         lambda parts: Flow(path=path, **parts.shared),
-        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, progress,
+        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
+        progress,
     )  # fmt: skip
 
 
@@ -101,6 +107,7 @@ def fit_diffusion(
     learning_rate: float | None = None,
     validation: float = 0.1,
     weights: ArrayLike | None = None,
+    tolerance: float = 0.01,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data with a diffusion model and distil its divergence.
@@ -124,6 +131,7 @@ def fit_diffusion(
         learning_rate: as `fit_flow`.
         validation: as `fit_flow`.
         weights: as `fit_flow`.
+        tolerance: as `fit_flow`.
         progress: as `fit_flow`.
 
     Returns:
@@ -143,7 +151,8 @@ def fit_diffusion(
         "fit_diffusion",
         "diffusion",
         lambda parts: Diffusion(path=path, prediction=prediction, **parts.shared),
-        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, progress,
+        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
+        progress,
     )  # fmt: skip
 
 
@@ -161,6 +170,7 @@ def fit_likelihood(
     learning_rate: float | None = None,
     validation: float = 0.1,
     weights: ArrayLike | None = None,
+    tolerance: float = 0.01,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distil its divergence.
@@ -185,6 +195,7 @@ def fit_likelihood(
         learning_rate: peak learning rate; by default 2e-3, or 2e-4 from a given model.
         validation: fraction of the rows held out for early stopping, between 0 and 1.
         weights: as `fit_flow`.
+        tolerance: as `fit_flow`.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -197,6 +208,7 @@ def fit_likelihood(
     caller = "fit_likelihood"
     check_divergence(caller, divergence)
     check_validation(caller, validation)
+    check_tolerance(caller, tolerance)
     if model is None:
         net_key, key = jr.split(key)
         parts, options = prepare(
@@ -223,7 +235,7 @@ def fit_likelihood(
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    return _finish(stein_key, trained, history, "likelihood", table, options, divergence, progress)
+    return _finish(stein_key, trained, history, "likelihood", table, options, divergence, tolerance, progress)
 
 
 def _fit(
@@ -241,11 +253,13 @@ def _fit(
     batch_size: int | None,
     learning_rate: float | None,
     validation: float,
+    tolerance: float,
     progress: bool,
 ) -> tuple[FlowDensity, FitReport]:
     """Fit the model on the circle that `make` makes of its parts; all checks first."""
     check_divergence(caller, divergence)
     check_validation(caller, validation)
+    check_tolerance(caller, tolerance)
     net_key, flow_key, stein_key = jr.split(key, 3)
     parts, options = prepare(
         caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
@@ -257,7 +271,7 @@ def _fit(
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    return _finish(stein_key, model, history, stage, parts.table, options, divergence, progress)
+    return _finish(stein_key, model, history, stage, parts.table, options, divergence, tolerance, progress)
 
 
 def _finish(
@@ -268,16 +282,23 @@ def _finish(
     table: Sample,
     options: Options,
     divergence: Literal["stein"] | AbstractDivergence,
+    tolerance: float,
     progress: bool,
 ) -> tuple[FlowDensity, FitReport]:
-    """The density of a trained model, with the divergence that was asked for."""
+    """The density of a trained model, with the divergence that was asked for, and with as many steps as it needs."""
+    stein_key, step_key = jr.split(key)
     report = FitReport({stage: history}, {stage: history.seconds})
-    if divergence != "stein" or history.interrupted:
-        chosen = ExactDivergence() if divergence == "stein" else divergence
-        return FlowDensity(model, divergence=chosen), report
-    learned, stein_report = distil(key, model, table, options, LangevinStein(), progress=progress)
-    return FlowDensity(model, divergence=learned), FitReport(
-        report.histories | stein_report.histories,
-        report.seconds | stein_report.seconds,
-        stein_report.residuals,
-    )
+    if history.interrupted:
+        return FlowDensity(model, divergence=ExactDivergence() if divergence == "stein" else divergence), report
+    if divergence == "stein":
+        divergence, stein_report = distil(stein_key, model, table, options, LangevinStein(), progress=progress)
+        report = FitReport(
+            report.histories | stein_report.histories,
+            report.seconds | stein_report.seconds,
+            stein_report.residuals,
+        )
+    density = FlowDensity(model, divergence=divergence)
+    started = time.monotonic()
+    solver, errors = choose_steps(step_key, density, table, tolerance)
+    seconds = report.seconds | {"solver": time.monotonic() - started}
+    return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors)

@@ -121,3 +121,11 @@ def check_validation(caller: str, validation: float) -> None:
             f"{caller} expected `validation` between 0 and 1, the fraction of rows held out; got {validation!r}. "
             "Fix: validation=0.1"
         )
+
+
+def check_tolerance(caller: str, tolerance: float) -> None:
+    """Raise a ValueError unless `tolerance` is positive."""
+    if not (isinstance(tolerance, Real) and tolerance > 0.0):
+        raise ValueError(
+            f"{caller} expected `tolerance` as a positive number of nats; got {tolerance!r}. Fix: tolerance=0.01"
+        )

@@ -42,6 +42,28 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class StepErrors:
+    """How the solver's number of steps was chosen: the fewest tried whose error is within a tolerance.
+
+    Attributes:
+        steps: numbers of steps that were tried, the last of which was taken.
+        errors: for each, the root mean square over rows of the data of the change of `log_prob` when the steps are doubled, nats.
+        tolerance: nats.
+    """
+
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+    tolerance: float
+
+    def summary(self) -> str:
+        """One line of text."""
+        return (
+            f"solver: {self.steps[-1]} steps; log_prob is within {self.errors[-1]:.2g} nats (root mean square) of that with "
+            f"twice as many, tolerance {self.tolerance:g}"
+        )
+
+
+@dataclass(frozen=True)
 class Amortisation:
     """How far an amortized density is from the flow it was distilled from, on fresh samples of the flow.
 
@@ -83,12 +105,14 @@ class FitReport:
         residuals: Stein residuals of the learned divergence on fresh kernel draws about samples of the model; None
             where no divergence was learned.
         seconds: wall time of each stage.
+        steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortisation: how far an amortized density is from its flow; None for other fits.
     """
 
     histories: dict[str, History]
     seconds: dict[str, float]
     residuals: Residuals | None = None
+    steps: StepErrors | None = None
     amortisation: Amortisation | None = None
 
     @property
@@ -111,6 +135,8 @@ class FitReport:
                 f"learned divergence: mean error of log_prob {bias:+.3f} +- {error:.3f} nats over samples of the "
                 f"model; {share:.0%} of {self.residuals.z.size} Stein residuals beyond 2 standard errors (5 % expected)"
             )
+        if self.steps is not None:
+            lines.append(self.steps.summary())
         if self.amortisation is not None:
             lines.append(self.amortisation.summary())
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
