@@ -1,11 +1,13 @@
-"""What does the learned divergence cost beside the exact one and Hutchinson's? Value and gradient of log_prob.
+"""What does the learned divergence cost beside the exact one and Hutchinson's, and beside the passes alone that it takes?
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py           # about a quarter of an hour on two cores
+    python benchmarks/speed.py --quick   # eight dimensions only; a few minutes
 
-Networks of the default size with random weights, since time does not depend on what was learned; the three estimators in
-turn, in one process, with the same steps. Writes docs/speed.md.
+Value and gradient of log_prob. Networks of the default size with random weights, since time does not depend on what was
+learned; all in turn, in one process, with the same steps. Writes docs/speed.md.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from tables import cell, markdown, provenance
+from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
-DIMENSIONS, BATCHES, ROUNDS = (2, 8, 32), (1, 100), 7
+DIMENSIONS, BATCHES, ROUNDS = (2, 8, 32), (1, 4, 100, 1000), 7
+DEAR = 4000
+"""The exact divergence is left out where dimensions times points are more."""
 
 
 def density(dim: int) -> fd.FlowDensity:
@@ -45,56 +49,82 @@ def value_and_gradient(density: fd.FlowDensity, points: jax.Array) -> Callable[[
     return lambda: jax.block_until_ready(compiled(density, points))
 
 
-def measure() -> dict:
-    """Times of the three estimators in turn: a row of the table for each dimension and number of points."""
+def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
+    """The floor: value and gradient of a scan over as many passes of network and head as the solver makes, and nothing else."""
+    model, divergence = density.model, density.divergence
+    solver = density.solver
+    assert isinstance(solver, fd.FixedStep)
+    angles = jnp.linspace(0.0, 0.5 * jnp.pi, 3 * solver.steps + 1)
+
+    def one(point: jax.Array) -> jax.Array:
+        def evaluate(carry: tuple[jax.Array, jax.Array], angle: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+            state, total = carry
+            velocity, change = divergence(model, angle, state, jnp.zeros(0))
+            return (state + 0.01 * velocity, total + change), None
+
+        (_, total), _ = jax.lax.scan(evaluate, (point, jnp.zeros(())), angles)
+        return total
+
+    every = one if points.ndim == 1 else lambda x: jnp.sum(jax.vmap(one)(x))
+    compiled = jax.jit(jax.value_and_grad(every))
+    return lambda: jax.block_until_ready(compiled(points))
+
+
+def measure(dim: int) -> dict:
+    """Times of the estimators and of the floor in turn: a row of the table for each number of points."""
     rows = []
-    for dim in DIMENSIONS:
-        learned = density(dim)
-        rivals = {
-            "stein": learned,
-            "exact": learned.with_divergence(fd.ExactDivergence()),
-            "hutchinson": learned.with_divergence(fd.HutchinsonDivergence(jr.key(0))),
-        }
-        for batch in BATCHES:
-            points = jr.normal(jr.key(4), (batch, dim) if batch > 1 else (dim,))
-            calls = {name: value_and_gradient(rival, points) for name, rival in rivals.items()}
-            for call in calls.values():
-                call()
-            times: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(ROUNDS):
-                for name, call in calls.items():
-                    repeats = 20 if batch == 1 else 1
-                    started = time.perf_counter()
-                    for _ in range(repeats):
-                        call()
-                    times[name].append((time.perf_counter() - started) / repeats)
-            rows.append(
-                {"dim": dim, "points": batch} | {name: 1e3 * float(np.median(each)) for name, each in times.items()}
-            )
-            print(rows[-1], flush=True)
+    learned = density(dim)
+    rivals = {
+        "stein": learned,
+        "hutchinson": learned.with_divergence(fd.HutchinsonDivergence(jr.key(0))),
+        "exact": learned.with_divergence(fd.ExactDivergence()),
+    }
+    for batch in BATCHES:
+        points = jr.normal(jr.key(4), (batch, dim) if batch > 1 else (dim,))
+        calls = {
+            name: value_and_gradient(rival, points)
+            for name, rival in rivals.items()
+            if name != "exact" or batch * dim <= DEAR
+        } | {"floor": passes(learned, points)}
+        for call in calls.values():
+            call()
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                repeats = max(1, 20 // batch)
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    call()
+                times[name].append((time.perf_counter() - started) / repeats)
+        rows.append({"points": batch} | {name: 1e3 * float(np.median(each)) for name, each in times.items()})
+        print(dim, rows[-1], flush=True)
     return {"rows": rows}
 
 
 def main() -> None:
-    """Measure, if that has not been done, and write the page."""
-    result = cell("speed", measure)
+    """Measure what has not been measured and write the page."""
+    jobs = {str(dim): functools.partial(measure, dim) for dim in DIMENSIONS}
+    cells = cells_of(__doc__, "speed", jobs, quick=("8",))
     table = markdown(
-        ["D", "points", "learned, ms", "exact / learned", "Hutchinson / learned"],
+        ["D, points", "learned, ms", "exact / learned", "Hutchinson / learned", "learned / passes alone"],
         [
             [
-                str(row["dim"]),
-                str(row["points"]),
+                f"{dim}, {row['points']}",
                 f"{row['stein']:.2f}",
-                f"{row['exact'] / row['stein']:.1f}",
+                f"{row['exact'] / row['stein']:.1f}" if "exact" in row else "",
                 f"{row['hutchinson'] / row['stein']:.1f}",
+                f"{row['stein'] / row['floor']:.2f}",
             ]
-            for row in result["rows"]
+            for dim, cell in cells.items()
+            for row in cell["rows"]
         ],
     )
     text = (
         "# Speed\n\nValue and gradient of `log_prob`, 16 steps: median of seven rounds in which the estimators take turns. "
-        "The columns to the right are ratios of medians; milliseconds depend on the machine.\n\n"
-        f"{table}\n\n{provenance('python benchmarks/speed.py', [result])}\n"
+        "The columns to the right are ratios of medians; milliseconds depend on the machine. The last compares with the "
+        "floor: value and gradient of a scan over as many passes of network and head, with no solver about them. "
+        "What a learned prior costs in NUTS is on [a page of its own](nuts.md).\n\n"
+        f"{table}\n\n{provenance('python benchmarks/speed.py', cells.values())}\n"
     )
     Path("docs/speed.md").write_text(text)
 

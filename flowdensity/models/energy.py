@@ -46,7 +46,7 @@ class EnergyNetwork(eqx.Module):
         reach: Scalar,
         scale: Scalar,
         width: int = 128,
-        depth: int = 2,
+        depth: int = 3,
         activation: Activation = "silu",
     ):
         activation_function(activation)

@@ -34,7 +34,7 @@ CHECKED, EACH = 8, 128
 """A normaliser is measured on one sample for so many labels; where it is checked, so many samples are given the same context."""
 NEWTON = 20
 """Steps of Newton's method for the normaliser."""
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-2
 
 
 def distill(
@@ -64,7 +64,7 @@ def distill(
         width: units of each hidden layer; by default 128.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
-        learning_rate: peak learning rate; by default 2e-3.
+        learning_rate: peak learning rate; by default 1e-2.
         progress: whether to show bars.
 
     Returns:
@@ -217,5 +217,5 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
 
 
 def _typical(values: Array) -> Scalar:
-    """Root mean square, not quite zero where a density is the fitted Gaussian."""
-    return jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(values))), 1e-6)
+    """Median size, not quite zero where a density is the fitted Gaussian."""
+    return jnp.maximum(jnp.median(jnp.abs(values)), 1e-6)

@@ -71,18 +71,22 @@ class EnergyLabels(NamedTuple):
 
 
 def energy_loss(network: EnergyNetwork, labels: EnergyLabels, slope: Scalar) -> Scalar:
-    """Mean squared errors of log densities and of their gradients, each over what is typical of it.
+    r"""Mean squared errors of log densities and of their gradients, each over what is typical of it.
+
+    A term weighs $1/(1 + (d/2s)^2)$ where the departure is $d$ and typically $s$: far out, where departures are large, an error
+    counts in proportion to them, and a sampler does not stay.
 
     Args:
-        network: the network.
+        network: the network, whose `scale` is $s$.
         labels: what it is fitted to.
         slope: typical size of one component of a gradient.
     """
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
     scale = jax.lax.stop_gradient(network.scale)
-    return jnp.mean(jnp.square((departures - labels.departures) / scale)) + jnp.mean(
-        jnp.square((slopes - labels.slopes) / slope)
-    )
+    weights = 1.0 / (1.0 + jnp.square(labels.departures / (2.0 * scale)))
+    value = jnp.square((departures - labels.departures) / scale)
+    gradient = jnp.mean(jnp.square((slopes - labels.slopes) / slope), axis=1)
+    return jnp.mean(weights * (value + gradient))
 
 
 @eqx.filter_jit
