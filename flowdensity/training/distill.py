@@ -23,7 +23,7 @@ from .options import check_count, check_kind, check_options, held_out
 from .prepare import REACH
 from .report import Amortisation, FitReport
 
-LABELS = 65_536
+LABELS = 32_768
 CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
@@ -60,7 +60,7 @@ def distill(
         density: the density, with whatever divergence and solver it is to be distilled with. A conditional density is
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
-        labels: states that the network is fitted to; by default 65,536.
+        labels: states that the network is fitted to; by default 32,768.
         width: units of each hidden layer; by default 128.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.

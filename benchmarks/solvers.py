@@ -1,0 +1,74 @@
+"""Which fixed-step method, and on which grid? Error of log_prob for so many evaluations of the velocity.
+
+    python benchmarks/solvers.py            # about ten minutes on two cores, and the fits; resumes
+    python benchmarks/solvers.py --quick    # two and eight dimensions
+    python benchmarks/solvers.py --cached   # only the table
+
+Flows learned from the mixtures of the accuracy benchmark, with their learned divergence, at fresh points of the mixture. The
+reference has 256 steps of third order. Writes the table of docs/solvers.md.
+"""
+
+import functools
+from pathlib import Path
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fits import mixture_flow
+from tables import cells_of, markdown, provenance, replace_block
+
+import flowdensity as fd
+
+DIMENSIONS, POINTS, BUDGETS = (2, 8, 32), 256, (24, 48, 96)
+METHODS = {
+    "Heun, 2": (diffrax.Heun(), 2),
+    "Bogacki-Shampine, 3": (diffrax.Bosh3(), 3),
+    "Tsitouras, 5": (diffrax.Tsit5(), 6),
+    "Dormand-Prince, 8": (diffrax.Dopri8(), 13),
+}
+"""Each with its order, and its evaluations a step."""
+GRIDS = {"path time": fd.CondOT(), "angle": fd.Trigonometric()}
+
+
+def errors(dim: int) -> dict:
+    """Root mean square errors by grid, method and number of evaluations."""
+    mixture, density, _ = mixture_flow(dim)
+    points = jnp.asarray(mixture.sample(POINTS, 2000), float)
+
+    def log_prob(path: fd.AbstractPath, solver: fd.FixedStep) -> np.ndarray:
+        model = eqx.tree_at(lambda m: m.path, density.model, path)
+        rival = fd.FlowDensity(model, divergence=density.divergence, solver=solver)
+        return np.asarray(rival.log_prob(points), np.float64)
+
+    reference = log_prob(fd.CondOT(), fd.FixedStep(256))
+    result: dict = {}
+    for grid, path in GRIDS.items():
+        for method, (scheme, cost) in METHODS.items():
+            for budget in BUDGETS:
+                gap = log_prob(path, fd.FixedStep(budget // cost, scheme)) - reference
+                result[f"{grid} / {method} / {budget}"] = float(np.sqrt(np.mean(np.square(gap))))
+                jax.clear_caches()
+    return result
+
+
+def main() -> None:
+    """Compute the cells that are missing and write the table."""
+    jobs = {str(dim): functools.partial(errors, dim) for dim in DIMENSIONS}
+    cells = cells_of(__doc__, "solvers", jobs, quick=("2", "8"))
+    rows = [
+        [
+            f"{grid}, {method}",
+            *(f"{cell[f'{grid} / {method} / {budget}']:.2g}" for cell in cells.values() for budget in BUDGETS),
+        ]
+        for grid in GRIDS
+        for method in METHODS
+    ]
+    header = ["equal steps of, method and order", *(f"D = {dim}, {budget}" for dim in cells for budget in BUDGETS)]
+    text = f"{markdown(header, rows)}\n\n{provenance('python benchmarks/solvers.py', cells.values())}"
+    replace_block(Path("docs/solvers.md"), "solvers", text)
+
+
+if __name__ == "__main__":
+    main()
