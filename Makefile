@@ -46,6 +46,7 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/nuts.py
+	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/divergence.py
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/reparam.py

@@ -35,6 +35,8 @@ CHECKED, EACH = 8, 128
 NEWTON = 20
 """Steps of Newton's method for the normaliser."""
 LEARNING_RATE = 1e-2
+TINY = 1e-6
+"""Floor of what is divided by: a density that is the fitted Gaussian departs from it nowhere."""
 
 
 def distill(
@@ -198,7 +200,7 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
     error = np.asarray(departures - labels.departures, np.float64)
     wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slopes - labels.slopes, labels.slopes))
-    rmse = np.sqrt(np.mean(np.square(error)))
+    rmse = max(np.sqrt(np.mean(np.square(error))), TINY)
     ratio = np.exp(error)
     # One number for each context, as samples given the same one are not independent.
     groups = ratio.reshape(-1, EACH)
@@ -206,7 +208,7 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
     return Amortisation(
         bias=(float(error.mean()), float(error.std() / np.sqrt(error.size))),
         rmse=(float(rmse), float(np.square(error).std() / (2.0 * rmse * np.sqrt(error.size)))),
-        gradient=float(wrong / right),
+        gradient=float(wrong / max(right, TINY)),
         log_normaliser=(
             float(np.log(ratio.mean())),
             float(integrals.std(ddof=1) / ratio.mean() / np.sqrt(len(groups))),
@@ -217,5 +219,5 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
 
 
 def _typical(values: Array) -> Scalar:
-    """Median size, not quite zero where a density is the fitted Gaussian."""
-    return jnp.maximum(jnp.median(jnp.abs(values)), 1e-6)
+    """Median size, not quite zero."""
+    return jnp.maximum(jnp.median(jnp.abs(values)), TINY)
