@@ -8,6 +8,7 @@ Writes docs/accuracy.md and the table in README.md.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def ours(dim: int, seed: int) -> dict:
     print(report.summary(), flush=True)
     exact = density.with_divergence(fd.ExactDivergence())
     points, centre = mixture.sample(POINTS, 2000 + seed), data.mean(0)
-    result: dict = {}
+    result: dict = {"seconds": sum(report.seconds.values())}
     for scale in (1, 2, 4):
         at = centre + scale * (points if scale == 1 else points[:FAR_POINTS]) - scale * centre
         reference = log_prob(exact, at)
@@ -87,11 +88,13 @@ def flowjax(dim: int, seed: int) -> dict:
     flow = masked_autoregressive_flow(
         flow_key, base_dist=Normal(jnp.zeros(dim)), transformer=RationalQuadraticSpline(knots=8, interval=4)
     )
+    started = time.perf_counter()
     flow, _ = fit_to_data(fit_key, flow, jnp.asarray((data - mean) / sd, float), show_progress=False)
+    seconds = time.perf_counter() - started
     points = mixture.sample(POINTS, 2000 + seed)
     density = np.asarray(flow.log_prob(jnp.asarray((points - mean) / sd, float)), np.float64) - np.log(sd).sum()
     gap = mixture.log_prob(points) - density
-    return {"kl": float(gap.mean()), "kl se": float(gap.std() / np.sqrt(POINTS))}
+    return {"kl": float(gap.mean()), "kl se": float(gap.std() / np.sqrt(POINTS)), "seconds": seconds}
 
 
 def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict], command: str) -> str:
@@ -140,6 +143,8 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
         "max 4x",
         "99 % at 4x",
         "integral",
+        "s to fit",
+        "flowjax, s",
     ]
     detail = []
     for (dim, seed), c in sorted(cells.items()):
@@ -152,6 +157,7 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
         row += [
             f"{c['4x']['p99']:+.2f}",
             f"{c['integral']:.4f}" if "integral" in c else "",
+            *(f"{each['seconds']:.0f}" if "seconds" in each else "" for each in (c, peers.get((dim, seed), {}))),
         ]
         detail.append(row)
     made = provenance(command, [*cells.values(), *peers.values()])
