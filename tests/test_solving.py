@@ -108,6 +108,7 @@ def test_the_default_is_accurate_on_a_gaussian():
         np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_adaptive_agrees_with_many_fixed_steps():
     with x64():
         flow = to64(random_flow(jr.key(0), 2))
@@ -191,6 +192,7 @@ DIVERGENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES.keys())
 def test_gradients_are_those_of_central_differences(divergence):
     with x64():

@@ -105,6 +105,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "guide", "params"), MODELS.values(), ids=MODELS.keys())
 def test_value_and_gradient_have_the_means_of_the_usual_bound(model, guide, params):
     count = 4000

@@ -149,6 +149,7 @@ def test_a_scalar_context():
     np.testing.assert_allclose(wide.log_prob(np.float32([0.5, -0.5, 2.0])), -0.5 * np.log(2 * np.pi), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_gradient_in_the_context_is_that_of_central_differences():
     with x64():
         model = to64(random_flow(jr.key(1), 2, context_dim=3))
@@ -292,6 +293,7 @@ def test_with_solver_changes_only_the_solver():
     assert abs(fine.log_prob(event) - expected) < abs(density.log_prob(event) - expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", [fd.ExactDivergence(), fd.HutchinsonDivergence(jr.key(3))])
 def test_intermediates_are_the_log_density(divergence):
     with x64():

@@ -53,6 +53,7 @@ def several():
     numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
 
 
+@pytest.mark.slow
 def test_it_starts_at_a_diagonal_normal():
     guide = fd.AutoFlow(several, init_scale=0.3, solver=SOLVER, prefix="q")
     params = initialised(guide, several)

@@ -172,6 +172,7 @@ def test_hutch_plus_plus_is_exact_with_as_many_directions_as_dimensions(dim):
         np.testing.assert_allclose(velocity, flow.velocity(jnp.asarray(0.7), state, NO_CONTEXT), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_hutch_plus_plus_is_a_smooth_function_of_the_state():
     with x64():
         flow = to64(random_flow(jr.key(0), 5))

@@ -100,6 +100,7 @@ def evaluated():
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centres", ["near", "inflated", "far"])
 @pytest.mark.parametrize("width", [0.02, 0.3, 1.5])
 def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
@@ -221,6 +222,7 @@ class LinearHead(eqx.Module):
         return trace_of_jacobian(self.model, time, state, self.context) + self.theta @ basis
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.1, 1.0])
 def test_the_loss_is_least_at_the_divergence(width):
     """The gradient of the mean loss is zero at g = div F, and off it has the closed form 2 E[b b'] theta."""
@@ -249,6 +251,7 @@ def test_the_loss_is_least_at_the_divergence(width):
         assert np.any(np.abs(mean) > 10.0 * error)  # and it is not zero there
 
 
+@pytest.mark.slow
 def test_the_control_variates_lower_the_variance_and_add_no_bias():
     """None; the constant F(c); with it the trace at the centre; with both the mean Jacobian."""
     width = 0.3

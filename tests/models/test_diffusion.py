@@ -330,6 +330,7 @@ def test_the_reverse_diffusion_ends_where_the_ode_does(path, strength):
         assert kstest(np.asarray(draws) @ direction, law.cdf).pvalue > 1e-5
 
 
+@pytest.mark.slow
 def test_diffused_samples_of_a_density():
     density = fd.FlowDensity(GaussianFlow(MEAN, COVARIANCE, np.array([[0.5], [0.0]]))).given(np.array([[0.0], [10.0]]))
     draws = np.asarray(density.sample_diffusion(jr.key(4), (3000,)), np.float64)

@@ -75,6 +75,7 @@ def test_without_a_context_of_its_own_it_is_distilled_for_normal_ones(conditiona
 # What it comes to --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
     fast, report = amortized
     found = report.amortisation
@@ -95,6 +96,7 @@ def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
     assert str(report).count("amortized log_prob") == 1
 
 
+@pytest.mark.slow
 def test_its_normaliser_is_what_quadrature_finds(plane, amortized):
     """Weights against the flow's samples integrate the network's density times the ratio of the flow's law to its log_prob."""
     fast, report = amortized
@@ -109,6 +111,7 @@ def test_its_normaliser_is_what_quadrature_finds(plane, amortized):
     assert abs(np.log(np.sum(np.exp(values)) * plane.cell)) < 0.02
 
 
+@pytest.mark.slow
 def test_far_out_it_is_gaussian(amortized):
     fast, _ = amortized
     directions = np.random.default_rng(0).normal(size=(16, 2))
@@ -150,6 +153,7 @@ def test_nuts_with_it_finds_the_posterior(plane, amortized):
         assert abs(draws[..., column].mean() - mean) < 4.5 * deviation / np.sqrt(size)
 
 
+@pytest.mark.slow
 def test_what_it_is_asked_beside_a_log_density_comes_from_the_flow(mixture_fit, amortized):
     fast, _ = amortized
     np.testing.assert_array_equal(fast.sample(jr.key(4), (3,)), mixture_fit.density.sample(jr.key(4), (3,)))
@@ -203,6 +207,7 @@ def test_supports_are_included(positive_fit):
     assert np.all(fast.sample(jr.key(8), (100,)) > 0.0)
 
 
+@pytest.mark.slow
 def test_the_fitted_gaussian_is_distilled_as_it_is():
     model = untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, 2)))
     density = fd.FlowDensity(model, solver=fd.FixedStep(2))

@@ -134,6 +134,7 @@ def test_an_event_of_any_shape_and_support(data, dim, support, event_shape):
     assert np.all(np.abs(np.median(flat, 0) - np.median(columns, 0)) < 3.0 * columns.std(0))
 
 
+@pytest.mark.slow
 def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
     for divergence in (fd.ExactDivergence(), fd.HutchinsonDivergence(jr.key(5), 2)):
         density, report = fd.fit_flow(
