@@ -30,45 +30,86 @@ from tables import cells_of, markdown, provenance
 import flowdensity as fd
 
 NOISE, CHAINS = 0.4, 4
-DRAWS = 500
-SECONDS = 40.0
-"""About as long may one run of a rival take: the slow ones make fewer draws."""
+WARMUP, CHUNK, MOST, SECONDS = 500, 5, 5000, 30.0
+"""A rival makes draws in calls of five, until it has 5,000 of each chain or half a minute has passed."""
 OBJECTS, OBJECT_DRAWS = 1000, 200
-Model = Callable[..., None]
 
 
-def observation(mixture: Mixture, component: int, noise: float) -> tuple[np.ndarray, float]:
-    """What is observed, all coordinates with noise, and the share of the posterior in that component, in closed form."""
-    observed = mixture.means[component] + noise * np.random.default_rng(2).normal(size=mixture.dim)
-    return observed, in_view(mixture, observed, noise)[component]
+def observation(mixture: Mixture) -> tuple[np.ndarray, float]:
+    """A noisy observation of all coordinates, of those tried the one that leaves most of the posterior in one component."""
+    noise = NOISE * np.random.default_rng(2).normal(size=mixture.dim)
+    found = [(mean + noise, in_view(mixture, mean + noise, NOISE)[i]) for i, mean in enumerate(mixture.means)]
+    return max(found, key=lambda pair: pair[1])
 
 
-def sampler(prior: dist.Distribution, observed: np.ndarray, draws: int, **options: Any) -> MCMC:
-    """Four vectorised chains, not yet run."""
+def model_of(prior: dist.Distribution, observed: np.ndarray) -> Callable[[], None]:
+    """The prior, observed with noise in every coordinate."""
 
     def model() -> None:
         theta = numpyro.sample("theta", prior)
         numpyro.sample("y", dist.Normal(theta, NOISE).to_event(1), obs=jnp.asarray(observed, float))
 
-    warmup = options.pop("warmup", 0)
-    return MCMC(
-        NUTS(model, **options),
-        num_warmup=warmup,
-        num_samples=draws,
+    return model
+
+
+def adapted(model: Callable[[], None], start: np.ndarray) -> tuple[dict, jax.Array]:
+    """Step size and mass matrix, of several chains one for all, and where the chains ended."""
+    mcmc = MCMC(
+        NUTS(model),
+        num_warmup=WARMUP,
+        num_samples=10,
         num_chains=CHAINS,
         chain_method="vectorized",
         progress_bar=False,
     )
+    mcmc.run(jr.key(3), init_params={"theta": jnp.asarray(np.tile(start, (CHAINS, 1)), float)})
+    found = mcmc.last_state.adapt_state
+    settings = {
+        "step_size": float(np.median(found.step_size)),
+        "inverse_mass_matrix": jnp.mean(next(iter(found.inverse_mass_matrix.values())), axis=0),
+        "adapt_step_size": False,
+        "adapt_mass_matrix": False,
+    }
+    return settings, mcmc.last_state.z["theta"]
 
 
-def timed_run(mcmc: MCMC, key: jax.Array, starts: jax.Array) -> tuple[float, np.ndarray, np.ndarray]:
-    """Seconds, draws of shape `(chains, draws, dim)`, and leapfrog steps of each, shape `(chains, draws)`."""
+def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
+    """Four vectorised chains, in calls of one compiled function, until enough time has passed."""
+    kernel = NUTS(model, **settings)
     started = time.perf_counter()
-    mcmc.run(key, init_params={"theta": starts}, extra_fields=("num_steps",))
-    # A run returns before it is done: its draws are waited for.
-    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
-    seconds = time.perf_counter() - started
-    return seconds, draws, np.asarray(mcmc.get_extra_fields(group_by_chain=True)["num_steps"])
+    state = kernel.init(jr.split(jr.key(4), CHAINS), 0, {"theta": starts}, (), {})
+
+    @jax.jit
+    def advance(state: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        def step(state: Any, _: None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            state = kernel.sample(state, (), {})
+            return state, (state.z["theta"], state.num_steps)
+
+        return jax.lax.scan(step, state, None, length=CHUNK)
+
+    # The first call is compilation too.
+    state, _ = jax.block_until_ready(advance(state))
+    first = time.perf_counter() - started
+    draws, leapfrogs, seconds = [], [], 0.0
+    while seconds < SECONDS and len(draws) < MOST // CHUNK:
+        started = time.perf_counter()
+        state, (theta, steps) = jax.block_until_ready(advance(state))
+        seconds += time.perf_counter() - started
+        draws.append(np.asarray(theta, np.float64))
+        leapfrogs.append(np.asarray(steps))
+    chains, steps = np.concatenate(draws).swapaxes(0, 1), np.concatenate(leapfrogs)
+    # The steps of a draw are those of the chain with the most of them: the others wait.
+    total = float(steps.max(1).sum())
+    return {
+        "compilation": first - seconds / len(draws),
+        "draws": chains.shape[1],
+        "per leapfrog": 1e3 * seconds / total,
+        "leapfrogs": float(steps.mean()),
+        "ess": effective(chains),
+        "leapfrogs per ess": total / effective(chains),
+        "mean": chains.mean((0, 1)).tolist(),
+        "deviation": chains.std((0, 1)).tolist(),
+    }
 
 
 def effective(draws: np.ndarray) -> float:
@@ -80,7 +121,7 @@ def posterior(dim: int) -> dict:
     """All rivals on one posterior."""
     mixture, learned, fit_seconds = mixture_flow(dim)
     fast, report = fd.distill(jr.key(1), learned)
-    observed, share = observation(mixture, 0, NOISE)
+    observed, share = observation(mixture)
     exact = learned.with_divergence(fd.ExactDivergence())
     test = jnp.asarray(mixture.sample(2000, 7), float)
     gap = np.asarray(fast.log_prob(test) - exact.log_prob(test), np.float64)
@@ -92,17 +133,7 @@ def posterior(dim: int) -> dict:
         "exact": exact,
     }
 
-    adapting = sampler(rivals["closed form"], observed, DRAWS, warmup=DRAWS)
-    timed_run(adapting, jr.key(3), jnp.asarray(np.tile(observed, (CHAINS, 1)), float))
-    adapted = adapting.last_state.adapt_state
-    starts = adapting.last_state.z["theta"]
-    settings = {
-        # Of the four chains', one for all.
-        "step_size": float(np.median(adapted.step_size)),
-        "inverse_mass_matrix": jnp.mean(next(iter(adapted.inverse_mass_matrix.values())), axis=0),
-        "adapt_step_size": False,
-        "adapt_mass_matrix": False,
-    }
+    settings, starts = adapted(model_of(rivals["closed form"], observed), observed)
     result: dict = {
         "in view": float(share),
         "fit": fit_seconds,
@@ -111,26 +142,7 @@ def posterior(dim: int) -> dict:
         "amortized less exact": {"bias": float(gap.mean()), "rmse": float(np.sqrt(np.mean(np.square(gap))))},
     }
     for name, prior in rivals.items():
-        compiled, _, _ = timed_run(sampler(prior, observed, 1, **settings), jr.key(4), starts)
-        # The steps of a draw are those of the chain with the most of them: the others wait.
-        probe = sampler(prior, observed, 5, **settings)
-        timed_run(probe, jr.key(5), starts)
-        seconds, _, _ = timed_run(probe, jr.key(5), starts)
-        count = int(np.clip(5 * SECONDS / seconds, 20, 10 * DRAWS))
-        mcmc = sampler(prior, observed, count, **settings)
-        timed_run(mcmc, jr.key(6), starts)
-        seconds, draws, leapfrogs = timed_run(mcmc, jr.key(6), starts)
-        result[name] = {
-            "to first draw": compiled,
-            "draws": count,
-            "seconds": seconds,
-            "per leapfrog": 1e3 * seconds / float(leapfrogs.max(0).sum()),
-            "leapfrogs": float(leapfrogs.mean()),
-            "ess": effective(draws),
-            "leapfrogs per ess": float(leapfrogs.max(0).sum()) / effective(draws),
-            "mean": draws.mean((0, 1)).tolist(),
-            "deviation": draws.std((0, 1)).tolist(),
-        }
+        result[name] = timed(model_of(prior, observed), settings, starts)
         print(dim, name, result[name], flush=True)
     return result
 
@@ -196,7 +208,7 @@ def page(cells: Mapping[str, dict]) -> str:
                     f"{run['per leapfrog'] / unit['per leapfrog']:.1f}",
                     f"{run['leapfrogs per ess']:.1f}" if run["ess"] > 100 else "-",
                     f"{(own if run['ess'] > 100 else cost) / base:.1f}",
-                    f"{run['to first draw']:.1f}",
+                    f"{run['compilation']:.1f}",
                     f"{run['draws']}",
                 ]
             )
@@ -206,7 +218,7 @@ def page(cells: Mapping[str, dict]) -> str:
         "over closed form",
         "leapfrog steps an effective draw",
         "time an effective draw, over closed form",
-        "s to the first draw",
+        "s to compile",
         "draws a chain",
     ]
     errors = markdown(

@@ -24,6 +24,8 @@ from .prepare import REACH
 from .report import Amortisation, FitReport
 
 LABELS = 32_768
+FEW = 4
+"""In so many dimensions a narrower network will do."""
 CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
@@ -63,7 +65,7 @@ def distill(
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
         labels: states that the network is fitted to; by default 32,768.
-        width: units of each hidden layer; by default 128.
+        width: units of each hidden layer; by default 128, or 64 for at most four dimensions, those of the context included.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
@@ -79,7 +81,8 @@ def distill(
     caller = "distill"
     check_kind(caller, "density", density, FlowDensity, "the density that fd.fit_flow returned")
     labels = LABELS if labels is None else check_count(caller, "labels", labels, least=16)
-    width = 128 if width is None else check_count(caller, "width", width)
+    inputs = density.model.dim + density.model.context_scaling.dim
+    width = (64 if inputs <= FEW else 128) if width is None else check_count(caller, "width", width)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
     point_key, net_key, train_key, absorb_key, check_key = jr.split(key, 5)
 
