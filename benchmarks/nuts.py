@@ -208,7 +208,7 @@ def page(cells: Mapping[str, dict]) -> str:
             rows.append(
                 [
                     f"{dim}, {rival}",
-                    f"{run['per leapfrog']:.2f}",
+                    f"{run['per leapfrog']:.3f}" if run["per leapfrog"] < 1.0 else f"{run['per leapfrog']:.1f}",
                     f"{run['per leapfrog'] / unit['per leapfrog']:.1f}",
                     f"{run['leapfrogs per ess']:.1f}" if run["ess"] > 100 else "-",
                     f"{(own if run['ess'] > 100 else cost) / base:.1f}",
@@ -238,6 +238,9 @@ def page(cells: Mapping[str, dict]) -> str:
             if name != "population"
         ],
     )
+    reports = "\n".join(
+        f"- D = {name}: {cell['amortisation']}." for name, cell in cells.items() if name != "population"
+    )
     text = (
         "# What a learned prior costs in NUTS\n\n"
         "Four vectorised chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
@@ -246,7 +249,7 @@ def page(cells: Mapping[str, dict]) -> str:
         "draws were affordable for an effective sample size of 100, the leapfrog steps of the closed form are taken for the "
         f"rival's own.\n\n{markdown(header, rows)}\n\n"
         f"How far the amortized density is from the flow with its exact divergence, on fresh draws of the mixture, in nats:\n\n"
-        f"{errors}\n"
+        f"{errors}\n\nWhat the reports of `distill` said of it:\n\n{reports}\n"
     )
     if "population" in cells:
         cell = cells["population"]
