@@ -253,5 +253,5 @@ def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
     network = fd.EnergyNetwork(
         jr.key(0), model.dim, model.context_scaling.dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16
     )
-    weight = jr.normal(jr.key(1), network.outward.weight.shape)
-    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.outward.weight, network, weight), flow)
+    weight = jr.normal(jr.key(1), network.network.outward.weight.shape)
+    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.network.outward.weight, network, weight), flow)

@@ -3,11 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
-from ..models.networks import Activation, activation_function, angle_embedding, linear, squash
+from ..models.networks import Activation, ScalarMLP, angle_embedding, squash
 from .interface import AbstractDivergence
 
 
@@ -38,9 +37,7 @@ class DivergenceHead(eqx.Module):
         depth: number of hidden layers after the first.
     """
 
-    inward: eqx.nn.Linear
-    middle: tuple[eqx.nn.Linear, ...]
-    outward: eqx.nn.Linear
+    network: ScalarMLP
     span: Times
     reach: Scalar
     scale: Scalar
@@ -48,7 +45,6 @@ class DivergenceHead(eqx.Module):
     offset: Float[Array, " basis"]
     places: int = eqx.field(static=True)
     frequencies: int = eqx.field(static=True)
-    activation: Activation = eqx.field(static=True)
 
     def __init__(
         self,
@@ -65,19 +61,15 @@ class DivergenceHead(eqx.Module):
         frequencies: int = 8,
         activation: Activation = "silu",
     ):
-        activation_function(activation)
-        first, last, *keys = jr.split(key, 2 + depth)
         self.places = visible_shape[0] if len(visible_shape) == 2 else 1
-        self.inward = linear(first, visible_shape[-1] + dim // self.places + 2 * frequencies, width)
-        self.middle = tuple(linear(each, width, width) for each in keys)
-        self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
+        inputs = visible_shape[-1] + dim // self.places + 2 * frequencies
+        self.network = ScalarMLP(key, inputs, width=width, depth=depth, activation=activation)
         self.span = span
         self.reach = reach
         self.scale = scale
         self.bound = bound
         self.offset = jnp.zeros(4)
         self.frequencies = frequencies
-        self.activation = activation
 
     def basis(self, time: Scalar, state: State) -> Float[Array, " basis"]:
         r"""Functions that calibration may add: $m^2\cos 2k\phi$ for k = 0, 1, 2, 3."""
@@ -90,18 +82,11 @@ class DivergenceHead(eqx.Module):
         near, factor = squash(state, reach)
         told = angle_embedding(self._angle(time), self.frequencies)
         rows = jnp.concatenate([seen.reshape(self.places, -1), near.reshape(self.places, -1)], axis=1)
-        each = jax.vmap(lambda row: self._read(jnp.concatenate([row, told])))(rows)
+        each = jax.vmap(lambda row: self.network(jnp.concatenate([row, told])))(rows)
         # A sum of independent contributions from each place would grow like the root of their number.
         total = jnp.sum(each) / jnp.sqrt(self.places)
         value = bound * jnp.tanh(total * scale / bound)
         return jnp.square(factor) * value + jnp.dot(offset, self.basis(time, state))
-
-    def _read(self, row: Float[Array, " inputs"]) -> Scalar:
-        act = activation_function(self.activation)
-        layer = act(self.inward(row))
-        for middle in self.middle:
-            layer = layer + act(middle(layer))
-        return self.outward(layer)
 
     def _angle(self, time: Scalar) -> Scalar:
         first, last = jax.lax.stop_gradient(self.span)

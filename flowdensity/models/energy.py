@@ -3,11 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
-from .networks import Activation, activation_function, linear, squash
+from .networks import Activation, ScalarMLP, squash
 
 
 class EnergyNetwork(eqx.Module):
@@ -29,13 +28,10 @@ class EnergyNetwork(eqx.Module):
         activation: one of "silu", "gelu", "tanh", "softplus".
     """
 
-    inward: eqx.nn.Linear
-    middle: tuple[eqx.nn.Linear, ...]
-    outward: eqx.nn.Linear
+    network: ScalarMLP
     reach: Scalar
     scale: Scalar
     normaliser: Float[Array, " coefficients"]
-    activation: Activation = eqx.field(static=True)
 
     def __init__(
         self,
@@ -49,15 +45,10 @@ class EnergyNetwork(eqx.Module):
         depth: int = 3,
         activation: Activation = "silu",
     ):
-        activation_function(activation)
-        first, last, *keys = jr.split(key, 2 + depth)
-        self.inward = linear(first, dim + context_dim, width)
-        self.middle = tuple(linear(each, width, width) for each in keys)
-        self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
+        self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale
         self.normaliser = jnp.zeros(1 + context_dim)
-        self.activation = activation
 
     def __call__(self, state: State, context: Context) -> Scalar:
         """Log density in nats of a whitened state given a whitened context."""
@@ -67,9 +58,6 @@ class EnergyNetwork(eqx.Module):
         """By how much the log density differs from that of N(0, I), in nats."""
         # What describes the data, and what is measured afterwards, is not for the optimiser to move.
         reach, scale, normaliser = jax.lax.stop_gradient((self.reach, self.scale, self.normaliser))
-        act = activation_function(self.activation)
         near, _ = squash(state, reach)
-        layer = act(self.inward(jnp.concatenate([near, context])))
-        for middle in self.middle:
-            layer = layer + act(middle(layer))
-        return scale * self.outward(layer) - normaliser[0] - jnp.dot(normaliser[1:], context)
+        departure = scale * self.network(jnp.concatenate([near, context]))
+        return departure - normaliser[0] - jnp.dot(normaliser[1:], context)

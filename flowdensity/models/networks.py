@@ -59,6 +59,38 @@ def linear(key: Key, inputs: int, outputs: int | Literal["scalar"]) -> eqx.nn.Li
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))
 
 
+class ScalarMLP(eqx.Module):
+    """Residual multilayer perceptron with one output, which starts at zero.
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        inputs: length of the input.
+        width: units in each hidden layer.
+        depth: number of residual layers after the first.
+        activation: one of "silu", "gelu", "tanh", "softplus".
+    """
+
+    inward: eqx.nn.Linear
+    middle: tuple[eqx.nn.Linear, ...]
+    outward: eqx.nn.Linear
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(self, key: Key, inputs: int, *, width: int, depth: int, activation: Activation):
+        activation_function(activation)
+        first, last, *keys = jr.split(key, 2 + depth)
+        self.inward = linear(first, inputs, width)
+        self.middle = tuple(linear(each, width, width) for each in keys)
+        self.outward = jax.tree.map(jnp.zeros_like, linear(last, width, "scalar"))
+        self.activation = activation
+
+    def __call__(self, row: Float[Array, " inputs"]) -> Scalar:
+        act = activation_function(self.activation)
+        layer = act(self.inward(row))
+        for middle in self.middle:
+            layer = layer + act(middle(layer))
+        return self.outward(layer)
+
+
 class AbstractNetwork(eqx.Module):
     """A vector field on the circle with its last hidden layer laid open."""
 

@@ -32,7 +32,7 @@ def new_head(**options) -> DivergenceHead:
 def random_head(size: float = 1.0) -> DivergenceHead:
     head = new_head()
     last = jax.tree.map(lambda leaf: size * leaf, eqx.nn.Linear(8, "scalar", key=jr.key(1)))
-    return eqx.tree_at(lambda h: h.outward, head, last)
+    return eqx.tree_at(lambda h: h.network.outward, head, last)
 
 
 def test_a_new_head_is_zero():
@@ -88,7 +88,7 @@ def test_training_moves_neither_the_offset_nor_what_describes_the_data():
     slope = eqx.filter_grad(loss)(random_head())
     for frozen in (slope.offset, slope.span, slope.reach, slope.scale, slope.bound):
         np.testing.assert_array_equal(frozen, np.zeros_like(frozen))
-    assert np.any(slope.outward.weight != 0.0)
+    assert np.any(slope.network.outward.weight != 0.0)
 
 
 def test_stein_divergence_is_the_velocity_and_the_head_on_its_features():

@@ -40,7 +40,7 @@ def random_head(seed: int = 0) -> DivergenceHead:
         frequencies=2,
     )
     last = jax.tree.map(lambda leaf: 4.0 * leaf, eqx.nn.Linear(8, "scalar", key=jr.key(seed + 1)))
-    return eqx.tree_at(lambda h: (h.outward, h.offset), head, (last, jnp.array([0.5, -0.2, 0.1, 0.0])))
+    return eqx.tree_at(lambda h: (h.network.outward, h.offset), head, (last, jnp.array([0.5, -0.2, 0.1, 0.0])))
 
 
 def model() -> eqx.Module:

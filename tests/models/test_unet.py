@@ -72,7 +72,7 @@ def test_a_head_reads_each_place_and_adds_up():
         bound=jnp.asarray(1e6),
         width=8,
     )
-    head = eqx.tree_at(lambda h: h.outward, head, eqx.nn.Linear(8, "scalar", key=jr.key(5)))
+    head = eqx.tree_at(lambda h: h.network.outward, head, eqx.nn.Linear(8, "scalar", key=jr.key(5)))
     state, hidden = jr.normal(jr.key(6), (DIM,)), jr.normal(jr.key(7), (32, 8))
     time = jnp.asarray(0.4)
     whole = head(time, state, hidden)

@@ -95,8 +95,8 @@ def test_the_energy_loss_is_a_weighted_sum_of_squares():
     expected = np.mean(terms / (1.0 + np.square(departures / 3.0)))
     np.testing.assert_allclose(energy_loss(network, labels, jnp.asarray(0.7)), expected, rtol=1e-5)
 
-    weight = jr.normal(jr.key(1), network.outward.weight.shape)
-    other = eqx.tree_at(lambda n: n.outward.weight, network, weight)
+    weight = jr.normal(jr.key(1), network.network.outward.weight.shape)
+    other = eqx.tree_at(lambda n: n.network.outward.weight, network, weight)
     own, own_slopes = departures_and_slopes(other, labels.states, labels.contexts)
     right = labels._replace(departures=own, slopes=own_slopes)
     assert energy_loss(other, right, jnp.asarray(0.7)) == 0.0
