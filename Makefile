@@ -10,12 +10,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 
 # What each target needs: extras and dependency groups of pyproject.toml.
-demo-needs := --editable '.[examples]'
-test-needs := --editable '.[examples]' --group test
-lint-needs := --editable '.[examples]' --group test --group lint
+demo-needs := --editable .
+test-needs := --editable . --group test
+lint-needs := --editable . --group test --group lint
 docs-needs := --editable . --group docs
-notebooks-needs := --editable '.[examples]' --group notebooks
-bench-needs := --editable '.[examples]' --group bench
+notebooks-needs := --editable . --group notebooks
+bench-needs := --editable . --group bench
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
