@@ -10,6 +10,7 @@ from .distributions.guide import as_guide as as_guide
 from .distributions.guide import flow_module as flow_module
 from .distributions.reparam import FlowReparam as FlowReparam
 from .distributions.sites import sample_sites as sample_sites
+from .divergence.calibration import Residuals as Residuals
 from .divergence.exact import ExactDivergence as ExactDivergence
 from .divergence.interface import AbstractDivergence as AbstractDivergence
 from .divergence.stein import SteinDivergence as SteinDivergence
@@ -48,7 +49,6 @@ from .training.objectives import LangevinStein as LangevinStein
 from .training.objectives import ScoreStein as ScoreStein
 from .training.report import Amortisation as Amortisation
 from .training.report import FitReport as FitReport
-from .training.report import Residuals as Residuals
 from .training.report import StepErrors as StepErrors
 
 __version__ = "0.1.0"

@@ -11,12 +11,12 @@ import jax.random as jr
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.flow import FlowDensity
+from ..divergence.calibration import calibrate, stein_residuals
 from ..divergence.centres import AbstractCentres, PathCentres, TrajectoryCentres
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.stein import DivergenceHead, SteinDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import FixedStep, trajectory
-from .calibration import calibrate, stein_residuals
 from .loop import History, Schedule, TrainingDiverged, train
 from .objectives import AbstractObjective, LangevinStein
 from .options import Options, check_kind, check_options

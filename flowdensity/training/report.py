@@ -4,41 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..divergence.calibration import Residuals
 from .loop import History
-
-
-@dataclass(frozen=True)
-class Residuals:
-    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per bin of time: zero when $g = \nabla\cdot F$.
-
-    Attributes:
-        times: edges of the bins in the model's own time, which is an angle for a model on the circle, shape `(bins + 1,)`.
-        functions: names of the test functions $f$, length `functions`.
-        mean: shape `(bins, functions)`, nats per unit of time times the unit of $f$.
-        standard_error: same shape.
-    """
-
-    times: np.ndarray
-    functions: tuple[str, ...]
-    mean: np.ndarray
-    standard_error: np.ndarray
-
-    @property
-    def z(self) -> np.ndarray:
-        """Means in standard errors, shape `(bins, functions)`."""
-        return self.mean / self.standard_error
-
-    @property
-    def bias(self) -> tuple[float, float]:
-        """Mean error of `log_prob` over samples of the model that this implies, in nats, and its standard error.
-
-        It is minus the integral of the mean for f = 1.
-        """
-        widths = np.diff(self.times)
-        return (
-            -float(np.sum(widths * self.mean[:, 0])),
-            float(np.sqrt(np.sum(np.square(widths * self.standard_error[:, 0])))),
-        )
 
 
 @dataclass(frozen=True)

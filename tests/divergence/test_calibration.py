@@ -14,10 +14,10 @@ from scipy.stats import chi2, multivariate_normal
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
+from flowdensity.divergence.calibration import calibrate, stein_residuals
 from flowdensity.divergence.centres import PathCentres
 from flowdensity.divergence.kernel import mean_jacobian
 from flowdensity.divergence.stein import DivergenceHead
-from flowdensity.training.calibration import calibrate, stein_residuals
 
 PLANTED = 0.3
 FRAMES = 16_384
