@@ -66,12 +66,12 @@ def read(caller: str, file: str | os.PathLike[str]) -> tuple[dict[str, Any], Ten
     except Exception as error:
         raise ValueError(
             f"{caller} expected a file that flowdensity has written; got {os.fspath(file)!r}, which is none, or damaged "
-            f"({type(error).__name__}: {error}). Fix: fd.save(file, density) anew"
+            f"({type(error).__name__}: {error}). Fix: another copy of it, or write it anew"
         ) from error
     if not sound or not isinstance(header, dict):
         raise ValueError(
             f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, of which the checksum is wrong: it was "
-            "damaged or changed. Fix: another copy of it"
+            "damaged or changed. Fix: another copy of it, or write it anew"
         )
     return header, tensors
 

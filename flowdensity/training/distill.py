@@ -1,5 +1,6 @@
 """Distilling a whole log density into one network."""
 
+import os
 import time
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from ..divergence.centres import inflation
 from ..models.energy import EnergyNetwork
 from ..models.flows import standard_normal_log_prob
 from ..solving import state_from_noise, state_log_prob
+from .checkpoints import open_checkpoint
 from .loop import Schedule, TrainingDiverged, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
 from .options import check_count, check_kind, check_options, held_out
@@ -50,6 +52,7 @@ def distill(
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[AmortizedDensity, FitReport]:
     r"""Distil a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
@@ -69,6 +72,7 @@ def distill(
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
+        checkpoint: as `fit_flow`; the labels are made anew.
         progress: whether to show bars.
 
     Returns:
@@ -84,6 +88,7 @@ def distill(
     inputs = density.model.dim + density.model.context_scaling.dim
     width = (64 if inputs <= FEW else 128) if width is None else check_count(caller, "width", width)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
+    kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
     point_key, net_key, train_key, absorb_key, check_key = jr.split(key, 5)
 
     model = density.model
@@ -115,8 +120,9 @@ def distill(
     schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=options.steps)
     try:
         network, history = train(
-            train_key, network, loss, validate, (kept, out), schedule, stage="energy", progress=progress
-        )
+            train_key, network, loss, validate, (kept, out), schedule,
+            stage="energy", progress=progress, checkpoint=kept_files,
+        )  # fmt: skip
     except TrainingDiverged as error:
         error.best = AmortizedDensity(error.best, density)
         raise

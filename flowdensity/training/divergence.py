@@ -1,5 +1,6 @@
 """Distilling the divergence of a frozen model."""
 
+import os
 import time
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.stein import DivergenceHead, SteinDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import FixedStep, trajectory
+from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .objectives import AbstractObjective, LangevinStein
 from .options import Options, check_kind, check_options
@@ -47,6 +49,7 @@ def fit_divergence(
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[SteinDivergence, FitReport]:
     r"""Distil the divergence of a frozen model with the Langevin-Stein operator.
@@ -66,6 +69,7 @@ def fit_divergence(
         steps: optimiser steps; by default 8,000, or 4,000 below 2,000 rows.
         batch_size: kernel draws in each step (at least one frame of them); by default 512.
         learning_rate: peak learning rate; by default 2e-3.
+        checkpoint: as `fit_flow`.
         progress: whether to show a bar with step, losses and time left.
 
     Returns:
@@ -80,7 +84,8 @@ def fit_divergence(
     check_kind(caller, "objective", objective, AbstractObjective, "fd.LangevinStein()")
     table = whitened(caller, model, data, context)
     options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
-    return distil(key, model, table, options, objective, progress=progress)
+    kept = open_checkpoint(caller, checkpoint, key, model, table, options, objective)
+    return distil(key, model, table, options, objective, progress=progress, checkpoint=kept)
 
 
 def distil(
@@ -91,6 +96,7 @@ def distil(
     objective: AbstractObjective,
     *,
     progress: bool,
+    checkpoint: Checkpoint | None,
 ) -> tuple[SteinDivergence, FitReport]:
     """Distil the divergence of `model`, with centres about a whitened table and the model's own samples.
 
@@ -130,7 +136,7 @@ def distil(
     try:
         head, history = train(
             train_key, head, loss, validate, (model, control, around, held), schedule,
-            stage="divergence", progress=progress,
+            stage="divergence", progress=progress, checkpoint=checkpoint,
         )  # fmt: skip
     except TrainingDiverged as error:
         error.best = FlowDensity(model, divergence=SteinDivergence(error.best))

@@ -1,6 +1,7 @@
 """Learning a density from data."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow, ContinuousFlow, Diffusion, Flow, Prediction
 from ..models.networks import AbstractNetwork
 from ..models.paths import AbstractPath, CondOT, Trigonometric, VariancePreserving
+from .checkpoints import Checkpoint, open_checkpoint
 from .divergence import distil
 from .likelihood import maximise_likelihood
 from .loop import History, TrainingDiverged
@@ -41,6 +43,7 @@ def fit_flow(
     validation: float = 0.1,
     weights: ArrayLike | None = None,
     tolerance: float = 0.01,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data by flow matching and distil its divergence.
@@ -70,6 +73,8 @@ def fit_flow(
             is chosen by cross-validation over five such parts and the flow is then trained on all rows.
         weights: how much each row counts, shape `(n,)`, of any sum: importance weights, or counts; None for all alike.
         tolerance: error of `log_prob`, in nats, that the solver may make: the fewest steps are taken that keep within it.
+        checkpoint: a folder in which the state of the fit is kept, some fifty times a stage. Where the process was ended, even
+            killed, the same call goes on from there and ends with the same weights; once more, it returns them at once.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -88,7 +93,7 @@ def fit_flow(
         "flow",
         lambda parts: Flow(path=path, **parts.shared),
         key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
-        progress,
+        checkpoint, progress,
     )  # fmt: skip
 
 
@@ -108,6 +113,7 @@ def fit_diffusion(
     validation: float = 0.1,
     weights: ArrayLike | None = None,
     tolerance: float = 0.01,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data with a diffusion model and distil its divergence.
@@ -132,6 +138,7 @@ def fit_diffusion(
         validation: as `fit_flow`.
         weights: as `fit_flow`.
         tolerance: as `fit_flow`.
+        checkpoint: as `fit_flow`.
         progress: as `fit_flow`.
 
     Returns:
@@ -152,7 +159,7 @@ def fit_diffusion(
         "diffusion",
         lambda parts: Diffusion(path=path, prediction=prediction, **parts.shared),
         key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
-        progress,
+        checkpoint, progress,
     )  # fmt: skip
 
 
@@ -171,6 +178,7 @@ def fit_likelihood(
     validation: float = 0.1,
     weights: ArrayLike | None = None,
     tolerance: float = 0.01,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distil its divergence.
@@ -196,6 +204,7 @@ def fit_likelihood(
         validation: fraction of the rows held out for early stopping, between 0 and 1.
         weights: as `fit_flow`.
         tolerance: as `fit_flow`.
+        checkpoint: as `fit_flow`.
         progress: whether to show bars with step, losses and time left.
 
     Returns:
@@ -229,13 +238,16 @@ def fit_likelihood(
         chosen = Options(steps or 300, batch_size or 256, learning_rate or 2e-4)
     if isinstance(model, AbstractCircle):
         model = ContinuousFlow(model)
+    kept = open_checkpoint(caller, checkpoint, key, model, table, chosen, options, divergence, validation)
     likelihood_key, stein_key = jr.split(key)
     try:
-        trained, history = maximise_likelihood(likelihood_key, model, table, chosen, validation, progress=progress)
+        trained, history = maximise_likelihood(
+            likelihood_key, model, table, chosen, validation, progress=progress, checkpoint=kept
+        )
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    return _finish(stein_key, trained, history, "likelihood", table, options, divergence, tolerance, progress)
+    return _finish(stein_key, trained, history, "likelihood", table, options, divergence, tolerance, kept, progress)
 
 
 def _fit(
@@ -254,6 +266,7 @@ def _fit(
     learning_rate: float | None,
     validation: float,
     tolerance: float,
+    checkpoint: str | os.PathLike[str] | None,
     progress: bool,
 ) -> tuple[FlowDensity, FitReport]:
     """Fit the model on the circle that `make` makes of its parts; all checks first."""
@@ -264,14 +277,16 @@ def _fit(
     parts, options = prepare(
         caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
     )
+    model, table = make(parts), parts.table
+    kept = open_checkpoint(caller, checkpoint, key, model, table, options, divergence, validation)
     try:
         model, history = fit_velocity(
-            flow_key, make(parts), parts.table, options, validation, stage=stage, progress=progress
+            flow_key, model, table, options, validation, stage=stage, progress=progress, checkpoint=kept
         )
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    return _finish(stein_key, model, history, stage, parts.table, options, divergence, tolerance, progress)
+    return _finish(stein_key, model, history, stage, table, options, divergence, tolerance, kept, progress)
 
 
 def _finish(
@@ -283,6 +298,7 @@ def _finish(
     options: Options,
     divergence: Literal["stein"] | AbstractDivergence,
     tolerance: float,
+    checkpoint: Checkpoint | None,
     progress: bool,
 ) -> tuple[FlowDensity, FitReport]:
     """The density of a trained model, with the divergence that was asked for, and with as many steps as it needs."""
@@ -291,7 +307,9 @@ def _finish(
     if history.interrupted:
         return FlowDensity(model, divergence=ExactDivergence() if divergence == "stein" else divergence), report
     if divergence == "stein":
-        divergence, stein_report = distil(stein_key, model, table, options, LangevinStein(), progress=progress)
+        divergence, stein_report = distil(
+            stein_key, model, table, options, LangevinStein(), progress=progress, checkpoint=checkpoint
+        )
         report = FitReport(
             report.histories | stein_report.histories,
             report.seconds | stein_report.seconds,

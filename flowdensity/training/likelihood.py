@@ -11,6 +11,7 @@ from ..data.tables import Sample
 from ..divergence.stochastic import unbiased_divergence
 from ..models.flows import AbstractProbabilityFlow, Model, with_network
 from ..solving import FixedStep, state_log_prob
+from .checkpoints import Checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .options import Options, held_out
 
@@ -29,7 +30,14 @@ class Inputs(NamedTuple):
 
 
 def maximise_likelihood(
-    key: Key, model: Model, table: Sample, options: Options, validation: float, *, progress: bool
+    key: Key,
+    model: Model,
+    table: Sample,
+    options: Options,
+    validation: float,
+    *,
+    progress: bool,
+    checkpoint: Checkpoint | None,
 ) -> tuple[Model, History]:
     """Maximise the mean log density of a whitened table, stopping early on held-out rows.
 
@@ -43,6 +51,7 @@ def maximise_likelihood(
         options: checked options, with a learning rate.
         validation: fraction of the rows held out.
         progress: whether to show a bar.
+        checkpoint: where to keep what has been done.
 
     Returns:
         The model and its losses: minus the log density in nats per dimension of the whitened table.
@@ -67,8 +76,9 @@ def maximise_likelihood(
     schedule = Schedule(options.steps, options.learning_rate or 1e-3, patience=max(100, options.steps * 3 // 10))
     try:
         network, history = train(
-            train_key, model.network, loss, validate, args, schedule, stage="likelihood", progress=progress
-        )
+            train_key, model.network, loss, validate, args, schedule,
+            stage="likelihood", progress=progress, checkpoint=checkpoint,
+        )  # fmt: skip
     except TrainingDiverged as error:
         error.best = with_network(model, error.best)
         raise

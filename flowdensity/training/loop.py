@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -15,6 +15,7 @@ import optax
 from tqdm.auto import tqdm
 
 from .._typing import Key, Scalar
+from .checkpoints import Checkpoint
 
 Module = TypeVar("Module")
 EVALUATIONS = 50
@@ -96,8 +97,11 @@ def train(
     *,
     stage: str,
     progress: bool,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Module, History]:
     """Minimise `loss(module, key, args)` and return the averaged weights that did best on `validate(module, args)`.
+
+    With a checkpoint, everything is kept at each validation, and a stage that finds its file goes on from there.
 
     Args:
         key: JAX PRNG key of the losses.
@@ -108,6 +112,7 @@ def train(
         schedule: how long and how fast.
         stage: what the progress bar and the errors call this.
         progress: whether to show a bar with step, losses and time left.
+        checkpoint: where to keep what has been done.
 
     Returns:
         The best module and the losses. If interrupted (Ctrl-C), the best so far, with a warning.
@@ -152,16 +157,22 @@ def train(
 
     history = History()
     started = time.monotonic()
-    best, best_loss = params, float(evaluate(params, args))
-    history.step.append(0)
-    history.train.append(best_loss)
-    history.validation.append(best_loss)
+    best = params
     carry = jax.tree.map(jnp.copy, (params, params, optimiser.init(params), jnp.zeros((), int)))
+    kept = checkpoint and checkpoint.read(stage, (key, carry, best))
+    if kept:
+        record, (key, carry, best) = kept
+        history, best_loss, complete = History(**record["history"]), record["best_loss"], record["complete"]
+    else:
+        best_loss, complete = float(evaluate(params, args)), False
+        history.step.append(0)
+        history.train.append(best_loss)
+        history.validation.append(best_loss)
 
-    done, end = 0, schedule.stop or schedule.steps
-    with tqdm(total=end, desc=stage, unit="step", disable=not progress) as bar:
+    done, end, before = history.step[-1], schedule.stop or schedule.steps, history.seconds
+    with tqdm(total=end, initial=done, desc=stage, unit="step", disable=not progress) as bar:
         try:
-            while done < end:
+            while done < end and not complete:
                 chunk = min(every, end - done)
                 key, subkey = jr.split(key)
                 carry, value = advance(args, carry, jr.split(subkey, chunk))
@@ -179,7 +190,11 @@ def train(
                 bar.update(chunk)
                 if schedule.patience and done - history.best_step >= schedule.patience:
                     history.stopped = f"validation loss had not improved since step {history.best_step}"
-                    break
+                    complete = True
+                history.seconds = before + time.monotonic() - started
+                if checkpoint:
+                    record = {"history": asdict(history), "best_loss": best_loss, "complete": complete}
+                    checkpoint.write(stage, record, (key, carry, best))
         except KeyboardInterrupt:
             history.stopped, history.interrupted = f"interrupted at step {done}", True
             warnings.warn(
@@ -187,5 +202,4 @@ def train(
                 f"going on with the best weights so far, those of step {history.best_step}.",
                 stacklevel=2,
             )
-    history.seconds = time.monotonic() - started
     return eqx.combine(best, static), history

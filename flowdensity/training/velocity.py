@@ -13,6 +13,7 @@ from .._typing import Key, Scalar
 from ..data.scaling import fit_scaling
 from ..models.flows import AbstractCircle, with_network
 from ..models.networks import AbstractNetwork
+from .checkpoints import Checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options, held_out
@@ -23,7 +24,15 @@ Inputs: TypeAlias = tuple[AbstractCircle, Sample, MatchingDraws]
 
 
 def fit_velocity(
-    key: Key, model: AbstractCircle, table: Sample, options: Options, validation: float, *, stage: str, progress: bool
+    key: Key,
+    model: AbstractCircle,
+    table: Sample,
+    options: Options,
+    validation: float,
+    *,
+    stage: str,
+    progress: bool,
+    checkpoint: Checkpoint | None,
 ) -> tuple[AbstractCircle, History]:
     """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
@@ -39,6 +48,7 @@ def fit_velocity(
         validation: fraction of the rows in a held-out part.
         stage: name of this stage.
         progress: whether to show bars.
+        checkpoint: where to keep what has been done.
 
     Returns:
         The model, and its losses; those of the cross-validation where there was one.
@@ -93,6 +103,7 @@ def fit_velocity(
                 schedule,
                 stage=name,
                 progress=progress,
+                checkpoint=checkpoint,
             )
         except TrainingDiverged as error:
             error.best = with_network(model, _fold(error.best, 0))

@@ -1,0 +1,129 @@
+"""What a fit keeps on disk, so that it goes on where it was stopped and ends with the weights that it would have had."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .. import _container
+
+SUFFIX = ".checkpoint"
+
+
+class Checkpoint(NamedTuple):
+    """A folder with a file for each stage of one fit.
+
+    Attributes:
+        caller: public function whose name the errors carry.
+        folder: where the files are.
+        digest: of all that the fit depends on.
+    """
+
+    caller: str
+    folder: Path
+    digest: str
+
+    def write(self, stage: str, header: dict[str, Any], tree: Any) -> None:
+        """Replace the file of a stage, at once: `header` is for JSON, `tree` has arrays and keys for leaves."""
+        leaves = {str(number): _numbers(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
+        _container.write(self._file(stage), header | {"fit": self.digest}, leaves)
+
+    def read(self, stage: str, like: Any) -> tuple[dict[str, Any], Any] | None:
+        """Header and tree as they were written, the tree in the structure of `like`; None if the stage has no file yet.
+
+        Raises:
+            ValueError: if the file is damaged, or of another fit.
+        """
+        file = self._file(stage)
+        if not file.exists():
+            return None
+        header, leaves = _container.read(self.caller, file)
+        wanted, structure = jax.tree.flatten(like)
+        if header.pop("fit", None) != self.digest or len(leaves) != len(wanted):
+            raise _foreign(self.caller, self.folder)
+        return header, structure.unflatten(
+            [_like(leaf, leaves[str(number)]) for number, leaf in enumerate(wanted)],
+        )
+
+    def _file(self, stage: str) -> Path:
+        return self.folder / (re.sub(r"\W+", "-", stage) + SUFFIX)
+
+
+def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inputs: Any) -> Checkpoint | None:
+    """The checkpoint of a fit in a folder, which is made if it is not there; None if none is asked for.
+
+    Args:
+        caller: public function whose name the errors carry.
+        checkpoint: the folder.
+        inputs: all that the fit depends on.
+
+    Raises:
+        TypeError: if `checkpoint` is no path.
+        ValueError: if it is a file, or a folder with the checkpoint of another fit.
+    """
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(
+            f"{caller} expected `checkpoint` as the path of a folder; got {type(checkpoint).__name__}. "
+            'Fix: checkpoint="my-fit"'
+        )
+    folder = Path(checkpoint)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"{caller} expected `checkpoint` as the path of a folder; {os.fspath(checkpoint)!r} is a file. "
+            'Fix: checkpoint="my-fit"'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for partial in folder.glob(f".*{SUFFIX}.*"):
+        partial.unlink()  # of a process that was killed while it wrote
+    opened = Checkpoint(caller, folder, digest_of((caller, *inputs)))
+    if opened.read("fit", ()) is None:
+        if any(folder.glob(f"*{SUFFIX}")):
+            raise _foreign(caller, folder)
+        opened.write("fit", {}, ())
+    return opened
+
+
+def digest_of(tree: Any) -> str:
+    """Checksum of all arrays, keys, numbers and types in a tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    # What has no name but its address in memory has another in the next process.
+    digest = hashlib.sha256(_without_addresses(str(structure)).encode())
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array | np.ndarray):
+            array = _numbers(leaf)
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        else:
+            digest.update(_without_addresses(repr(leaf)).encode())
+    return digest.hexdigest()
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "", text)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(leaf: Any) -> np.ndarray:
+    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(leaf: Any, array: np.ndarray) -> Any:
+    return jr.wrap_key_data(jnp.asarray(array), impl=jr.key_impl(leaf)) if _is_key(leaf) else jnp.asarray(array)
+
+
+def _foreign(caller: str, folder: Path) -> ValueError:
+    return ValueError(
+        f"{caller} expected `checkpoint` as a new folder, or that of this very fit; {os.fspath(folder)!r} is of a fit "
+        "with another key, other data or other options, or on another kind of machine. Fix: checkpoint=another folder"
+    )

@@ -1,0 +1,234 @@
+"""A fit that is stopped goes on from its checkpoint, and ends with the weights that it would have had."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+import pytest
+
+import flowdensity as fd
+from flowdensity import _container
+from flowdensity.training.checkpoints import digest_of, open_checkpoint
+
+DATA = np.random.default_rng(0).gamma(2.0, 1.0, (300, 2)).cumsum(axis=1)
+
+
+def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), **options):
+    # Below 2,000 rows: cross-validation, then all rows, then the divergence.
+    options = {"steps": 60, "batch_size": 32, "learning_rate": 3e-3} | options
+    network = fd.ResidualMLP(jr.key(1), 2, width=8, depth=1)
+    return fd.fit_flow(jr.key(seed), data[rows], network=network, checkpoint=checkpoint, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[fd.FlowDensity, fd.FitReport]:
+    return fit(None)
+
+
+class Killed(BaseException):
+    """What nothing in the package catches."""
+
+
+def stop_after(monkeypatch, writes):
+    """End the fit by an exception after so many files."""
+    left, write = [writes], _container.write
+
+    def counted(*args):
+        write(*args)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr(_container, "write", counted)
+
+
+# The first file is that of the fit itself; 30 validations follow in each stage, of which the last two may stop early.
+@pytest.mark.parametrize("writes", [7, 70])
+def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
+    with monkeypatch.context() as patched:
+        stop_after(patched, writes)
+        with pytest.raises(Killed):
+            fit(tmp_path)
+    density, report = fit(tmp_path)
+    assert eqx.tree_equal(density._parts, whole[0]._parts)
+    assert {k: h.train for k, h in report.histories.items()} == {k: h.train for k, h in whole[1].histories.items()}
+    assert report.residuals.mean.tobytes() == whole[1].residuals.mean.tobytes()
+
+
+def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch, whole):
+    fit(tmp_path)
+    stop_after(monkeypatch, 1)  # a single validation would write
+    density, report = fit(tmp_path)
+    assert eqx.tree_equal(density._parts, whole[0]._parts)
+    assert report.histories.keys() == whole[1].histories.keys()
+
+
+def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, whole):
+    """Ctrl-C gives the best so far; the same call, later, the rest."""
+    left, write = [9], _container.write
+
+    def interrupted(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        write(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_container, "write", interrupted)
+        with pytest.warns(UserWarning, match="was interrupted"):
+            early, _ = fit(tmp_path)
+    assert isinstance(early.divergence, fd.ExactDivergence)
+    density, report = fit(tmp_path)
+    assert not any(history.interrupted for history in report.histories.values())
+    assert eqx.tree_equal(density._parts, whole[0]._parts)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 1}, {"data": DATA + 1e-3 * DATA**2}, {"rows": slice(250)}, {"steps": 61}, {"divergence": fd.ExactDivergence()}],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_the_checkpoint_of_another_fit_is_refused(tmp_path, monkeypatch, changed):
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Killed):
+        fit(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="fit_flow expected `checkpoint` as a new folder, or that of this very fit"):
+        fit(tmp_path, **changed)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"fit_flow expected `checkpoint` as the path of a folder; .* is a file"):
+        fit(tmp_path / "file")
+    with pytest.raises(TypeError, match="fit_flow expected `checkpoint` as the path of a folder; got int"):
+        fit(3)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "flow.checkpoint").write_bytes(b"of somebody else")
+    with pytest.raises(ValueError, match="or that of this very fit"):
+        fit(tmp_path / "folder")
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        with pytest.raises(Killed):
+            fit(tmp_path)
+    file = tmp_path / "flow.checkpoint"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="fit_flow expected a file as flowdensity wrote it"):
+        fit(tmp_path)
+
+
+@pytest.mark.slow
+def test_other_fits_keep_theirs(tmp_path, whole):
+    """`fit_divergence` and `distill`: finished, they are returned as they were."""
+    model = whole[0].model
+    for folder, call in {
+        "divergence": lambda: fd.fit_divergence(
+            jr.key(3), model, DATA, steps=20, batch_size=32, checkpoint=tmp_path / "divergence", progress=False
+        ),
+        "energy": lambda: fd.distill(
+            jr.key(4), whole[0], labels=64, width=8, steps=20, batch_size=32, checkpoint=tmp_path / "energy", progress=False
+        ),
+        "likelihood": lambda: fd.fit_likelihood(
+            jr.key(5), DATA, model=model, divergence=fd.ExactDivergence(), steps=4, batch_size=16,
+            checkpoint=tmp_path / "likelihood", progress=False,
+        ),
+    }.items():  # fmt: skip
+        first, _ = call()
+        files = {file.name: file.stat().st_mtime_ns for file in (tmp_path / folder).iterdir()}
+        assert set(files) == {"fit.checkpoint", f"{folder}.checkpoint"}
+        again, _ = call()
+        assert files == {file.name: file.stat().st_mtime_ns for file in (tmp_path / folder).iterdir()}
+        assert eqx.tree_equal(*(getattr(each, "_parts", getattr(each, "_arrays", each)) for each in (first, again)))
+
+
+def test_the_digest_knows_numbers_keys_and_types_and_no_addresses():
+    same = [digest_of((jr.key(0), np.arange(3.0), lambda x: x, 1)) for _ in range(2)]
+    assert same[0] == same[1]
+    others = [
+        (jr.key(1), 1),
+        (jr.key(0), 2),
+        (jr.key(0), 1.0),
+        (jr.PRNGKey(0), 1),
+        (np.zeros(2), 1),
+        (np.zeros((2, 1)), 1),
+    ]
+    assert len({digest_of(other) for other in [*others, (fd.CondOT(), 1), (fd.Trigonometric(), 1)]}) == len(others) + 2
+
+
+def test_a_checkpoint_gives_back_keys_of_both_kinds(tmp_path):
+    opened = open_checkpoint("fit", tmp_path, 1)
+    tree = (jr.key(3), jr.PRNGKey(4), np.float32(2.5), None)
+    opened.write("a stage, with a comma", {"done": 1}, tree)
+    header, back = opened.read("a stage, with a comma", tree)
+    assert header == {"done": 1}
+    assert jr.key_data(back[0]).tolist() == jr.key_data(jr.key(3)).tolist()
+    assert back[1].tolist() == jr.PRNGKey(4).tolist()
+    assert back[2] == 2.5
+    assert opened.read("another", tree) is None
+
+
+CHILD = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+import jax
+jax.config.update("jax_compilation_cache_dir", {cache!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+from test_checkpoints import fit
+import flowdensity as fd
+print("started", flush=True)
+density, report = fit({folder!r}, steps=2000)
+import equinox as eqx
+eqx.tree_serialise_leaves({result!r}, density.model)
+"""
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_it_ends_with_the_same_weights(tmp_path, pytestconfig):
+    """SIGKILL in the middle of whatever it is doing, writing included."""
+    rng = np.random.default_rng(1)
+    cache = str(pytestconfig.rootpath / ".pytest_cache" / "jax-child")
+
+    def child(folder, result):
+        code = CHILD.format(
+            tests=str(Path(__file__).parent), cache=cache, folder=folder and str(folder), result=str(result)
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"started\n"
+        return process
+
+    started = time.monotonic()
+    reference = child(None, tmp_path / "reference.eqx")
+    assert reference.wait() == 0
+    longest = time.monotonic() - started
+    kills = 0
+    while kills < 20:
+        process = child(tmp_path / "fit", tmp_path / "resumed.eqx")
+        try:
+            process.wait(rng.uniform(0.0, 0.25 * longest))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            # It was done before it was killed: the next one starts afresh.
+            assert process.returncode == 0
+            assert (tmp_path / "resumed.eqx").read_bytes() == (tmp_path / "reference.eqx").read_bytes()
+            for file in (tmp_path / "fit").iterdir():
+                file.unlink()
+    assert child(tmp_path / "fit", tmp_path / "resumed.eqx").wait() == 0
+    assert (tmp_path / "resumed.eqx").read_bytes() == (tmp_path / "reference.eqx").read_bytes()
+    assert all(re.fullmatch(r"[\w-]+\.checkpoint", file.name) for file in (tmp_path / "fit").iterdir())
