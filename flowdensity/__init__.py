@@ -2,6 +2,9 @@
 
 from .data.images import bits_per_dimension as bits_per_dimension
 from .data.images import dequantise as dequantise
+from .diagnostics.diagnose import diagnose as diagnose
+from .diagnostics.findings import Diagnosis as Diagnosis
+from .diagnostics.findings import Finding as Finding
 from .distributions.amortized import AmortizedDensity as AmortizedDensity
 from .distributions.elbo import PathGradientELBO as PathGradientELBO
 from .distributions.flow import FlowDensity as FlowDensity

@@ -17,8 +17,8 @@ WINGS = [
     {"divergence"},
     {"solving"},
     {"distributions"},
-    {"diagnostics"},
     {"training"},
+    {"diagnostics"},
     {"storage"},
 ]
 """From the foundation up: a wing imports from itself and from the wings before it; those of one line are alike."""

@@ -107,7 +107,7 @@ def distil(
     # A sixteenth of the draws in training: a short distillation of a dear model is not outweighed by its preparation.
     share = options.steps * options.batch_size // 16
     draws = min(CALIBRATION, max(4096, share))
-    centres = _centres(pool_key, model, table, min(POOL, max(256, share)))
+    centres = centres_of(pool_key, model, table, min(POOL, max(256, share)))
     around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
@@ -176,7 +176,7 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-def _centres(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> dict[str, AbstractCentres]:
+def centres_of(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> dict[str, AbstractCentres]:
     """Centres about the data, `count` of the model's own samples, and both."""
     rows, noise = jr.split(key)
     contexts = table.draw(rows, count).contexts

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import ArrayLike, Key, Scalar
+from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
 from ..divergence.interface import AbstractDivergence
@@ -86,26 +86,36 @@ def whitened(
     Raises:
         TypeError, ValueError: if they are unusable, or not of the model's shapes.
     """
-    events = event_table(caller, arranged(caller, "data", data, model.scaling.sites), model.scaling.support).rows
-    if context is not None:
-        context = arranged(caller, "context", context, model.context_scaling.sites)
-    contexts = context_table(caller, context, len(events)).rows
-    weighing = weight_table(caller, weights, len(events))
-    for name, table, shape in (
-        ("data", events, model.event_shape),
-        ("context", contexts, model.context_shape),
-    ):
-        if table.shape[1:] != shape:
-            raise ValueError(
-                f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
-                f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
-            )
-    whiten = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))
+    states = whitened_events(caller, "data", model, data)
+    weighing = weight_table(caller, weights, len(states))
     return Sample(
-        whiten(model.scaling, jnp.asarray(events, float)),
-        whiten(model.context_scaling, jnp.asarray(contexts, float)),
+        states,
+        whitened_contexts(caller, model, context, len(states)),
         None if weighing is None else jnp.asarray(weighing, float),
     )
+
+
+def whitened_events(caller: str, name: str, model: AbstractProbabilityFlow, data: Any) -> Rows:
+    """Events in the coordinates of a model that is there already; `name` is that of the argument, for errors."""
+    events = event_table(caller, arranged(caller, name, data, model.scaling.sites), model.scaling.support).rows
+    return _whitened(caller, name, model.scaling, events)
+
+
+def whitened_contexts(caller: str, model: AbstractProbabilityFlow, context: Any, rows: int) -> ContextRows:
+    """As many contexts in the coordinates of a model that is there already."""
+    if context is not None:
+        context = arranged(caller, "context", context, model.context_scaling.sites)
+    return _whitened(caller, "context", model.context_scaling, context_table(caller, context, rows).rows)
+
+
+def _whitened(caller: str, name: str, scaling: Scaling, table: np.ndarray) -> Rows:
+    shape = scaling.event_shape
+    if table.shape[1:] != shape:
+        raise ValueError(
+            f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
+            f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
+        )
+    return jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table, float))
 
 
 def check_divergence(caller: str, divergence: Literal["stein"] | AbstractDivergence) -> None:

@@ -207,7 +207,8 @@ def test_killed_twenty_times_at_random_it_ends_with_the_same_weights(tmp_path, p
             tests=str(Path(__file__).parent), cache=cache, folder=folder and str(folder), result=str(result)
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert process.stdout.readline() == b"started\n"
+        with process.stdout as output:
+            assert output.readline() == b"started\n"
         return process
 
     started = time.monotonic()

@@ -1,0 +1,199 @@
+"""Whether `log_prob` is the log density of what the model samples: divergence, amortisation, solver, normaliser and tails."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._typing import Key
+from ..data.tables import Sample
+from ..distributions.amortized import AmortizedDensity
+from ..divergence.calibration import Residuals, stein_residuals
+from ..divergence.kernel import mean_jacobian
+from ..divergence.stein import SteinDivergence
+from ..solving import AbstractSolver, Adaptive, FixedStep
+from ..training.divergence import NODES, centres_of
+from ..training.objectives import LangevinStein
+from .findings import Finding
+from .subject import Solved, Subject, slopes, values
+
+RMSE, BIAS = 0.4, 0.1
+"""Nats by which `log_prob` may be off: weights back to the exact density then keep 85 % of the draws."""
+GRADIENT = 0.3
+"""Share of the gradient by which it may be off."""
+STEPS = 0.05
+"""Nats by which it may change when the steps are doubled."""
+FACTORS = (2.0, 4.0, 10.0)
+"""By which samples are moved outwards."""
+KERNELS = 32_768
+"""Kernel draws for the residuals."""
+GRID = 128
+"""Points a side of the grid that two dimensions are integrated on."""
+NORMALISER = 0.1
+"""Nats by which the log of the integral may differ from zero."""
+
+AGREEMENT = "log_prob against the exact divergence"
+TAILS = "Tails, samples moved outwards"
+
+
+def errors(subject: Subject, points: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Log densities of points, and their errors by each of one or two rivals, shape `(2, points)`."""
+    own = values(subject.log_prob, points)
+    rivals = own[None] if subject.exact else np.stack([values(rival, points) for rival in subject.rivals])
+    return own, own - np.broadcast_to(rivals if len(rivals) == 2 else rivals[[0, 0]], (2, len(own)))
+
+
+def agreement(subject: Subject, error: np.ndarray, where: str) -> list[Finding]:
+    """Bias and root mean square of the errors; with two rivals by the product of both, which has no bias in any dimension."""
+    remedy = (
+        "log_prob is off by more than a posterior forgives. Fix: fd.fit_divergence with more steps, fd.reweight for a posterior "
+        "that is there, or density.with_divergence(fd.ExactDivergence())"
+    )
+    if isinstance(subject.density, AmortizedDensity):
+        remedy = (
+            "The network is too far from its flow. Fix: fd.distill with more labels, or fd.reweight for a posterior"
+        )
+    count = error.shape[1]
+    squares, mean = error[0] * error[1], error.mean(0)
+    square, square_error = squares.mean(), squares.std() / math.sqrt(count)
+    rmse = math.sqrt(max(square, 0.0))
+    # Of a root the standard error is that of the square over twice the root; near zero, the root of that of the square.
+    rmse_error = square_error / (2.0 * rmse) if square > square_error else math.sqrt(square_error)
+    return [
+        Finding(AGREEMENT, f"root mean square over {where}, nats", rmse, rmse_error, "at most", RMSE, remedy),
+        Finding(
+            AGREEMENT, "size of the bias, nats", abs(mean.mean()), mean.std() / math.sqrt(count), "at most", BIAS, remedy
+        ),
+    ]  # fmt: skip
+
+
+def gradients(subject: Subject, points: Sample) -> list[Finding]:
+    """Root mean square error of the gradient over its own root mean square, both by unbiased products."""
+    quantity = "error of the gradient, share of it"
+    if subject.exact:
+        return [Finding(AGREEMENT, quantity, 0.0, 0.0, "at most", GRADIENT, "")]
+    own = slopes(subject.log_prob, points)
+    rivals = [slopes(rival, points) for rival in subject.rivals]
+    first, last = rivals[0], rivals[-1]
+    wrong = np.sum((own - first) * (own - last), axis=1)
+    right = np.sum(first * last, axis=1)
+    share = math.sqrt(max(wrong.mean(), 0.0) / right.mean())
+    # Of the ratio of two means, by its linearisation; halved for the root.
+    spread = (wrong - share**2 * right).std() / right.mean() / math.sqrt(len(wrong))
+    error = spread / (2.0 * share) if share**2 > spread else math.sqrt(spread)
+    words = "A sampler follows the gradient. Fix: fd.fit_divergence with more steps, or a network with a smoother activation"
+    return [Finding(AGREEMENT, quantity, share, error, "at most", GRADIENT, words)]
+
+
+def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | None]:
+    """The learned divergence by its Stein residuals about samples of the model, with no Jacobian."""
+    section = "Stein residuals of the learned divergence"
+    divergence, model = subject.flow.divergence, subject.model
+    if not isinstance(divergence, SteinDivergence):
+        words = f"the divergence is had by {type(divergence).__name__}, which was not learned"
+        return [Finding(section, "bias that they imply, nats", None, 0.0, "at most", BIAS, words)], None
+    centre_key, jacobian_key, draw_key = jr.split(key, 3)
+    around = centres_of(centre_key, model, subject.draw(centre_key, 4096), 4096)["model"]
+    within = LangevinStein(tails=0.0)
+    control = mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
+    found = stein_residuals(divergence.head, model, control, within.draw(draw_key, around, KERNELS))
+    bias, error = found.bias
+    # Whitened coordinates have a root mean square of about one: these are nats too, and at most that of the error itself.
+    widths = np.diff(found.times)[:, None]
+    implied = np.abs(np.sum(widths * found.mean[:, 2:], axis=0))
+    spread = np.sqrt(np.sum(np.square(widths * found.standard_error[:, 2:]), axis=0))
+    worst = int(np.argmax(implied - spread))
+    words = "The head is biased. Fix: fd.fit_divergence, with more steps, and with the data that the density is used on"
+    return [
+        Finding(section, "bias that they imply, nats", abs(bias), error, "at most", BIAS, words),
+        Finding(
+            section, f"along a coordinate, y[{worst}], nats", implied[worst], spread[worst], "at most", RMSE, words
+        ),
+    ], found  # fmt: skip
+
+
+def steps(subject: Subject, points: Sample) -> list[Finding]:
+    """The change of the flow's `log_prob` when the solver takes twice as many steps."""
+    model, divergence, solver = subject.model, subject.flow.divergence, subject.flow.solver
+    finer, fix = _finer(solver)
+    coarse, fine = (values(Solved(model, divergence, each), points) for each in (solver, finer))
+    change = np.square(coarse - fine)
+    rms = math.sqrt(change.mean())
+    error = change.std() / math.sqrt(len(change)) / (2.0 * rms) if rms > 0.0 else 0.0
+    words = f"The solver is too coarse. Fix: {fix}"
+    return [Finding("Solver", "change with twice the steps, nats", rms, error, "at most", STEPS, words)]
+
+
+def normaliser(subject: Subject, drawn: Sample, error: np.ndarray) -> list[Finding]:
+    """The integral of the density: by importance sampling from the flow, whose exact density has none but the solver's error."""
+    section, words = "Normalisation", "The density does not integrate to one. Fix: fd.fit_divergence with more steps"
+    findings = []
+    quantity = "size of the log integral by samples, nats"
+    if len(subject.rivals) > 1:
+        absent = f"the exact divergence is too dear in {subject.model.dim} dimensions"
+        findings.append(Finding(section, quantity, None, 0.0, "at most", NORMALISER, absent))
+    else:
+        ratio = np.exp(error[0])
+        spread = ratio.std() / ratio.mean() / math.sqrt(len(ratio))
+        findings.append(Finding(section, quantity, abs(math.log(ratio.mean())), spread, "at most", NORMALISER, words))
+    if subject.model.dim <= 2:
+        radius = 1.5 * float(jnp.max(jnp.abs(drawn.states)))
+        coarse, fine = (_integral(subject, drawn.contexts[0], radius, points) for points in (GRID // 2, GRID))
+        findings.append(
+            Finding(
+                section, "size of the log integral by quadrature, nats", abs(fine), abs(fine - coarse), "at most", NORMALISER,
+                words,
+            )
+        )  # fmt: skip
+    return findings
+
+
+def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
+    """Samples moved outwards: `log_prob` must fall, and must not be far above the exact one, where a chain would get lost."""
+    dim = subject.model.dim
+    bound = max(1.0, math.sqrt(dim))
+    moved = [drawn._replace(states=factor * drawn.states) for factor in FACTORS]
+    own, exact = ([values(each, points) for points in moved] for each in (subject.log_prob, subject.rivals[0]))
+    words = (
+        "The learned divergence is wrong where there are no data. Fix: fd.fit_divergence with "
+        "objective=fd.LangevinStein(tails=0.15), the default"
+    )
+    findings = []
+    for factor, ours, theirs in zip(FACTORS, own, exact, strict=True):
+        # A percentile's standard error by the order statistics on both sides of it.
+        low, value, high = np.percentile(ours - theirs, [98.0, 99.0, 100.0])
+        findings.append(
+            Finding(
+                TAILS, f"99 % of the excess at {factor:g}x, nats", value, (high - low) / 4.0, "at most", bound, words
+            )
+        )  # fmt: skip
+    # From the farthest sample outwards: before, a ray may pass between modes.
+    radii = jnp.linalg.norm(drawn.states, axis=1, keepdims=True)
+    edge = drawn.states / radii * jnp.max(radii)
+    heights = [values(subject.log_prob, drawn._replace(states=factor * edge)) for factor in (1.0, *FACTORS)]
+    rising = float(np.mean(np.any(np.diff(heights, axis=0) >= 0.0, axis=0)))
+    findings.append(
+        Finding(TAILS, "share of rays beyond all samples on which it rises", rising, 0.0, "at most", 0.0, words)
+    )
+    return findings, np.stack([own, exact], axis=1)
+
+
+def _finer(solver: AbstractSolver) -> tuple[AbstractSolver, str]:
+    if isinstance(solver, FixedStep):
+        return FixedStep(
+            2 * solver.steps, solver.method
+        ), f"density.with_solver(fd.FixedStep(steps={4 * solver.steps}))"
+    assert isinstance(solver, Adaptive)
+    finer = Adaptive(solver.rtol / 10.0, solver.atol / 10.0, solver.method, 4 * solver.max_steps)
+    return finer, f"density.with_solver(fd.Adaptive(rtol={finer.rtol:g}, atol={finer.atol:g}))"
+
+
+def _integral(subject: Subject, context: jax.Array, radius: float, points: int) -> float:
+    """Log of the integral by the midpoint rule on a square, in one or two dimensions."""
+    axis = radius * (2.0 * (np.arange(points) + 0.5) / points - 1.0)
+    grid = np.stack(np.meshgrid(*[axis] * subject.model.dim), axis=-1).reshape(-1, subject.model.dim)
+    rows = Sample(jnp.asarray(grid, float), jnp.broadcast_to(context, (len(grid), len(context))))
+    log_probs = values(subject.log_prob, rows)
+    return float(np.log(np.sum(np.exp(log_probs))) + subject.model.dim * math.log(2.0 * radius / points))

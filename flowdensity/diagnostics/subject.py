@@ -1,0 +1,137 @@
+"""What is diagnosed: a density, its rival with the exact divergence, and the points where the two are compared."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._typing import Array, Context, ContextRows, Float, Key, Rows, Scalar, State
+from ..data.tables import Sample
+from ..distributions.amortized import AmortizedDensity
+from ..distributions.flow import FlowDensity
+from ..divergence.exact import ExactDivergence
+from ..divergence.interface import AbstractDivergence
+from ..divergence.stochastic import HutchinsonDivergence
+from ..models.energy import EnergyNetwork
+from ..models.flows import AbstractProbabilityFlow
+from ..solving import AbstractSolver, state_from_noise, state_log_prob
+
+LARGEST = 64
+"""Dimension up to which the exact divergence is affordable; above, two independent Hutchinson averages take its place."""
+PROBES = 64
+"""Probes of each of them."""
+BATCH = 512
+"""Points that are solved for together."""
+
+LogProb: TypeAlias = Callable[[State, Context], Scalar]
+
+
+class Solved(eqx.Module):
+    """Log density of a whitened state given a whitened context, by solving the ODE."""
+
+    model: AbstractProbabilityFlow
+    divergence: AbstractDivergence
+    solver: AbstractSolver
+
+    def __call__(self, state: State, context: Context) -> Scalar:
+        return state_log_prob(self.model, self.divergence, state, context, self.solver)
+
+
+class Subject(NamedTuple):
+    """A density under diagnosis.
+
+    Attributes:
+        density: as it was handed over.
+        log_prob: its log density in whitened coordinates.
+        flow: the flow in it, without context, with its own divergence and solver.
+        rivals: log densities to compare with: the exact one, or two whose errors are independent and average to zero.
+        held: held-out rows, whitened; None if there are none.
+        contexts: whitened contexts, from which those of samples are drawn.
+    """
+
+    density: FlowDensity | AmortizedDensity
+    log_prob: Solved | EnergyNetwork
+    flow: FlowDensity
+    rivals: tuple[Solved, ...]
+    held: Sample | None
+    contexts: ContextRows
+
+    @property
+    def exact(self) -> bool:
+        """Whether the density is the exact one itself."""
+        return isinstance(self.density, FlowDensity) and isinstance(self.flow.divergence, ExactDivergence)
+
+    @property
+    def model(self) -> AbstractProbabilityFlow:
+        """The probability flow."""
+        return self.flow.model
+
+    def draw(self, key: Key, count: int) -> Sample:
+        """Samples of the model, whitened, each with a context of those that there are."""
+        context_key, noise_key = jr.split(key)
+        contexts = self.contexts[jr.randint(context_key, (count,), 0, len(self.contexts))]
+        return Sample(jnp.asarray(self.at(noise_key, contexts), float), contexts)
+
+    def at(self, key: Key, contexts: ContextRows) -> np.ndarray:
+        """One sample of the model, whitened, for each of some whitened contexts; float64."""
+        noise = jr.normal(key, (len(contexts), self.model.dim))
+        return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH)
+
+
+def subject(key: Key, density: FlowDensity | AmortizedDensity, held: Sample | None, contexts: ContextRows) -> Subject:
+    """What `diagnose` looks at, once its arguments are checked."""
+    flow = density.flow if isinstance(density, AmortizedDensity) else density
+    model, divergence, solver = flow.model, flow.divergence, flow.solver
+    if model.dim <= LARGEST:
+        references: tuple[AbstractDivergence, ...] = (ExactDivergence(),)
+    else:
+        references = tuple(HutchinsonDivergence(each, PROBES) for each in jr.split(key))
+    return Subject(
+        density,
+        density.energy if isinstance(density, AmortizedDensity) else Solved(model, divergence, solver),
+        FlowDensity(model, divergence=divergence, solver=solver),
+        tuple(Solved(model, reference, solver) for reference in references),
+        held,
+        contexts,
+    )
+
+
+def values(function: LogProb, rows: Sample) -> np.ndarray:
+    """A log density of many rows, float64."""
+    return _in_batches(_values, function, rows, BATCH)
+
+
+def slopes(function: LogProb, rows: Sample) -> np.ndarray:
+    """Gradients of a log density at many rows, float64."""
+    return _in_batches(_slopes, function, rows, BATCH // 4)
+
+
+def _in_batches(compiled: Callable[..., Any], first: Any, rows: Any, size: int) -> np.ndarray:
+    """`compiled(first, rows)` in batches of one size, whatever the number of rows: one compilation for all of them."""
+    count = len(jax.tree.leaves(rows)[0])
+    padded = jax.tree.map(lambda leaf: leaf[jnp.arange(-(-count // size) * size) % count], rows)
+    parts = [
+        np.asarray(compiled(first, jax.tree.map(lambda leaf, i=i: leaf[i : i + size], padded)), np.float64)
+        for i in range(0, count, size)
+    ]
+    return np.concatenate(parts)[:count]
+
+
+@eqx.filter_jit
+def _values(function: Any, rows: Sample) -> Float[Array, " rows"]:
+    return jax.vmap(function)(rows.states, rows.contexts)
+
+
+@eqx.filter_jit
+def _slopes(function: Any, rows: Sample) -> Rows:
+    return jax.vmap(jax.grad(function))(rows.states, rows.contexts)
+
+
+@eqx.filter_jit
+def _states(flow: tuple[AbstractProbabilityFlow, AbstractSolver], start: tuple[Rows, ContextRows]) -> Rows:
+    model, solver = flow
+    return jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(*start)
