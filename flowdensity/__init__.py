@@ -2,9 +2,14 @@
 
 from .data.images import bits_per_dimension as bits_per_dimension
 from .data.images import dequantise as dequantise
+from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
 from .diagnostics.diagnose import diagnose as diagnose
 from .diagnostics.findings import Diagnosis as Diagnosis
 from .diagnostics.findings import Finding as Finding
+from .diagnostics.reweight import Reweighted as Reweighted
+from .diagnostics.reweight import reweight as reweight
+from .diagnostics.support import SupportCheck as SupportCheck
+from .diagnostics.support import check_support as check_support
 from .distributions.amortized import AmortizedDensity as AmortizedDensity
 from .distributions.elbo import PathGradientELBO as PathGradientELBO
 from .distributions.flow import FlowDensity as FlowDensity

@@ -94,7 +94,7 @@ def diagnose(
             looked_at, drawn, error if held is None else log_prob_checks.errors(looked_at, drawn)[1]
         )
         bar.update()
-        found, beyond = log_prob_checks.tails(looked_at, drawn)
+        found, beyond = log_prob_checks.tails(looked_at, drawn.take(jnp.arange(count // 2)))
         findings += found
         bar.update()
         if held is None or len(held.states) < LEAST:

@@ -24,7 +24,7 @@ LARGEST = 64
 """Dimension up to which the exact divergence is affordable; above, two independent Hutchinson averages take its place."""
 PROBES = 64
 """Probes of each of them."""
-BATCH = 512
+BATCH = 256
 """Points that are solved for together."""
 
 LogProb: TypeAlias = Callable[[State, Context], Scalar]
@@ -107,7 +107,7 @@ def values(function: LogProb, rows: Sample) -> np.ndarray:
 
 def slopes(function: LogProb, rows: Sample) -> np.ndarray:
     """Gradients of a log density at many rows, float64."""
-    return _in_batches(_slopes, function, rows, BATCH // 4)
+    return _in_batches(_slopes, function, rows, BATCH // 2)
 
 
 def _in_batches(compiled: Callable[..., Any], first: Any, rows: Any, size: int) -> np.ndarray:

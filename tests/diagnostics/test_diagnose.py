@@ -60,7 +60,7 @@ def test_a_sound_density_passes(sound, mixture_fit, exact_mixture):
     expected = math.sqrt(np.mean(error**2))
     assert abs(rmse.value - expected) < 4.0 * rmse.standard_error
     assert len(sound.evidence.errors) == 512
-    assert sound.evidence.tails.shape == (3, 2, 512)
+    assert sound.evidence.tails.shape == (3, 2, 256)
 
 
 def test_the_report_reads_as_text_and_as_a_dict(sound):

@@ -1,0 +1,361 @@
+"""What the exact log density would add to a model's joint at one draw: the log ratio by which a posterior is corrected.
+
+At a site where a learned density stands, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned
+divergence, of an amortisation and of a solver. The posterior under the exact density $p$ of the same flow has the density of
+the sampled one times $\\prod p/\\tilde p$ over these sites: everything else of the model cancels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+from tqdm.auto import tqdm
+
+from .._typing import Array, Bool, Float, Scalar
+from ..distributions.amortized import AmortizedDensity
+from ..distributions.flow import FlowDensity
+from ..divergence.exact import ExactDivergence
+
+Draw: TypeAlias = Mapping[str, Any]
+"""One value of each latent site."""
+Learned: TypeAlias = FlowDensity | AmortizedDensity
+
+TANGENTS = 32_768
+"""Products with a Jacobian in one batch: what exact divergences take memory for."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The plates that all of a model lies in, and where their axes are.
+
+    Attributes:
+        names: of the plates.
+        dims: their dimensions, counted from the right of a site's batch shape, the leftmost first.
+        shape: their sizes.
+    """
+
+    names: tuple[str, ...] = ()
+    dims: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    def summed(self, values: Array) -> Array:
+        """Values with a site's batch axes in their end, summed to those of the groups."""
+        return values.sum([axis for axis in range(-values.ndim, 0) if axis not in self.dims])
+
+    def axes(self, event_dim: int) -> tuple[int, ...]:
+        """The groups' axes in a value with so many axes of an event, counted from the right."""
+        return tuple(dim - event_dim for dim in self.dims)
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A model with its arguments, and the densities that should have stood at some of its sites.
+
+    Attributes:
+        model: takes no arguments.
+        targets: the exact density by site, not yet given its context.
+        errors: by site, what of the sampled density the exact one does without.
+        latent: shape and event dimension of the value of each latent site.
+        groups: plates that every site lies in; `independent` says whether they really part the posterior.
+        shared: deterministic sites that lie in these plates, with their event dimension.
+        tangents: products with a Jacobian that the exact divergence of one draw takes at each step of the solver.
+    """
+
+    model: Callable[[], Any]
+    targets: dict[str, FlowDensity]
+    errors: dict[str, str]
+    latent: dict[str, tuple[tuple[int, ...], int]]
+    groups: Groups
+    shared: dict[str, int] = field(default_factory=dict)
+    tangents: int = 1
+
+    @property
+    def chunk(self) -> int:
+        """How many draws are corrected at once."""
+        return max(1, TANGENTS // self.tangents)
+
+    def log_ratios(self, draw: Draw) -> dict[str, Array]:
+        """Log of the exact density over the sampled one in nats, by site, each with the site's batch shape.
+
+        Masks and scales of the site hold.
+        """
+        trace = self._trace(draw)
+        return {name: _log_ratio(trace[name], target) for name, target in self.targets.items()}
+
+    def total(self, draw: Draw) -> Scalar:
+        """Log of the exact posterior's density over the sampled one's, but for a constant, nats."""
+        return sum((jnp.sum(ratio) for ratio in self.log_ratios(draw).values()), start=jnp.zeros(()))
+
+    def by_group(self, draw: Draw) -> Float[Array, "*groups"]:
+        """The same for each group, where groups are independent."""
+        return sum(map(self.groups.summed, self.log_ratios(draw).values()), start=jnp.zeros(self.groups.shape))
+
+    def deterministic(self, draw: Draw) -> dict[str, Array]:
+        """Values of the deterministic sites."""
+        return {name: site["value"] for name, site in self._trace(draw).items() if site["type"] == "deterministic"}
+
+    def independent(self, pairs: Sequence[tuple[Draw, Draw]]) -> tuple[bool, dict[str, int]]:
+        """Whether groups are independent a posteriori, found by mixing the groups of pairs of draws.
+
+        Where groups part the joint, the terms of one group are the same whatever the others are. The pair number i is mixed by
+        the i-th bit of a group's number, so that each two groups are told apart by one of the pairs.
+
+        Args:
+            pairs: as many as the number of groups has bits; see `bits`.
+
+        Returns:
+            Whether it is so, and the deterministic sites of which the same holds, with their event dimension.
+        """
+        terms = jax.jit(self._terms)
+        count = int(np.prod(self.groups.shape))
+        parted, values = True, dict.fromkeys(self.shared, True)
+        for bit, (one, other) in enumerate(pairs):
+            chosen = (np.arange(count) >> bit & 1).astype(bool).reshape(self.groups.shape)
+            mixed = {
+                name: jnp.where(self._mask(chosen, *self.latent[name]), one[name], other[name]) for name in self.latent
+            }
+            (first, values_1), (second, values_2), (both, values_3) = terms(one), terms(other), terms(mixed)
+            parted &= _alike(both, jnp.where(chosen, first, second))
+            for name, event_dim in self.shared.items():
+                mask = self._mask(chosen, values_3[name].shape, event_dim)
+                values[name] &= _alike(values_3[name], jnp.where(mask, values_1[name], values_2[name]))
+        return parted, {name: self.shared[name] for name, same in values.items() if same}
+
+    @property
+    def bits(self) -> int:
+        """Bits of the number of groups."""
+        return (int(np.prod(self.groups.shape)) - 1).bit_length()
+
+    def _trace(self, draw: Draw) -> dict[str, Any]:
+        latent = {name: draw[name] for name in self.latent}
+        return _traced(handlers.substitute(self.model, latent))
+
+    def _terms(self, draw: Draw) -> tuple[Array, dict[str, Array]]:
+        """The sampled joint's terms by group, and the deterministic sites that lie in the plates."""
+        trace = self._trace(draw)
+        terms = [_scaled(site, site["fn"].log_prob(site["value"])) for site in _samples(trace).values()]
+        parts = sum(map(self.groups.summed, terms), start=jnp.zeros(self.groups.shape))
+        return parts, {name: trace[name]["value"] for name in self.shared}
+
+    def _mask(
+        self, chosen: Bool[np.ndarray, "*groups"], shape: tuple[int, ...], event_dim: int
+    ) -> Bool[np.ndarray, "..."]:
+        """`chosen` with axes of size 1 where a value has others."""
+        sizes = [1] * len(shape)
+        for axis, size in zip(self.groups.axes(event_dim), self.groups.shape, strict=True):
+            sizes[axis] = size
+        return chosen.reshape(sizes)
+
+
+def correction(
+    caller: str,
+    model: Callable,
+    model_args: tuple,
+    model_kwargs: Mapping[str, Any] | None,
+    exact: Mapping[str, Learned],
+) -> Correction:
+    """Check a model and the exact densities of some of its sites, without running any of it.
+
+    Args:
+        caller: public function whose name the errors carry.
+        model: the numpyro model that was sampled.
+        model_args: its arguments.
+        model_kwargs: its keyword arguments.
+        exact: by name of a latent or observed site, the density whose flow has the exact one.
+
+    Raises:
+        TypeError: if `exact` is no mapping of learned densities.
+        ValueError: if a site does not exist or has no learned density with the same events, or the model draws at random.
+    """
+    if not isinstance(exact, Mapping) or not exact:
+        raise TypeError(
+            f"{caller} expected `exact` to map names of sites to densities; got {type(exact).__name__}"
+            f"{'' if exact else ' without any'}. Fix: exact={{'theta': density}}"
+        )
+    for name, density in exact.items():
+        if not isinstance(density, FlowDensity | AmortizedDensity):
+            raise TypeError(
+                f"{caller} expected `exact[{name!r}]` to be a FlowDensity or an AmortizedDensity; got "
+                f"{type(density).__name__}. Fix: exact={{{name!r}: density}} with the density that fd.fit_flow returned"
+            )
+    bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
+    trace = _structure(bound)
+    for name, site in trace.items():
+        if site["type"] == "plate" and site["kwargs"].get("rng_key") is not None:
+            raise ValueError(
+                f"{caller} expected a model that is the same each time; plate {name!r} draws its rows at random, and which rows "
+                "the posterior was sampled with is not known. "
+                f"Fix: model = numpyro.handlers.substitute(model, {{{name!r}: rows}})"
+            )
+    targets = {name: _target(caller, name, trace, density) for name, density in exact.items()}
+    latent = {name: site for name, site in _samples(trace).items() if not site["is_observed"]}
+    groups = _groups(trace)
+    return Correction(
+        model=bound,
+        targets=targets,
+        errors={name: _errors(unwrapped(trace[name]["fn"]), target) for name, target in targets.items()},
+        latent={name: (site["value"].shape, site["fn"].event_dim) for name, site in latent.items()},
+        groups=groups,
+        shared=_shared(trace, groups),
+        tangents=sum(max(1, int(np.prod(trace[name]["fn"].shape()))) for name in targets),
+    )
+
+
+def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: str, progress: bool) -> Any:
+    """`function` of each draw, some at once, as numpy arrays.
+
+    Args:
+        function: of one draw; it is compiled.
+        draws: each array has one leading axis of draws.
+        chunk: how many at once.
+        label: of the progress bar.
+        progress: whether to show it.
+    """
+    count = len(next(iter(draws.values())))
+    chunk = min(chunk, count)
+    compiled = jax.jit(jax.vmap(function))
+    done = []
+    with tqdm(total=count, desc=label, unit="draw", disable=not progress) as bar:
+        for start in range(0, count, chunk):
+            # The last rows twice rather than a second shape to compile for.
+            rows = np.minimum(np.arange(start, start + chunk), count - 1)
+            done.append(jax.device_get(compiled({name: jnp.asarray(values[rows]) for name, values in draws.items()})))
+            bar.update(min(chunk, count - start))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *done)
+
+
+def unwrapped(fn: dist.Distribution) -> dist.Distribution:
+    """The distribution inside expansions, masks and events made of batches."""
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _log_ratio(site: dict[str, Any], target: FlowDensity) -> Array:
+    fn, value = site["fn"], site["value"]
+    return _scaled(site, _swapped(fn, target).log_prob(value) - fn.log_prob(value))
+
+
+def _swapped(fn: Any, target: FlowDensity) -> dist.Distribution:
+    """A site's distribution with `target`, given the same context, where the learned density stands."""
+    if isinstance(fn, dist.ExpandedDistribution):
+        return _swapped(fn.base_dist, target).expand(fn.batch_shape)
+    if isinstance(fn, dist.Independent):
+        return _swapped(fn.base_dist, target).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return dist.MaskedDistribution(_swapped(fn.base_dist, target), fn._mask)
+    context = _flow(fn).context
+    if context.shape[-1] == 0:
+        return target
+    return target.given(context.reshape(*context.shape[:-1], *target.context_shape))
+
+
+def _flow(density: Any) -> FlowDensity:
+    return density.flow if isinstance(density, AmortizedDensity) else density
+
+
+def _scaled(site: dict[str, Any], values: Array) -> Array:
+    return values if site["scale"] is None else site["scale"] * values
+
+
+def _samples(trace: dict[str, Any]) -> dict[str, Any]:
+    return {name: site for name, site in trace.items() if site["type"] == "sample"}
+
+
+def _traced(model: Callable[[], Any]) -> dict[str, Any]:
+    # The key is for `scan`, which wants one, and for what `substitute` has put nothing in the place of.
+    return handlers.trace(handlers.seed(model, jr.key(0))).get_trace()
+
+
+def _structure(model: Callable[[], Any]) -> dict[str, Any]:
+    """A trace whose values have shapes and no numbers."""
+    found: dict[str, Any] = {}
+    jax.eval_shape(lambda: found.update(_traced(model)))
+    return found
+
+
+def _target(caller: str, name: str, trace: dict[str, Any], density: Learned) -> FlowDensity:
+    """The exact density for a site, checked against what stands there."""
+    if name not in trace or trace[name]["type"] not in ("sample", "deterministic"):
+        raise ValueError(
+            f"{caller} expected `exact` to name sites of `model`; got {name!r}, and its sites are {list(_samples(trace))}. "
+            f"Fix: exact={{{next(iter(_samples(trace)), 'theta')!r}: density}}"
+        )
+    if trace[name]["type"] == "deterministic":
+        raise ValueError(
+            f"{caller} expected site {name!r} to have a log density; it is deterministic, as under FlowReparam or sample_sites. "
+            "A flow that is a change of variables uses no divergence: there is nothing to correct but the solver. A joint site "
+            f"goes by its own name. Fix: leave {name!r} out of `exact`"
+        )
+    sampled = unwrapped(trace[name]["fn"])
+    if not isinstance(sampled, FlowDensity | AmortizedDensity):
+        raise ValueError(
+            f"{caller} expected site {name!r} to have a FlowDensity or an AmortizedDensity; got {type(sampled).__name__}. "
+            f"Fix: leave {name!r} out of `exact`"
+        )
+    flow, target = _flow(sampled), _flow(density)
+    for what, had, has in (
+        ("events of shape", flow.event_shape, target.event_shape),
+        ("contexts of shape", flow.context_shape, target.context_shape),
+        ("names", flow.sites, target.sites),
+    ):
+        if had != has:
+            raise ValueError(
+                f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the density that the model has at that site; got "
+                f"{has}. Fix: exact={{{name!r}: density}} with the density that the model uses"
+            )
+    return target.with_divergence(ExactDivergence())
+
+
+def _errors(sampled: Any, target: FlowDensity) -> str:
+    """In words, what the exact density does without that the sampled one had."""
+    flow = _flow(sampled)
+    named = {
+        "amortisation": isinstance(sampled, AmortizedDensity),
+        f"divergence ({type(flow.divergence).__name__})": not isinstance(flow.divergence, ExactDivergence),
+        "solver": not eqx.tree_equal(flow.solver, target.solver),
+    }
+    return ", ".join(what for what, there in named.items() if there) or "nothing: it was exact"
+
+
+def _frames(site: dict[str, Any]) -> set[Any]:
+    return set(site["cond_indep_stack"])
+
+
+def _groups(trace: dict[str, Any]) -> Groups:
+    """The plates that every sample site lies in, latent or observed."""
+    sites = list(_samples(trace).values())
+    common = set.intersection(*map(_frames, sites)) if sites else set()
+    frames = sorted((frame for frame in common if frame.size > 1), key=lambda frame: frame.dim)
+    return Groups(*(tuple(getattr(frame, part) for frame in frames) for part in ("name", "dim", "size")))
+
+
+def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
+    """Deterministic sites whose values have the axes of all groups, and how many axes each has of its own."""
+    found = {}
+    for name, site in trace.items():
+        names = {frame.name for frame in site.get("cond_indep_stack", ())}
+        if not groups.names or site["type"] != "deterministic" or not set(groups.names) <= names:
+            continue
+        shape = jnp.shape(site["value"])
+        # numpyro does not know how many axes of a value are its own; those of its plates lead.
+        event_dim = len(shape) - max(-frame.dim for frame in site["cond_indep_stack"])
+        if event_dim >= 0 and tuple(shape[axis] for axis in groups.axes(event_dim)) == groups.shape:
+            found[name] = event_dim
+    return found
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """But for rounding."""
+    if not jnp.issubdtype(one.dtype, jnp.inexact):
+        return bool(jnp.array_equal(one, other))
+    tolerance = float(np.sqrt(jnp.finfo(one.dtype).eps))
+    return bool(jnp.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True))

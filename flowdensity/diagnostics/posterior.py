@@ -1,0 +1,148 @@
+"""A posterior in arviz's form: its draws as arrays, one of the same form with other draws, and arviz's figures of draws.
+
+arviz 0.x has `InferenceData` and arviz 1.x has `DataTree`; what differs between the two is here and nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .._typing import Int
+
+SAMPLE = ("chain", "draw")
+"""Dimensions of draws."""
+
+# arviz is imported where it is used: it takes longer than all the rest of the package.
+
+
+def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
+    """Every variable of a posterior, shape `(chain, draw, *shape)`.
+
+    Args:
+        caller: public function whose name the errors carry.
+        posterior: arviz's `InferenceData` or `DataTree`, or the `Dataset` of its posterior group.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if a variable has no draws in chains.
+    """
+    dataset = _dataset(caller, posterior)
+    for name, array in dataset.data_vars.items():
+        if not set(SAMPLE) <= set(array.dims):
+            raise ValueError(
+                f"{caller} expected variables of `posterior` with the dimensions chain and draw; got {array.dims} for {name!r}. "
+                f"Fix: posterior = posterior.drop_vars({name!r})"
+            )
+    return {str(name): array.transpose(*SAMPLE, ...).to_numpy() for name, array in dataset.data_vars.items()}
+
+
+def with_draws(
+    posterior: Any, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, "chain draw"] | None, note: str
+) -> Any:
+    """A posterior of the same kind with other draws.
+
+    Args:
+        posterior: as `draws` takes it.
+        values: of the variables that it is to have, shape `(chain, draw, *shape)`, as many chains as before.
+        rows: which draw, counted over the chains, each came from, by which the other groups that have draws are indexed; None
+            where they came from several, and those groups are left out.
+        note: attribute `reweighted` of the posterior group.
+
+    Returns:
+        The same type; names, dimensions and coordinates are kept, and draws counted anew.
+    """
+    dataset = _dataset("with_draws", posterior)
+    before = tuple(dataset.sizes[dim] for dim in SAMPLE)
+    changed = _replaced(dataset[list(values)], values).assign_attrs(reweighted=note)
+    if posterior is dataset:
+        return changed
+    tree = hasattr(posterior, "children")
+    others = posterior.children if tree else {name: posterior[name] for name in posterior.groups()}
+    result = posterior.copy()
+    for name, group in others.items():
+        inner = group.to_dataset() if tree else group
+        if name == "posterior":
+            inner = changed
+        elif "draw" in inner.dims:
+            if rows is None or tuple(inner.sizes.get(dim) for dim in SAMPLE) != before:
+                del result[name]
+                continue
+            taken = {
+                key: _taken(array, rows) for key, array in inner.data_vars.items() if set(SAMPLE) <= set(array.dims)
+            }
+            inner = _replaced(inner, taken)
+        if tree:
+            result[name] = type(posterior)(dataset=inner, children=group.children)
+        else:
+            setattr(result, name, inner)
+    return result
+
+
+def effective(values: np.ndarray) -> np.ndarray:
+    """arviz's rank-normalised effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+    import arviz
+
+    return np.asarray(arviz.ess({"x": values}, method="bulk")["x"])
+
+
+def standard_errors(values: np.ndarray) -> np.ndarray:
+    """arviz's Monte-Carlo standard error of the mean of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+    import arviz
+
+    return np.asarray(arviz.mcse({"x": values}, method="mean")["x"])
+
+
+def smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, float]:
+    """arviz's Pareto-smoothed importance sampling (Vehtari et al. 2024, "Pareto smoothed importance sampling", JMLR 25).
+
+    Args:
+        log_ratios: one for each draw, nats.
+        efficiency: effective sample size of the draws over their number.
+
+    Returns:
+        Log weights whose exponentials have the sum 1, and the Pareto shape k of their tail.
+    """
+    import arviz
+
+    if hasattr(arviz, "psislw"):
+        weights, shape = arviz.psislw(log_ratios, reff=efficiency)
+        return np.asarray(weights), float(shape)
+    from arviz_stats.base import array_stats  # type: ignore[import-not-found]  # what arviz 1 is made of
+
+    # It takes log likelihoods, of which the ratios of leave-one-out are the reciprocals.
+    weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
+    return weights, float(shape)
+
+
+def _dataset(caller: str, posterior: Any) -> Any:
+    """The posterior group."""
+    # By what they have: either type is there in one version of arviz only.
+    if hasattr(posterior, "children"):
+        return posterior.children.get("posterior", posterior).to_dataset()
+    if hasattr(posterior, "groups") and not hasattr(posterior, "dims") and hasattr(posterior, "posterior"):
+        return posterior.posterior
+    if hasattr(posterior, "data_vars"):
+        return posterior
+    raise TypeError(
+        f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. "
+        "Fix: posterior = arviz.from_numpyro(mcmc)"
+    )
+
+
+def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
+    """A dataset with other draws of its variables, whose other dimensions and coordinates stay."""
+    stale = [name for name, array in dataset.coords.items() if set(SAMPLE) & set(array.dims) and name != "chain"]
+    template = dataset.drop_vars(stale)
+    arrays = {
+        name: ((*SAMPLE, *(dim for dim in array.dims if dim not in SAMPLE)), values[str(name)], array.attrs)
+        for name, array in template.data_vars.items()
+        if str(name) in values
+    }
+    count = next(iter(values.values())).shape[1]
+    return template.drop_dims("draw").assign(arrays).assign_coords(draw=np.arange(count))
+
+
+def _taken(array: Any, rows: Int[np.ndarray, "chain draw"]) -> np.ndarray:
+    flat = array.transpose(*SAMPLE, ...).to_numpy()
+    return flat.reshape(-1, *flat.shape[2:])[rows]

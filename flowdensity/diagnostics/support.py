@@ -1,0 +1,132 @@
+"""Which draws of a posterior lie where a learned prior, or likelihood, has seen no data."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+
+from .._typing import ArrayLike
+from ..data.sites import Sites
+from ..data.tables import Named
+from ..distributions.amortized import AmortizedDensity
+from ..distributions.flow import FlowDensity
+from ..training.prepare import event_rows
+from .posterior import draws
+
+REFERENCE = 8192
+"""Samples of the density that levels are counted among, where no data are given."""
+RARE = 0.001
+"""Level below which a draw is outside."""
+SHARE = 0.01
+"""Share of draws outside above which there is a warning: ten times what it is among draws of the density itself."""
+
+
+@dataclass(frozen=True)
+class SupportCheck:
+    """Where posterior draws lie in a learned density.
+
+    Attributes:
+        level: share of the reference (held-out data, or samples of the density) that has a lower density than the draw, shape
+            `(chain, draw, *batch)`: near zero where next to none of it lies.
+        reference: how many rows that share was counted among.
+        calibrated: whether these were held-out data.
+    """
+
+    level: np.ndarray
+    reference: int
+    calibrated: bool
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Whether a draw has a lower density than 99.9 % of the reference, shape `(chain, draw, *batch)`."""
+        return self.level < RARE
+
+    @property
+    def share(self) -> float:
+        """Share of draws that are outside; 0.001 is what the density's own samples have."""
+        return float(np.mean(self.outside))
+
+    def summary(self) -> str:
+        """One sentence, and what to do if it is bad."""
+        kind = "held-out rows" if self.calibrated else "samples of the density"
+        text = f"{self.share:.2%} of the draws lie at a lower density than {1.0 - RARE:.1%} of {self.reference} {kind}"
+        if self.share <= SHARE:
+            return f"{text}: the posterior is where the density was learned."
+        batch = np.argwhere(self.outside.mean(axis=(0, 1)) > SHARE)
+        where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
+        return (
+            f"{text}{where}: the likelihood draws the posterior to where the density saw no data, and what it says there is an "
+            "extrapolation. Fix: learn it from data that reach there, or a prior that is wider, such as "
+            "dist.MixtureGeneral of it and a broad normal"
+        )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+def check_support(
+    posterior: Any,
+    density: FlowDensity | AmortizedDensity,
+    *,
+    site: str | None = None,
+    data: ArrayLike | Named | None = None,
+) -> SupportCheck:
+    r"""Find out which posterior draws lie where a density has seen no data, and warn if they are many.
+
+    The level of a draw $\theta$ is $P(\log p(X) < \log p(\theta))$, how much of the density's mass lies outside of its highest
+    density region that ends at $\theta$ (Hyndman 1996, American Statistician 50): small far from the data, and between modes too.
+
+    Args:
+        posterior: in arviz's form.
+        density: the prior, or any other density of the model, with its context if it has one.
+        site: variable of the posterior that has the events; by default the density's named sites, or the one variable of its
+            event's shape.
+        data: held-out rows to count among, shape `(n, *event_shape)` or by name; samples of the density by default, which say
+            nothing of where it is wrong about its data.
+
+    Returns:
+        The levels. If more than 1 % of the draws are outside, a warning says so.
+
+    Raises:
+        TypeError, ValueError: if an argument is unusable.
+    """
+    caller = "check_support"
+    if not isinstance(density, FlowDensity | AmortizedDensity):
+        raise TypeError(
+            f"{caller} expected `density` of type FlowDensity or AmortizedDensity; got {type(density).__name__}. "
+            "Fix: density, report = fd.fit_flow(key, data)"
+        )
+    flow = density.flow if isinstance(density, AmortizedDensity) else density
+    if flow.batch_shape != ():
+        raise ValueError(
+            f"{caller} expected a density without batch axes; got batch shape {flow.batch_shape}. "
+            "Fix: one call for each context, density.given(context[i])"
+        )
+    events = _events(caller, draws(caller, posterior), flow, site)
+    held_out = None if data is None else event_rows(caller, "data", flow.model, data)
+    reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out
+    known = np.sort(np.asarray(density.log_prob(reference), np.float64))
+    level = np.searchsorted(known, np.asarray(density.log_prob(events), np.float64)) / len(known)
+    checked = SupportCheck(level, len(known), data is not None)
+    if checked.share > SHARE:
+        warnings.warn(checked.summary(), stacklevel=2)
+    return checked
+
+
+def _events(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> Any:
+    """The events among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`."""
+    sites: Sites | None = flow.sites
+    if site is None and sites is not None and set(sites.names) <= set(variables):
+        return flow.pack({name: variables[name] for name in sites.names})
+    shape = flow.event_shape
+    fitting = [name for name, array in variables.items() if array.shape[max(2, array.ndim - len(shape)) :] == shape]
+    if site is None and len(fitting) == 1:
+        site = fitting[0]
+    if site not in fitting:
+        raise ValueError(
+            f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
+            f"shape there are {fitting}. Fix: fd.check_support(posterior, density, site={(fitting or ['theta'])[0]!r})"
+        )
+    return variables[site]
