@@ -64,7 +64,7 @@ class _Part(NamedTuple):
     support: constraints.Constraint
 
 
-def event_table(caller: str, data: Any, support: Support | None = None) -> Table:
+def event_table(caller: str, data: Any, support: Support | None = None, name: str = "data") -> Table:
     """`data` as a table of n >= 2 rows: finite, varying and on its support.
 
     Args:
@@ -72,15 +72,16 @@ def event_table(caller: str, data: Any, support: Support | None = None) -> Table
         data: one event per row: an array, or named values (`named_columns`).
         support: constraint of one event, one for each coordinate of a vector, or one for each named site (those left out
             are real); None for the real line.
+        name: of the argument.
 
     Raises:
         TypeError: if `data` cannot be cast to real numbers, or `support` is not made of constraints.
         ValueError: if it has fewer than two rows, values that are not finite or off the support, or a constant column.
     """
-    columns = named_columns(caller, "data", data)
+    columns = named_columns(caller, name, data)
     if columns is None:
-        rows = _rows(caller, "data", data)
-        whole, parts = _unnamed_parts(caller, rows, constraints.real if support is None else support)
+        rows = _rows(caller, name, data)
+        whole, parts = _unnamed_parts(caller, name, rows, constraints.real if support is None else support)
         table = Table(rows, whole, None)
     else:
         table, parts = _named_parts(caller, columns, {} if support is None else support)
@@ -157,7 +158,9 @@ def effective_rows(weights: np.ndarray) -> int:
     return max(2, round(float(np.sum(weights)) ** 2 / float(np.sum(np.square(weights)))))
 
 
-def _unnamed_parts(caller: str, rows: np.ndarray, support: Support) -> tuple[constraints.Constraint, list[_Part]]:
+def _unnamed_parts(
+    caller: str, label: str, rows: np.ndarray, support: Support
+) -> tuple[constraints.Constraint, list[_Part]]:
     if isinstance(support, Mapping):
         raise ValueError(
             f"{caller} expected `support` as a constraint, or one for each coordinate, since `data` has no names; got a dict "
@@ -165,7 +168,7 @@ def _unnamed_parts(caller: str, rows: np.ndarray, support: Support) -> tuple[con
         )
     if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
-        return support, [_Part("data", rows, support)]
+        return support, [_Part(label, rows, support)]
     if rows.ndim != 2 or len(support) != rows.shape[1]:
         raise ValueError(
             f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
@@ -173,7 +176,7 @@ def _unnamed_parts(caller: str, rows: np.ndarray, support: Support) -> tuple[con
         )
     each = [check_support(caller, f"support[{column}]", part) for column, part in enumerate(support)]
     return joint(each, ((),) * len(each)), [
-        _Part(f"data[:, {column}]", rows[:, column], part) for column, part in enumerate(each)
+        _Part(f"{label}[:, {column}]", rows[:, column], part) for column, part in enumerate(each)
     ]
 
 

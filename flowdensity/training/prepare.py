@@ -97,24 +97,35 @@ def whitened(
 
 def whitened_events(caller: str, name: str, model: AbstractProbabilityFlow, data: Any) -> Rows:
     """Events in the coordinates of a model that is there already; `name` is that of the argument, for errors."""
-    events = event_table(caller, arranged(caller, name, data, model.scaling.sites), model.scaling.support).rows
-    return _whitened(caller, name, model.scaling, events)
+    return _whitened(model.scaling, event_rows(caller, name, model, data))
+
+
+def event_rows(caller: str, name: str, model: AbstractProbabilityFlow, data: Any) -> np.ndarray:
+    """Events for a model that is there already, checked, float64 in the user's units."""
+    table = event_table(caller, arranged(caller, name, data, model.scaling.sites), model.scaling.support, name).rows
+    _check_shape(caller, name, model.scaling, table)
+    return table
 
 
 def whitened_contexts(caller: str, model: AbstractProbabilityFlow, context: Any, rows: int) -> ContextRows:
     """As many contexts in the coordinates of a model that is there already."""
     if context is not None:
         context = arranged(caller, "context", context, model.context_scaling.sites)
-    return _whitened(caller, "context", model.context_scaling, context_table(caller, context, rows).rows)
+    table = context_table(caller, context, rows).rows
+    _check_shape(caller, "context", model.context_scaling, table)
+    return _whitened(model.context_scaling, table)
 
 
-def _whitened(caller: str, name: str, scaling: Scaling, table: np.ndarray) -> Rows:
+def _check_shape(caller: str, name: str, scaling: Scaling, table: np.ndarray) -> None:
     shape = scaling.event_shape
     if table.shape[1:] != shape:
         raise ValueError(
             f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
             f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
         )
+
+
+def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
     return jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table, float))
 
 
