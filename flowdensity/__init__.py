@@ -8,6 +8,8 @@ from .diagnostics.findings import Diagnosis as Diagnosis
 from .diagnostics.findings import Finding as Finding
 from .diagnostics.reweight import Reweighted as Reweighted
 from .diagnostics.reweight import reweight as reweight
+from .diagnostics.sbc import Ranks as Ranks
+from .diagnostics.sbc import simulation_based_calibration as simulation_based_calibration
 from .diagnostics.support import SupportCheck as SupportCheck
 from .diagnostics.support import check_support as check_support
 from .distributions.amortized import AmortizedDensity as AmortizedDensity

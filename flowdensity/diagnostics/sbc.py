@@ -1,0 +1,182 @@
+"""Simulation-based calibration: whether posteriors of simulated data have the truth in them as often as they say."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.infer import MCMC, NUTS
+from scipy.stats import chi2
+from tqdm.auto import tqdm
+
+from .._typing import Float, Int, Key
+from ..training.options import check_count
+
+THINNING = 5
+"""Draws of the sampler for each that is ranked among: ranks are uniform only among draws that are independent."""
+BINS = 10
+TOGETHER = 25
+"""Data sets whose posteriors are sampled at once."""
+FALSE_ALARM = 0.01
+"""Rate at which any of the parameters of a calibrated model is called bad."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of the truth among the draws of the posterior, over many simulated data sets.
+
+    Attributes:
+        ranks: by latent site, shape `(simulations, *shape)`: how many of the draws are below the truth.
+        draws: of each posterior; ranks are uniform on 0, ..., `draws` if the posteriors are right.
+    """
+
+    ranks: dict[str, Int[np.ndarray, "simulations *shape"]]
+    draws: int
+
+    @property
+    def p_values(self) -> dict[str, Float[np.ndarray, "*shape"]]:
+        """By site, for each of its numbers, the p-value of a chi-squared test of uniformity in ten bins."""
+        return {name: np.apply_along_axis(self._p_value, 0, ranks) for name, ranks in self.ranks.items()}
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """Sites with a number whose p-value is below 0.01, shared among all of them."""
+        p_values = self.p_values
+        threshold = FALSE_ALARM / sum(np.size(p) for p in p_values.values())
+        return tuple(name for name, p in p_values.items() if np.min(p) < threshold)
+
+    def summary(self) -> str:
+        """A line for each site, and what to do about the bad ones."""
+        count = len(next(iter(self.ranks.values())))
+        lines = [f"ranks of the truth among {self.draws} posterior draws, {count} simulated data sets"]
+        for name, p in self.p_values.items():
+            mean = float(np.mean(self.ranks[name])) / self.draws
+            verdict = "bad" if name in self.bad else "good"
+            lines.append(
+                f"  {name}: mean rank {mean:.3f} (0.5 expected), least p-value {float(np.min(p)):.2g}, {verdict}"
+            )
+        if self.bad:
+            lines.append(
+                "posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or "
+                "the sampler has not converged. Fix: fd.diagnose(key, density, samples), then more simulations to learn from"
+            )
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _p_value(self, ranks: np.ndarray) -> float:
+        edges = np.linspace(0, self.draws + 1, BINS + 1)
+        counts = np.histogram(ranks, bins=edges)[0]
+        # Of whole numbers as many fall into each bin as there are between its edges.
+        expected = len(ranks) * np.diff(np.ceil(edges)) / (self.draws + 1)
+        return float(chi2.sf(np.sum(np.square(counts - expected) / expected), BINS - 1))
+
+
+def simulation_based_calibration(
+    key: Key,
+    model: Callable,
+    *,
+    simulator: Callable | None = None,
+    simulations: int = 100,
+    draws: int = 99,
+    warmup: int = 300,
+    model_args: tuple = (),
+    model_kwargs: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Ranks:
+    """Sample the posteriors of many simulated data sets, and rank in each the values that it was simulated with.
+
+    If the values are drawn from the prior and the data from the likelihood, the rank of the truth among independent posterior
+    draws is uniform (Talts et al. 2018, arXiv 1804.06788). With the simulator that a likelihood was learned from in its place,
+    this tests all of it together: the learned density, its log density and the sampler. Without one the model simulates its own
+    data, which tests whether `log_prob` is that of its samples, and the sampler.
+
+    Posteriors are sampled with NUTS, one chain each, many at once by `jax.vmap`. `simuk` does the same one after the other, for
+    models of PyMC and Bambi too.
+
+    Args:
+        key: JAX PRNG key.
+        model: numpyro model, called with observed data of the right shapes; what they are does not matter.
+        simulator: numpyro model with the same sites, called with the same arguments; its data are drawn whether it observes
+            them or not. By default `model`.
+        simulations: data sets.
+        draws: of each posterior, among which the truth is ranked; five times as many are sampled.
+        warmup: of each.
+        model_args: arguments of both.
+        model_kwargs: keyword arguments of both.
+        progress: whether to show a bar.
+
+    Returns:
+        The ranks, with a `summary()`.
+
+    Raises:
+        ValueError: if a number is out of range, or the sites of `model` and `simulator` do not agree.
+    """
+    caller = "simulation_based_calibration"
+    simulations = check_count(caller, "simulations", simulations, least=2 * BINS)
+    draws, warmup = check_count(caller, "draws", draws, least=BINS - 1), check_count(caller, "warmup", warmup)
+    kwargs = {} if model_kwargs is None else dict(model_kwargs)
+    bound = partial(model, *model_args, **kwargs)
+    source = handlers.uncondition(bound if simulator is None else partial(simulator, *model_args, **kwargs))
+    latent, observed = _sites(caller, bound, source)
+
+    def simulate(key: Key) -> dict[str, Any]:
+        trace = handlers.trace(handlers.seed(source, key)).get_trace()
+        return {name: trace[name]["value"] for name in (*latent, *observed)}
+
+    def ranked(key: Key, values: dict[str, Any]) -> dict[str, Any]:
+        data = {name: values[name] for name in observed}
+        mcmc = MCMC(
+            NUTS(handlers.condition(handlers.uncondition(bound), data=data)),
+            num_warmup=warmup,
+            num_samples=THINNING * draws,
+            progress_bar=False,
+        )
+        mcmc.run(key)
+        sampled = mcmc.get_samples()
+        return {name: jnp.sum(sampled[name][THINNING - 1 :: THINNING] < values[name], axis=0) for name in latent}
+
+    simulate_key, sample_key = jr.split(key)
+    truths = jax.jit(jax.vmap(simulate))(jr.split(simulate_key, simulations))
+    many, keys = jax.jit(jax.vmap(ranked)), jr.split(sample_key, simulations)
+    together, parts = min(TOGETHER, simulations), []
+    with tqdm(total=simulations, desc=caller, unit="data set", disable=not progress) as bar:
+        for start in range(0, simulations, together):
+            # The last ones twice rather than a second shape to compile for.
+            rows = np.minimum(np.arange(start, start + together), simulations - 1)
+            parts.append(jax.device_get(many(keys[rows], {name: values[rows] for name, values in truths.items()})))
+            bar.update(min(together, simulations - start))
+    ranks = jax.tree.map(lambda *each: np.concatenate(each)[:simulations], *parts)
+    return Ranks({name: ranks[name] for name in latent}, draws)
+
+
+def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], list[str]]:
+    """Names of the latent and of the observed sites of a model, which the source of data has too, in the same shapes."""
+    found: dict[str, dict[str, Any]] = {}
+    own = handlers.trace(handlers.seed(model, jr.key(0)))
+    theirs = handlers.trace(handlers.seed(source, jr.key(0)))
+    jax.eval_shape(lambda: found.update(model=own.get_trace(), source=theirs.get_trace()))
+    sites = {name: site for name, site in found["model"].items() if site["type"] == "sample"}
+    observed = [name for name, site in sites.items() if site["is_observed"] and not isinstance(site["fn"], dist.Unit)]
+    latent = [name for name, site in sites.items() if not site["is_observed"]]
+    if not observed or not latent:
+        raise ValueError(
+            f"{caller} expected `model` to have latent and observed sites; got {latent} and {observed}. "
+            "Fix: model_kwargs={'y': data} with data of the right shapes, which the model observes"
+        )
+    for name in (*latent, *observed):
+        shape = jnp.shape(sites[name]["value"])
+        got = jnp.shape(found["source"][name]["value"]) if name in found["source"] else None
+        if got != shape:
+            raise ValueError(
+                f"{caller} expected `simulator` to have site {name!r} with a value of shape {shape}, as `model`; got "
+                f"{'no such site' if got is None else f'shape {got}'}. Fix: the same names and plates in both"
+            )
+    return latent, observed

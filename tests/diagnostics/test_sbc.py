@@ -1,0 +1,92 @@
+"""Ranks of the truth: uniform where a posterior is right, and found where the density is not that of the simulator."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from references import conditional_gaussian_flow
+from scipy.stats import kstest
+
+import flowdensity as fd
+
+LIKELIHOOD = fd.FlowDensity(conditional_gaussian_flow())
+
+
+def model(y=None):
+    theta = numpyro.sample("theta", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.1))
+    with numpyro.plate("observations", 4):
+        numpyro.sample("y", LIKELIHOOD.given(theta), obs=y)
+    numpyro.factor("nothing", 0.0 * scale)
+
+
+def wider(y=None):
+    """The same sites with twice the spread of the data."""
+    theta = numpyro.sample("theta", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    numpyro.sample("scale", dist.LogNormal(0.0, 0.1))
+    with numpyro.plate("observations", 4):
+        centre = LIKELIHOOD.given(theta)
+        near = numpyro.deterministic("near", centre.sample(numpyro.prng_key()))
+        numpyro.sample("y", dist.Normal(near, 2.0).to_event(1), obs=y)
+
+
+DATA = {"y": np.zeros((4, 2))}
+
+
+@pytest.mark.slow
+def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
+    right = fd.simulation_based_calibration(
+        jr.key(0), model, simulations=60, draws=49, warmup=200, model_kwargs=DATA, progress=False
+    )
+    assert {name: ranks.shape for name, ranks in right.ranks.items()} == {"theta": (60, 3), "scale": (60,)}
+    assert right.draws == 49
+    assert not right.bad
+    for ranks in (right.ranks["scale"], *right.ranks["theta"].T):
+        assert ranks.min() >= 0
+        assert ranks.max() <= 49
+        assert kstest((ranks + 0.5) / 50, "uniform").pvalue > 1e-4
+    wrong = fd.simulation_based_calibration(
+        jr.key(1), model, simulator=wider, simulations=60, draws=49, warmup=200, model_kwargs=DATA, progress=False
+    )
+    assert wrong.bad == ("theta",)
+    assert "scale: mean rank" in str(wrong)
+    assert "Fix: fd.diagnose" in str(wrong)
+
+
+def test_p_values_are_those_of_uniform_ranks():
+    """Uniform p-values of uniform ranks, also where the bins are not of equal size; small ones of others."""
+    rng = np.random.default_rng(0)
+    p = fd.Ranks({"a": rng.integers(0, 25 + 1, (500, 400))}, 25).p_values["a"]
+    assert p.shape == (400,)
+    assert kstest(p, "uniform").pvalue > 1e-3
+    skewed = fd.Ranks({"a": rng.binomial(25, 0.5, (500, 1)), "b": rng.integers(0, 26, 500)}, 25)
+    assert skewed.p_values["a"][0] < 1e-12
+    assert skewed.bad == ("a",)
+
+
+def prior_only(y=None):
+    numpyro.sample("theta", dist.Normal())
+
+
+def of_another_shape(y=None):
+    numpyro.sample("theta", dist.Normal(jnp.zeros(3)).to_event(1))
+    numpyro.sample("scale", dist.Normal())
+    numpyro.sample("y", dist.Normal(jnp.zeros((5, 2))).to_event(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"simulations": 5}, "`simulations` as an integer of at least 20"),
+        ({"draws": 3}, "`draws` as an integer of at least 9"),
+        ({"warmup": 0}, "`warmup` as an integer of at least 1"),
+        ({"model_kwargs": {}}, "`model` to have latent and observed sites"),
+        ({"simulator": prior_only}, r"`simulator` to have site 'theta' with a value of shape \(3,\)"),
+        ({"simulator": of_another_shape}, r"`simulator` to have site 'y' with a value of shape \(4, 2\)"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=f"simulation_based_calibration expected {message}"):
+        fd.simulation_based_calibration(jr.key(0), model, **({"model_kwargs": DATA, "progress": False} | options))
