@@ -1,0 +1,222 @@
+"""What a density is made of, as a tree that JSON has a form for and a table of arrays; and back.
+
+Code is never written. Of a network that is not the package's only the arrays are, and whoever reads them hands over the network
+they belong to.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from ._container import Tensors
+from ._kinds import KINDS, NAMES, OWN, conforms
+from ._typing import Array
+from .models.fields import wrap
+
+IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
+"""Generators of random numbers that come with JAX."""
+
+
+class Unreadable(ValueError):
+    """A sound file that needs something from its reader, and says what."""
+
+
+def describe(value: Any, name: str, tensors: Tensors) -> Any:
+    """A tree that JSON has a form for; arrays go into `tensors` under the path that leads to them.
+
+    Args:
+        value: made of the types that are listed here.
+        name: path that leads to it.
+        tensors: is added to.
+
+    Raises:
+        TypeError: if something in it is of another type.
+    """
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return _describe_array(value, name, tensors)
+    if type(value) in (tuple, list):
+        items = [describe(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {"dict": {key: describe(item, f"{name}/{key}", tensors) for key, item in value.items()}}
+    if type(value) not in NAMES:
+        raise _unwritable(name, value)
+    kind = KINDS[NAMES[type(value)]]
+    parts = kind.parts(value) if kind.parts else {field: getattr(value, field) for field in kind.fields}
+    for field, hint in kind.fields.items():
+        if not conforms(parts[field], hint):
+            raise _unwritable(f"{name}/{field}", parts[field])
+    # Of a library's class less is written than it has: what is left out has to be as it always is.
+    if isinstance(value, eqx.Module) and jax.tree.structure(kind.make(**parts)) != jax.tree.structure(value):
+        raise _unwritable(name, value)
+    fields = {
+        field: (_describe_own if hint in OWN and type(parts[field]) not in NAMES else describe)(
+            parts[field], f"{name}/{field}", tensors
+        )
+        for field, hint in kind.fields.items()
+    }
+    return {"type": NAMES[type(value)], "fields": fields}
+
+
+class Reader:
+    """Makes of a tree and its arrays what it describes.
+
+    Args:
+        caller: public function whose name the errors carry.
+        tensors: arrays by name.
+        network: what the arrays of a user's own network belong to; None where there is none.
+    """
+
+    def __init__(self, caller: str, tensors: Tensors, network: Any = None):
+        self.caller = caller
+        self.tensors = tensors
+        self.network = network
+        self.used = False
+
+    def restore(self, tree: Any) -> Any:
+        """What `describe` has described.
+
+        Raises:
+            Unreadable: if the file needs something from its reader.
+            Exception: of any kind, if the tree is not sound.
+        """
+        match tree:
+            case None | bool() | int() | float() | str():
+                return tree
+            case list():
+                return [self.restore(item) for item in tree]
+            case {"float": ("inf" | "-inf" | "nan") as text, **rest} if not rest:
+                return float(text)
+            case {"tuple": list(items), **rest} if not rest:
+                return tuple(self.restore(item) for item in items)
+            case {"dict": dict(items), **rest} if not rest:
+                return {key: self.restore(item) for key, item in items.items()}
+            case {"type": str(name), "fields": dict(fields), **rest} if not rest:
+                return self._object(name, fields)
+            case {"own": str(name), "arrays": list(arrays), **rest} if not rest:
+                return self._own(name, [self.restore(array) for array in arrays])
+            case {"array": str(name), "kind": str(kind), **rest}:
+                return self._array(name, kind, **rest)
+        raise ValueError(f"no value is written as {str(tree)[:80]}")
+
+    def _object(self, name: str, trees: dict[str, Any]) -> Any:
+        kind = KINDS[name]
+        if trees.keys() != kind.fields.keys():
+            raise ValueError(f"{name} has the fields {list(kind.fields)}, not {list(trees)}")
+        parts = {field: self.restore(tree) for field, tree in trees.items()}
+        for field, hint in kind.fields.items():
+            if not conforms(parts[field], hint):
+                raise TypeError(f"`{field}` of {name} cannot be of type {type(parts[field]).__name__}")
+        return kind.make(**parts)
+
+    def _array(self, name: str, kind: str, *, dtype: str | None = None, weak: bool = False) -> Any:
+        array = self.tensors[name]
+        if dtype is not None:
+            array = array.view({"bfloat16": jnp.bfloat16}[dtype])
+        if kind == "numpy":
+            return array
+        if kind == "scalar" and array.shape == ():
+            return array[()]
+        out = jnp.asarray(array)
+        if out.dtype != array.dtype:
+            raise Unreadable(
+                f"{self.caller} expected a session with 64-bit numbers, since the file has {name!r} of {array.dtype}, which this "
+                'one would cut short. Fix: jax.config.update("jax_enable_x64", True)'
+            )
+        if kind == "jax":
+            return _weak(array) if weak else out
+        if kind in IMPLEMENTATIONS:
+            return jr.wrap_key_data(out, impl=kind)
+        raise ValueError(f"there is no array of kind {kind!r}")
+
+    def _own(self, name: str, arrays: list[Any]) -> Any:
+        if self.network is None:
+            raise Unreadable(
+                f"{self.caller} expected `network`, since the file has the arrays of a network that is not flowdensity's, of "
+                f"type {name}, and no code. Fix: fd.load(file, network=network) with one like that which was saved"
+            )
+        self.used = True
+        network = wrap(self.network)
+        leaves, structure = jax.tree.flatten(network)
+        places = [index for index, leaf in enumerate(leaves) if eqx.is_array(leaf)]
+        differences = [
+            (f"{what} {before}", f"{what} {now}")
+            for what, before, now in (
+                ("of type", name, _name(network)),
+                ("with a number of arrays of", len(arrays), len(places)),
+                *(
+                    (f"with array {index} of", _form(array), _form(leaves[place]))
+                    for index, (array, place) in enumerate(zip(arrays, places, strict=False))
+                ),
+            )
+            if before != now
+        ]
+        if differences:
+            before, now = differences[0]
+            raise Unreadable(
+                f"{self.caller} expected `network` {before}, as it was saved; got one {now}. "
+                "Fix: fd.load(file, network=network) with one like that which was saved"
+            )
+        for place, array in zip(places, arrays, strict=True):
+            leaves[place] = array
+        return jax.tree.unflatten(structure, leaves)
+
+
+def _describe_array(array: Any, name: str, tensors: Tensors) -> Any:
+    extra = {}
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        kind, content = str(jr.key_impl(array)), np.asarray(jr.key_data(array))
+        if kind not in IMPLEMENTATIONS:
+            raise _unwritable(name, array)
+    else:
+        kind = "jax" if isinstance(array, jax.Array) else "scalar" if isinstance(array, np.generic) else "numpy"
+        content = np.asarray(array)
+        if isinstance(array, jax.Array) and array.weak_type:
+            extra["weak"] = True
+        if content.dtype == jnp.bfloat16:
+            extra["dtype"], content = "bfloat16", content.view(np.uint16)
+    if content.dtype.kind not in "biufc":
+        raise _unwritable(name, array)
+    tensors[name] = content
+    return {"array": name, "kind": kind} | extra
+
+
+def _describe_own(network: Any, name: str, tensors: Tensors) -> Any:
+    arrays = [leaf for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)]
+    return {
+        "own": _name(network),
+        "arrays": [describe(array, f"{name}/{index}", tensors) for index, array in enumerate(arrays)],
+    }
+
+
+def _name(network: Any) -> str:
+    # Without its module: a class of a script is another's when that is imported.
+    return type(network).__qualname__
+
+
+def _unwritable(name: str, value: Any) -> TypeError:
+    what = f"an array of {_form(value)}" if eqx.is_array(value) else f"of type {type(value).__name__}"
+    return TypeError(
+        f"save expected a density of flowdensity's own parts, of which a file can say what they are; got one whose `{name}` is "
+        f"{what}. Of a user's own, only a network can be written. "
+        "Fix: eqx.tree_serialise_leaves(file, density.model), and code that makes the model anew"
+    )
+
+
+def _form(array: Any) -> str:
+    return f"{array.dtype} and shape {array.shape}"
+
+
+def _weak(array: np.ndarray) -> Array:
+    """As a JAX array whose type gives way to another's, as that of a Python number does."""
+    with jax.enable_x64(np.real(array).itemsize == 8):
+        return jnp.full(array.shape, np.zeros((), array.dtype).item()).at[...].set(array)

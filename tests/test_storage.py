@@ -1,0 +1,475 @@
+"""Densities in files come back: every kind of them, bit by bit, here and in another process."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+from references import NAMED, NAMED_CONTEXT, amortized, gaussian_flow, random_flow, to64, x64
+
+import flowdensity as fd
+from flowdensity._specification import Reader, describe
+from flowdensity.data.scaling import Scaling
+from flowdensity.data.supports import joint
+from flowdensity.divergence.stein import DivergenceHead
+from flowdensity.models.flows import with_network
+from flowdensity.storage import load, load_report, save
+from flowdensity.training.loop import History
+
+FILES = Path(__file__).parent / "files"
+FAST = fd.FixedStep(4)
+BETAS = np.linspace(1e-3, 0.2, 50)
+BASE = dist.Normal(0.5, 2.0).expand([2]).to_event(1)
+CONTEXT = np.array([[0.5, -1.0], [2.0, 0.3], [0.0, 0.0]], np.float32)
+
+
+class Case(NamedTuple):
+    """A density, and what `load` needs beside its file."""
+
+    density: Any
+    network: Any = None
+
+
+class Net(fd.AbstractNetwork):
+    """A user's own network."""
+
+    rates: jax.Array
+    slope: jax.Array
+    power: float
+    dim: int = eqx.field(static=True, default=2)
+    context_dim: int = eqx.field(static=True, default=0)
+
+    def __call__(self, angle, state, context):
+        hidden = jnp.tanh(self.rates @ state + angle * self.slope)
+        return self.power * hidden, hidden
+
+
+class Velocity(eqx.Module):
+    """A user's own velocity."""
+
+    rates: jax.Array
+
+    def __call__(self, t, x, context):
+        return jnp.asarray(jnp.tanh(self.rates @ x) * (1.0 + t), float)
+
+
+def rotate(parameters: Any, t: Any, x: jax.Array, context: Any) -> jax.Array:
+    return parameters["rates"] @ x + parameters["shift"] * t
+
+
+def conditional_velocity(t: Any, x: jax.Array, context: jax.Array) -> jax.Array:
+    return 0.3 * x + jnp.sum(context)
+
+
+def noise_guess(t: Any, x: jax.Array, context: Any) -> jax.Array:
+    return 0.9 * x / (1.0 + 0.01 * t)
+
+
+def own_network() -> Net:
+    return Net(0.3 * jr.normal(jr.key(5), (2, 2)), jnp.ones(2), 1.5)
+
+
+def own_velocity(dtype: Any = None) -> Velocity:
+    return Velocity(0.4 * jr.normal(jr.key(6), (2, 2), dtype))
+
+
+def own_partial() -> Any:
+    parameters = {"shift": jnp.ones(2), "rates": np.array([[0.1, -0.5], [0.4, 0.0]], np.float32)}
+    return jax.tree_util.Partial(rotate, parameters)
+
+
+def dense(model: Any, **options: Any) -> fd.FlowDensity:
+    return fd.FlowDensity(model, solver=FAST, **options)
+
+
+def shaped(flow: fd.Flow, support: constraints.Constraint, event_shape: tuple[int, ...], sites: Any = None) -> fd.Flow:
+    location = np.linspace(-0.2, 0.3, flow.dim)
+    scale = np.diag(np.linspace(0.5, 1.2, flow.dim)) + 0.1
+    return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
+
+
+def named() -> fd.Flow:
+    support = joint([constraints.real, constraints.positive, constraints.interval(0.0, 5.0)], NAMED.shapes)
+    flow = shaped(random_flow(jr.key(2), 4, 3), support, (4,), NAMED)
+    contexts = Scaling(np.zeros(3), np.ones(3), constraints.real, (3,), NAMED_CONTEXT)
+    return eqx.tree_at(lambda m: m.context_scaling, flow, contexts)
+
+
+def stein(model: fd.AbstractProbabilityFlow, width: int) -> fd.SteinDivergence:
+    """Of no model in particular: a function like any other."""
+    head = DivergenceHead(
+        jr.key(0),
+        model.dim,
+        (width,),
+        span=model.times(1),
+        reach=model.reach,
+        scale=jnp.ones(()),
+        bound=jnp.asarray(9.0),
+        width=8,
+    )
+    weight = jr.normal(jr.key(1), head.network.outward.weight.shape)
+    head = eqx.tree_at(lambda h: h.network.outward.weight, head, weight)
+    return fd.SteinDivergence(eqx.tree_at(lambda h: h.offset, head, jnp.linspace(0.1, 0.4, 4)))
+
+
+def diffusion(prediction: str, path: fd.AbstractPath) -> fd.Diffusion:
+    flow = random_flow(jr.key(3), 2)
+    return fd.Diffusion(flow.network, path, prediction, flow.scaling, flow.context_scaling, flow.reach)
+
+
+def image() -> fd.Flow:
+    network = fd.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
+    last = 0.3 * jr.normal(jr.key(1), network.outward.weight.shape)
+    network = eqx.tree_at(lambda n: n.outward.weight, network, last)
+    return with_network(shaped(random_flow(jr.key(0), 8), constraints.unit_interval, (2, 4, 1)), network)
+
+
+FLOW = random_flow(jr.key(0), 2)
+CONDITIONAL = random_flow(jr.key(1), 2, 2)
+CASES: dict[str, Callable[[], Case]] = {
+    "flow": lambda: Case(dense(FLOW)),
+    "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
+    "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
+    "without its context": lambda: Case(dense(CONDITIONAL)),
+    "one context": lambda: Case(dense(CONDITIONAL, context=CONTEXT[0])),
+    "contexts": lambda: Case(dense(CONDITIONAL, context=CONTEXT)),
+    "contexts with axes": lambda: Case(
+        dense(fd.VelocityField(conditional_velocity, BASE, context_shape=(2, 1)), context=CONTEXT[:, None, :, None]),
+        conditional_velocity,
+    ),
+    "named": lambda: Case(dense(named(), context={"s": CONTEXT, "t": np.float32(0.3)})),
+    "a positive scalar": lambda: Case(dense(shaped(random_flow(jr.key(0), 1), constraints.positive, ()))),
+    "a simplex": lambda: Case(dense(shaped(FLOW, constraints.simplex, (3,)))),
+    "HutchinsonDivergence": lambda: Case(dense(FLOW, divergence=fd.HutchinsonDivergence(jr.key(7), 2))),
+    "a raw key": lambda: Case(dense(FLOW, divergence=fd.HutchinsonDivergence(jr.PRNGKey(7), 2, "gaussian"))),
+    "another generator": lambda: Case(dense(FLOW, divergence=fd.HutchinsonDivergence(jr.key(7, impl="rbg"), 2))),
+    "HutchPlusPlusDivergence": lambda: Case(dense(FLOW, divergence=fd.HutchPlusPlusDivergence(jr.key(7), 6))),
+    "SteinDivergence": lambda: Case(dense(FLOW, divergence=stein(FLOW, 16))),
+    "Trigonometric": lambda: Case(dense(eqx.tree_at(lambda m: m.path, FLOW, fd.Trigonometric()))),
+    **{
+        f"Diffusion of {prediction}": functools.partial(
+            lambda p: Case(dense(diffusion(p, fd.VariancePreserving()))), prediction
+        )
+        for prediction in ("velocity", "noise", "data", "score")
+    },
+    "VarianceExploding": lambda: Case(dense(diffusion("velocity", fd.VarianceExploding(0.02, 50.0)))),
+    "ContinuousFlow": lambda: Case(dense(fd.ContinuousFlow(FLOW))),
+    "UNet": lambda: Case(dense(image(), divergence=fd.HutchinsonDivergence(jr.key(0)))),
+    "Adaptive": lambda: Case(fd.FlowDensity(FLOW, solver=fd.Adaptive(1e-4, 1e-4))),
+    "a network of one's own": lambda: Case(dense(with_network(FLOW, own_network())), own_network()),
+    "a function": lambda: Case(dense(fd.VelocityField(noise_guess, BASE, times=(1.0, 0.2))), noise_guess),
+    "a Partial": lambda: Case(dense(fd.VelocityField(own_partial(), BASE)), own_partial()),
+    "a module": lambda: Case(dense(fd.VelocityField(own_velocity(), BASE)), own_velocity()),
+    "bfloat16": lambda: Case(dense(fd.VelocityField(own_velocity(jnp.bfloat16), BASE)), own_velocity(jnp.bfloat16)),
+    "DDPM": lambda: Case(dense(fd.from_ddpm(noise_guess, (2,), betas=BETAS)), noise_guess),
+    "DDPM of velocities": lambda: Case(
+        dense(fd.from_ddpm(own_velocity(), (2,), betas=BETAS, predicts="velocity")), own_velocity()
+    ),
+    "EDM": lambda: Case(dense(fd.from_edm(own_velocity(), (2,))), own_velocity()),
+    "EDM's denoiser": lambda: Case(dense(fd.from_edm(own_velocity(), (2,), preconditioned=True)), own_velocity()),
+    "AmortizedDensity": lambda: Case(amortized(dense(CONDITIONAL, context=CONTEXT, validate_args=True))),
+}
+
+
+def parts(density: Any) -> Any:
+    if isinstance(density, fd.AmortizedDensity):
+        return density.energy, parts(density.flow)
+    return density.model, density.divergence, density.solver, density.context
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """To the last bit, and of the same kind."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        if not eqx.is_array(one):
+            assert type(one) is type(other)
+            assert one == other
+            continue
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            one, other = jr.key_data(one), jr.key_data(other)
+        assert one.weak_type == other.weak_type
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def log_probs(density: Any) -> np.ndarray:
+    flow = density.flow if isinstance(density, fd.AmortizedDensity) else density
+    if flow.context is None:
+        density = density.given(jnp.asarray(CONTEXT))
+        flow = density
+    noise = np.random.default_rng(0).normal(size=(5, *(1,) * len(flow.batch_shape), flow.model.dim))
+    events = jax.vmap(flow.model.scaling.colour)(jnp.asarray(noise.reshape(5, -1), float))
+    return np.asarray(density.log_prob(events.reshape(*noise.shape[:-1], *flow.event_shape)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_density_comes_back(name, tmp_path):
+    density, network = CASES[name]()
+    file = tmp_path / "density.flow"
+    save(file, density)
+    again = load(file, network=network)
+    assert type(again) is type(density)
+    assert_same(parts(again), parts(density))
+    assert jax.tree.structure(again) == jax.tree.structure(density)
+    assert (again.batch_shape, again.event_shape) == (density.batch_shape, density.event_shape)
+    assert again.support == density.support
+    assert again.__dict__.get("_validate_args") == density.__dict__.get("_validate_args")
+    assert load_report(file) is None
+    assert list(tmp_path.iterdir()) == [file]
+    # A network is asked for exactly where the file lacks one.
+    with pytest.raises(ValueError, match=r"^load expected (no )?`network`, since the file has .*Fix: fd\.load"):
+        load(file, network=None if network else noise_guess)
+
+
+QUICK = ("named", "a simplex", "a module", "EDM's denoiser", "AmortizedDensity")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])
+def test_log_prob_comes_back(name, tmp_path):
+    density, network = CASES[name]()
+    save(tmp_path / "density.flow", density)
+    expected = log_probs(density)
+    assert np.isfinite(expected).all()
+    assert np.unique(expected).size == expected.size
+    # Compiled anew: equal densities would share one compiled function.
+    jax.clear_caches()
+    np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow", network=network)), expected)
+
+
+@pytest.mark.slow
+def test_log_prob_is_the_same_in_another_process(tmp_path):
+    """Under another seed of Python's hashes, which orders sets, and compiled anew."""
+    densities = {"sample": sample(), "flow": sample().flow, "probes": CASES["HutchinsonDivergence"]().density}
+    for name, density in densities.items():
+        save(tmp_path / f"{name}.flow", density)
+    script = (
+        "import pathlib, sys, numpy, test_storage as t\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "numpy.savez(folder / 'out.npz', **{file.stem: t.log_probs(t.load(file)) for file in folder.glob('*.flow')})"
+    )
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, timeout=300)
+    with np.load(tmp_path / "out.npz") as found:
+        for name, density in densities.items():
+            np.testing.assert_array_equal(found[name], log_probs(density), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "support",
+    [
+        *(getattr(constraints, name) for name in ("real", "positive", "unit_interval", "simplex", "ordered_vector")),
+        *(getattr(constraints, name) for name in ("real_vector", "corr_cholesky", "softplus_lower_cholesky")),
+        constraints.greater_than(0.1),
+        constraints.less_than(np.float32(0.1)),
+        constraints.interval(-np.inf, 3),
+        constraints.open_interval(np.array([0.0, 1.0]), np.array([1.0, 2.0])),
+        constraints.independent(constraints.greater_than_eq(jnp.asarray([1.0, 2.0])), 1),
+        constraints.independent(constraints.cat([constraints.positive, constraints.real], -1, [2, 1]), 1),
+        constraints.zero_sum(2),
+        joint([constraints.simplex, constraints.less_than_eq(0.5)], ((2, 3), ())),
+    ],
+    ids=repr,
+)
+def test_a_support_comes_back(support):
+    tensors = {}
+    tree = json.loads(json.dumps(describe(support, "support", tensors), allow_nan=False))
+    again = Reader("load", tensors).restore(tree)
+    assert type(again) is type(support)
+    assert np.all(again.eq(support))
+    assert repr(again) == repr(support)
+    if type(support).__mro__[1].__name__ == "_SingletonConstraint":
+        assert again is support
+    for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(support), strict=True):
+        assert type(ours) is type(theirs)
+
+
+def test_a_weak_type_comes_back():
+    for array in (jnp.asarray(jnp.inf), jnp.full((2, 3), 0.25), jnp.asarray(3), jnp.ones(2)):
+        tensors = {}
+        again = Reader("load", tensors).restore(describe(array, "array", tensors))
+        assert_same(again, array)
+
+
+def test_a_report_comes_back(positive_fit, tmp_path):
+    density, report, *_ = positive_fit
+    save(tmp_path / "density.flow", density, report)
+    np.testing.assert_equal(_plain(load_report(tmp_path / "density.flow")), _plain(report))
+    assert load_report(tmp_path / "density.flow").summary() == report.summary()
+    np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow")), log_probs(density))
+
+    whole = fd.FitReport(
+        {"a": History([0, 9], [np.nan, 1.5], [np.inf, 2.0], 9, 1.25, "ran all steps", True), "b": History()},
+        {"a": 1.25, "more": 1e-320},
+        fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
+        fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
+        fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
+    )
+    save(tmp_path / "density.flow", density, whole)
+    again = load_report(tmp_path / "density.flow")
+    np.testing.assert_equal(_plain(again), _plain(whole))
+    assert list(again.histories) == ["a", "b"]
+
+
+def _plain(value: Any) -> Any:
+    """Without classes, of which those with arrays do not compare."""
+    if dataclasses.is_dataclass(value):
+        return type(value).__name__, _plain(vars(value))
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def test_double_precision_wants_a_session_with_it(tmp_path):
+    with x64():
+        density = dense(to64(FLOW), divergence=fd.HutchinsonDivergence(jr.key(0)))
+        save(tmp_path / "density.flow", density)
+        again = load(tmp_path / "density.flow")
+        assert_same(parts(again), parts(density))
+        expected = log_probs(density)
+        assert expected.dtype == np.float64
+        np.testing.assert_array_equal(log_probs(again), expected)
+    with pytest.raises(
+        ValueError, match=r'^load expected a session with 64-bit .*Fix: jax\.config\.update\("jax_enable_x64"'
+    ):
+        load(tmp_path / "density.flow")
+
+
+def test_single_precision_loads_in_a_session_with_double(tmp_path):
+    save(tmp_path / "density.flow", dense(FLOW))
+    with x64():
+        again = load(tmp_path / "density.flow")
+        assert_same(again.model, FLOW)
+
+
+def test_a_flax_network_comes_back(tmp_path):
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Stretch(nnx.Module):
+        def __init__(self, rates):
+            self.rates = nnx.Param(jnp.asarray(rates))
+
+    def velocity(network, t, x, context):
+        return network.rates[...] * x
+
+    def partial(rates):
+        return jax.tree_util.Partial(velocity, Stretch(rates))
+
+    density = dense(fd.VelocityField(partial([0.5, -0.3]), BASE))
+    save(tmp_path / "density.flow", density)
+    again = load(tmp_path / "density.flow", network=partial([0.0, 0.0]))
+    np.testing.assert_array_equal(log_probs(again), log_probs(density))
+
+
+@pytest.mark.parametrize(
+    ("saved", "handed", "message"),
+    [
+        (own_velocity(), noise_guess, r"of type Velocity, as it was saved; got one of type function"),
+        (own_velocity(), Velocity(jnp.ones((2, 3))), r"of float32 and shape \(2, 2\), .* shape \(2, 3\)"),
+        (own_velocity(), own_velocity(jnp.bfloat16), r"of float32 and .* got one .* of bfloat16"),
+        (own_partial(), jax.tree_util.Partial(rotate, {"rates": jnp.eye(2)}), r"number of arrays of 2, .* arrays of 1"),
+        (
+            noise_guess,
+            lambda t, x, context: 0.91 * x / (1.0 + 0.01 * t),
+            r"the velocity that the density had when it was",
+        ),
+    ],
+    ids=["type", "shape", "dtype", "number", "code"],
+)
+def test_another_network_is_refused(tmp_path, saved, handed, message):
+    save(tmp_path / "density.flow", dense(fd.VelocityField(saved, BASE)))
+    with pytest.raises(ValueError, match=rf"^load expected .*{message}.*Fix: fd\.load"):
+        load(tmp_path / "density.flow", network=handed)
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+    class Own(fd.AbstractDivergence):
+        def __call__(self, model, time, state, context):
+            return fd.ExactDivergence()(model, time, state, context)
+
+    class Halved(fd.AbstractPath):
+        def coefficients(self, t):
+            return t, 1.0 - t
+
+    file = tmp_path / "density.flow"
+    file.write_bytes(b"what was there")
+    layer = eqx.nn.Conv2d(1, 2, 3, padding=2, key=jr.key(0))
+    for density, what in (
+        (dense(gaussian_flow()), "density/model` is of type GaussianFlow"),
+        (dense(FLOW, divergence=Own()), "density/divergence` is of type Own"),
+        (dense(eqx.tree_at(lambda m: m.path, FLOW, Halved())), "density/model/path` is of type Halved"),
+        (
+            dense(eqx.tree_at(lambda m: m.network.inward, image(), layer)),
+            "density/model/network/inward` is of type Conv2d",
+        ),
+    ):
+        with pytest.raises(TypeError, match=rf"^save expected .*`{what}.*Fix: "):
+            save(file, density)
+    with pytest.raises(TypeError, match=r"^save expected `density` to be .*got Independent.*Fix: "):
+        save(file, dense(CONDITIONAL, context=CONTEXT).to_event(1))
+    with pytest.raises(TypeError, match=r"^save expected `report` to be .*got dict.*Fix: "):
+        save(file, dense(FLOW), {})
+    assert file.read_bytes() == b"what was there"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch, error):
+    file = tmp_path / "density.flow"
+    save(file, dense(FLOW))
+    before = file.read_bytes()
+
+    def interrupted(number):
+        raise error("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(error):
+        save(file, dense(CONDITIONAL))
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def sample() -> fd.AmortizedDensity:
+    """What the kept files hold: it has most of what a density can have."""
+    model = named()
+    network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
+    network = eqx.tree_at(lambda n: n.outward.weight, network, jr.normal(jr.key(9), (4, 8)))
+    model = with_network(model, network)
+    context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
+    return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
+
+
+def test_files_of_older_formats_load():
+    """Written by `python tests/test_storage.py`, when the format was new; across versions of Python and JAX."""
+    for file in sorted(FILES.glob("format-*.flow")):
+        kept = json.loads(file.with_suffix(".json").read_text())
+        density = load(file)
+        for again, name in ((density, "amortized"), (density.flow, "flow")):
+            value = np.asarray(again.log_prob(np.asarray(kept["events"], np.float32)), np.float64)
+            expected = np.asarray(kept[name])
+            assert np.all(np.abs(value - expected) <= 1e-5 * (1.0 + np.abs(expected)))
+        assert density.flow.sites == NAMED
+        assert load_report(file).steps.steps == (4, 6)
+    assert (FILES / "format-1.flow").exists()
+
+
+if __name__ == "__main__":
+    FILES.mkdir(exist_ok=True)
+    density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
+    events = density.sample(jr.key(0), (4,))
+    save(FILES / "format-1.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps))
+    values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
+    lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
+    (FILES / "format-1.json").write_text(json.dumps(lists) + "\n")
