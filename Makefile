@@ -51,6 +51,7 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/reparam.py
 	$(BIN)/python benchmarks/guides.py
+	$(BIN)/python benchmarks/diagnose.py
 
 clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -76,9 +77,13 @@ def test_readme_first_block_samples_a_posterior(namespace):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block.split("\n")[0])
-def test_readme_blocks_run(namespace, block):
+def test_readme_blocks_run(namespace, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = dict(namespace)
-    exec(block, names)
+    with warnings.catch_warnings():
+        # So short a training has much to be warned of.
+        warnings.simplefilter("ignore", UserWarning)
+        exec(block, names)
     if "FlowReparam" in block:
         names["mcmc"].run(names["key"], y=np.zeros(2))
         assert names["mcmc"].get_samples()["theta_base"].shape == (20, 2)
