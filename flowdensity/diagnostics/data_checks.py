@@ -31,7 +31,7 @@ SCORE = 0.05
 INTERVAL, COVERAGE = 0.9, 0.05
 """The intervals whose coverage is checked, and by how much it may be off."""
 DRAWS, POOL = 99, 4096
-"""Samples of the model for each held-out row, or for all of them where there is but one context, whose ranks give the coverage."""
+"""Samples of the model for each held-out row, or for all where there is but one context; their ranks give the coverage."""
 
 LogScore: TypeAlias = Callable[[np.ndarray, slice], np.ndarray]
 """Log density of the coordinates in a slice, of states and contexts together."""

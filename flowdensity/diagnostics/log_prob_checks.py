@@ -27,6 +27,8 @@ STEPS = 0.05
 """Nats by which it may change when the steps are doubled."""
 FACTORS = (2.0, 4.0, 10.0)
 """By which samples are moved outwards."""
+EXCESS = 0.3
+"""Nats for each root of the dimension by which `log_prob` may be above the exact one there."""
 KERNELS = 32_768
 """Kernel draws for the residuals."""
 GRID = 128
@@ -152,8 +154,7 @@ def normaliser(subject: Subject, drawn: Sample, error: np.ndarray) -> list[Findi
 
 def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
     """Samples moved outwards: `log_prob` must fall, and must not be far above the exact one, where a chain would get lost."""
-    dim = subject.model.dim
-    bound = max(1.0, math.sqrt(dim))
+    bound = EXCESS * math.sqrt(subject.model.dim)
     moved = [drawn._replace(states=factor * drawn.states) for factor in FACTORS]
     own, exact = ([values(each, points) for points in moved] for each in (subject.log_prob, subject.rivals[0]))
     words = (

@@ -1,12 +1,11 @@
 """Pictures of a density, of its errors and of its training, on matplotlib's axes.
 
-Each function draws into the axes that it is given, or into a new figure, and returns them; it neither shows nor saves. The data are
+Each function draws into the axes that it is given, or into a new figure, and returns them; it neither shows nor saves. Data are
 grey, the model blue and a posterior orange throughout; fonts are those of the user's style.
 """
 
-import math
 from collections.abc import Sequence
-from numbers import Integral
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.random as jr
@@ -31,22 +30,17 @@ if TYPE_CHECKING:
 
 DATA, MODEL, POSTERIOR = "0.55", "#0072B2", "#D55E00"
 """Colours that the colour-blind tell apart (Okabe and Ito 2008, "Color universal design")."""
-SHARES = (0.5, 0.9)
-"""Of the model's samples, that contours hold."""
-SAMPLES = 8192
-"""Of the model, that a line or a contour is drawn from."""
-POINTS = 2000
-"""Rows of the data that are drawn as points at most."""
+SHARES = {0.5: 1.6, 0.9: 0.8}
+"""Of the model's samples, that contours hold, and how wide their lines are."""
+SAMPLES, POINTS = 8192, 2000
+"""Of the model, that a line or a contour is drawn from; of the data, that are drawn as points at most."""
 PAIRED, SINGLE = 8, 24
 """Coordinates that are drawn at most: in pairs, and each by itself."""
-OUTER = 0.001
-"""Share of the values at either end that may lie beyond a panel."""
-CELLS = (1024, 128)
-"""Of the grids that densities are smoothed on, a side, in one and in two dimensions."""
-LOSSES = {"divergence": ", squared nats less a constant", "likelihood": ", nats per dimension"}
-"""What the losses of a stage are, where they have a unit."""
+LOSSES = {"divergence": ", nats² + constant", "likelihood": ", nats per dimension"}
+"""Units of the losses that have one."""
 
 Coordinates: TypeAlias = str | int | Sequence[str | int]
+Span: TypeAlias = tuple[float, float]
 
 
 def plot_density(
@@ -61,8 +55,7 @@ def plot_density(
     """Draw a learned density against data: a panel for each coordinate, and one for each pair.
 
     On the diagonal are a histogram of the data and the density of the model's samples; below it the data, and contours that hold
-    50 % and 90 % of the model's samples. A panel holds all but 0.1 % of the values at either end. `axes = plot_density(key,
-    density, held_out)` draws rows that the density was not trained on.
+    50 % and 90 % of the model's samples. `axes = plot_density(key, density, held_out)` draws rows that it was not trained on.
 
     Args:
         key: JAX PRNG key.
@@ -83,38 +76,34 @@ def plot_density(
     caller = "plot_density"
     flow = _flow(caller, density)
     rows = event_rows(caller, "data", flow.model, data)
-    labels = _labels(caller, flow, names, "x")
-    chosen = _chosen(caller, labels, coordinates, PAIRED)
+    labels, chosen = _chosen(caller, flow, names, "x", coordinates, PAIRED)
     count = len(chosen)
-    grid = _panels(caller, axes, (count, count), count**2, (2.0, 2.0) if count > 1 else (4.0, 3.0))
-    grid = grid.reshape(count, count)
+    size = min(2.0, 12.0 / count) if count > 1 else 3.5
+    grid = _panels(caller, axes, (count, count), count**2, (size, size)).reshape(count, count)
     sample_key, row_key = jr.split(key)
-    rows = rows.reshape(len(rows), -1)[:, chosen]
-    samples = _samples(sample_key, flow)[:, chosen]
-    shown = rows[np.asarray(jr.permutation(row_key, len(rows)))[:POINTS]]
+    rows, samples = rows.reshape(len(rows), -1)[:, chosen], _samples(sample_key, flow)[:, chosen]
+    points = rows[np.asarray(jr.permutation(row_key, len(rows)))[:POINTS]]
     spans = [_span(*columns) for columns in zip(rows.T, samples.T, strict=True)]
-    for i, j in np.ndindex(count, count):
-        axis = grid[i, j]
+    for (i, j), axis in np.ndenumerate(grid):
         if i < j:
             axis.set_axis_off()
-            continue
-        axis.set_xlim(*spans[j])
-        if i == j:
-            _histogram(axis, rows[:, i], spans[i])
-            _line(axis, samples[:, i], color=MODEL, label="model")
+        elif i == j:
+            inside = rows[(spans[i][0] < rows[:, i]) & (rows[:, i] < spans[i][1]), i]
+            bins = min(len(np.histogram_bin_edges(inside, "fd")), 100)
+            axis.hist(inside, bins, density=True, color=DATA, alpha=0.4, label="data")
+            _marginal(axis, samples[:, i], spans[i], color=MODEL, label="model")
         else:
-            axis.plot(shown[:, j], shown[:, i], ".", color=DATA, markersize=2, rasterized=True, zorder=1)
-            _contours(axis, samples[:, [j, i]])
-            axis.set_ylim(*spans[i])
+            axis.plot(points[:, j], points[:, i], ".", color=DATA, alpha=0.5, markersize=2, rasterized=True, zorder=1)
+            (x, y), heights, levels = _smoothed(samples[:, [j, i]], (spans[j], spans[i]))
+            axis.contour(x, y, heights.T, levels=levels[::-1], colors=MODEL, linewidths=list(SHARES.values())[::-1])
+            axis.set(xlim=spans[j], ylim=spans[i])
         axis.tick_params(labelbottom=i == count - 1, labelleft=i > j == 0)
-        axis.set_xlabel(labels[chosen[j]] if i == count - 1 else "")
-        axis.set_ylabel(labels[chosen[i]] if i > j == 0 else "")
-    corner = grid[0, -1]
+        axis.set(xlabel=labels[j] if i == count - 1 else "", ylabel=labels[i] if i > j == 0 else "")
     if count > 1:
-        corner.plot([], [], ".", color=DATA, label="data")
-        for share, width in zip(SHARES, _widths(), strict=True):
-            corner.plot([], [], color=MODEL, linewidth=width, label=f"model, {share:.0%}")
-    corner.legend(frameon=False, loc="upper right")
+        grid[0, -1].plot([], [], ".", color=DATA, label="data")
+        for share, width in SHARES.items():
+            grid[0, -1].plot([], [], color=MODEL, linewidth=width, label=f"{100 * share:.0f} % of the model")
+    grid[0, -1].legend(frameon=False, loc="upper right").set_in_layout(False)  # it is wider than a panel
     return grid
 
 
@@ -142,32 +131,25 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
             "Fix: diagnosis = fd.diagnose(key, density)"
         )
     evidence = diagnosis.evidence
-    within, beyond = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
-    spread = _finding(diagnosis, AGREEMENT, "root mean square").value or 0.0
-    within.axhspan(
-        -spread, spread, color=MODEL, alpha=0.15, linewidth=0, label=f"root mean square, {spread:.2g} nats"
-    )
-    within.axhline(0.0, color="black", linewidth=0.8)
-    within.plot(evidence.log_probs, evidence.errors, ".", color=MODEL, markersize=3, alpha=0.6)
-    reach = 1.1 * max(spread, float(np.max(np.abs(evidence.errors))))
-    within.set(xlabel="log density of the whitened data, nats", ylabel="error of log_prob, nats")
-    if reach > 0.0:
-        within.set_ylim(-reach, 1.3 * reach)  # above the points is the legend
-    within.legend(frameon=False, loc="upper left")
-    places = np.arange(len(evidence.factors))
+    first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
+    rms = _finding(diagnosis, AGREEMENT, "root mean square").value or 0.0
+    first.axhspan(-rms, rms, color=MODEL, alpha=0.15, linewidth=0, label=f"root mean square, {rms:.2g} nats")
+    first.plot(evidence.log_probs, evidence.errors, ".", color=MODEL, markersize=3, alpha=0.6)
+    first.set_xlabel("log density of whitened coordinates, nats")
+    for place, (own, exact) in enumerate(evidence.tails):
+        beside = place + np.linspace(-0.35, 0.35, len(own))
+        second.plot(beside, own - exact, ".", color=MODEL, markersize=3, alpha=0.6)
+        label = "" if place else "99 % are below"
+        second.plot(beside[[0, -1]], [np.percentile(own - exact, 99.0)] * 2, color=MODEL, linewidth=2, label=label)
     limit = _finding(diagnosis, TAILS, "99 %").threshold
-    beyond.axhline(limit, color="black", linewidth=0.8, linestyle="--", label=f"the most it may be, {limit:.2g} nats")
-    beyond.axhline(0.0, color="black", linewidth=0.8)
-    for place, (own, exact) in zip(places, evidence.tails, strict=True):
-        beyond.plot(place + _beside(len(own)), own - exact, ".", color=MODEL, markersize=3, alpha=0.6)
-        beyond.hlines(np.percentile(own - exact, 99.0), place - 0.35, place + 0.35, color=MODEL, linewidth=2)
-    beyond.hlines([], 0.0, 0.0, color=MODEL, linewidth=2, label="99 % are below")
-    beyond.set_xticks(places, [f"{factor:g}x" for factor in evidence.factors])
-    beyond.set(xlabel="samples moved outwards by", ylabel="error of log_prob, nats")
-    low, high = beyond.get_ylim()
-    beyond.set_ylim(low, high + 0.3 * (high - low))
-    beyond.legend(frameon=False, loc="upper left")
-    return np.array([within, beyond], object)
+    second.axhline(limit, color="black", linewidth=0.8, linestyle="--", label="99 % should be below")
+    second.set_xticks(range(len(evidence.factors)), [f"{factor:g}x" for factor in evidence.factors])
+    second.set_xlabel("samples moved outwards by")
+    for axis in panels:
+        axis.axhline(0.0, color="black", linewidth=0.8)
+        axis.set_ylabel("error of log_prob, nats")
+        _legend(axis)
+    return panels
 
 
 def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = None) -> np.ndarray:
@@ -184,51 +166,36 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
         Axes, shape `(2,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable, or no divergence was learned.
+        TypeError, ValueError: if an argument is unusable, or there are no residuals, since no divergence was learned.
     """
     caller = "plot_residuals"
     found = residuals.evidence.residuals if isinstance(residuals, Diagnosis) else residuals
     found = found.residuals if isinstance(found, FitReport) else found
-    if found is None:
-        raise ValueError(
-            f"{caller} expected residuals of a learned divergence; this {type(residuals).__name__} has none, since none was "
-            "learned. Fix: divergence, report = fd.fit_divergence(key, density.model, data)"
-        )
     if not isinstance(found, Residuals):
         raise TypeError(
-            f"{caller} expected `residuals` of type Residuals, Diagnosis or FitReport; got {type(residuals).__name__}. "
-            "Fix: fd.plot_residuals(report)"
+            f"{caller} expected `residuals` of a learned divergence, or a Diagnosis or FitReport that has them; got "
+            f"{type(residuals).__name__}{' without any' if found is None else ''}. "
+            "Fix: divergence, report = fd.fit_divergence(key, density.model, data)"
         )
-    mean, others = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
-    widths, middles = np.diff(found.times), 0.5 * (found.times[1:] + found.times[:-1])
-    bias, error = found.bias
-    for axis in (mean, others):
+    first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
+    widths, middles, scores = np.diff(found.times), 0.5 * (found.times[1:] + found.times[:-1]), found.z[:, 1:]
+    label = "mean ± 2 standard errors\nimplied bias {:+.2g} ± {:.2g} nats".format(*found.bias)
+    first.errorbar(middles, found.mean[:, 0], 2.0 * found.standard_error[:, 0], fmt="o", color=MODEL, label=label)
+    first.set_ylabel(r"$g - T$, nats per unit of time")
+    second.axhspan(-2.0, 2.0, color=DATA, alpha=0.2, linewidth=0)
+    places = middles[:, None] + widths[:, None] * np.linspace(-0.35, 0.35, scores.shape[1])
+    label = f"{np.sum(np.abs(scores) > 2.0)} of {scores.size} beyond 2 (5 % expected)"
+    second.plot(places.ravel(), scores.ravel(), ".", color=DATA, label=label)
+    second.set_ylabel("other residuals, standard errors")
+    for axis in panels:
         axis.axhline(0.0, color="black", linewidth=0.8)
-        axis.set(xlabel="model time, noise to data", xlim=(found.times[0], found.times[-1]))
-    mean.errorbar(
-        middles, found.mean[:, 0], 2.0 * found.standard_error[:, 0], fmt="o", color=MODEL, markersize=4, capsize=2,
-        label=f"implied bias of log_prob\n{bias:+.2g} ± {error:.1g} nats",
-    )  # fmt: skip
-    mean.set_ylabel("mean residual ± 2 standard errors,\nnats per unit of time")
-    scores = found.z[:, 1:]
-    places = middles[:, None] + widths[:, None] * 0.8 * _beside(scores.shape[1])
-    outside = int(np.sum(np.abs(scores) > 2.0))
-    others.axhspan(-2.0, 2.0, color=DATA, alpha=0.2, linewidth=0)
-    others.plot(
-        places.ravel(), scores.ravel(), ".", color=DATA, label=f"{outside} of {scores.size} beyond 2 (5 % expected)"
-    )
-    others.set_ylabel("residuals for f = g and coordinates,\nstandard errors")
-    for axis in (mean, others):
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high + 0.3 * (high - low))
-        axis.legend(frameon=False, loc="upper right")
-    return np.array([mean, others], object)
+        axis.set(xlabel="model time, noise to data", xlim=found.times[[0, -1]])
+        _legend(axis)
+    return panels
 
 
 def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
-    """Draw the losses of each stage of a fit, and mark the step whose weights were kept.
-
-    `axes = plot_training(report)` draws those of a fit.
+    """Draw the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
 
     Args:
         report: of `fit_flow`, or of any other fit.
@@ -246,18 +213,14 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
             f"{caller} expected `report` of type FitReport; got {type(report).__name__}. "
             "Fix: density, report = fd.fit_flow(key, data)"
         )
-    count = len(report.histories)
-    panels = _panels(caller, axes, (1, count), count, (4.0, 3.0))
+    panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
-        kept = history.step.index(history.best_step)
-        axis.plot(history.step, history.train, color=DATA, label="training")
+        best = history.validation[history.step.index(history.best_step)]
+        axis.plot(history.step, history.train, color=DATA, linewidth=1, label="training")
         axis.plot(history.step, history.validation, color=MODEL, label="validation")
-        axis.axvline(history.best_step, color=MODEL, linewidth=0.8, linestyle=":")
-        axis.plot(
-            history.best_step, history.validation[kept], "o", color=MODEL, label=f"kept, step {history.best_step}"
-        )
-        axis.set(xlabel="step", ylabel=f"loss of the {stage}{LOSSES.get(stage, '')}")
-        axis.legend(frameon=False, loc="upper right")
+        axis.plot(history.best_step, best, "o", color=MODEL, label=f"kept, step {history.best_step}")
+        axis.set(xlabel="step", ylabel=f"{stage} loss{LOSSES.get(stage, '')}")
+        _legend(axis)
     return panels
 
 
@@ -283,7 +246,7 @@ def plot_prior_posterior(
         site: variable of the posterior that has the events; by default the density's named sites, or the one variable of its
             event's shape.
         coordinates: which to draw, at most 24, as `plot_density` takes them; by default all.
-        names: labels of all coordinates of an event; by default those of the density's sites, or x[0], x[1] and so on.
+        names: labels, as `plot_density` takes them.
         axes: as many axes as there are coordinates, to draw into; by default those of a new figure.
 
     Returns:
@@ -295,20 +258,18 @@ def plot_prior_posterior(
     caller = "plot_prior_posterior"
     flow = _flow(caller, density)
     events = np.asarray(_events(caller, draws(caller, posterior), flow, site), np.float64)
-    labels = _labels(caller, flow, names, site or "x")
-    chosen = _chosen(caller, labels, coordinates, SINGLE)
-    across = min(4, len(chosen))
-    panels = _panels(caller, axes, (-(-len(chosen) // across), across), len(chosen), (2.6, 2.2))
+    labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, SINGLE)
+    panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
-    # One column of draws for each event of a plate.
-    events = events.reshape(events.shape[0] * events.shape[1], -1, samples.shape[1])
-    for axis, which in zip(panels, chosen, strict=True):
-        _line(axis, samples[:, which], color=MODEL, label="prior")
+    # One column of draws for each event of a plate, and all chains in either half of it.
+    events = events.swapaxes(0, 1).reshape(events.shape[0] * events.shape[1], -1, samples.shape[1])
+    thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
+    for axis, which, label in zip(panels, chosen, labels, strict=True):
+        span = _span(samples[:, which], events[:, :, which])
+        _marginal(axis, samples[:, which], span, color=MODEL, label="prior")
         for number, column in enumerate(events[:, :, which].T):
-            thin = {"linewidth": 0.8, "alpha": 0.6} if events.shape[1] > 1 else {}
-            _line(axis, column, color=POSTERIOR, label="" if number else "posterior", **thin)
-        axis.set_xlabel(labels[which])
-        _no_heights(axis)
+            _marginal(axis, column, span, color=POSTERIOR, label="" if number else "posterior", **thin)
+        axis.set_xlabel(label)
     panels[0].legend(frameon=False)
     return panels
 
@@ -323,20 +284,21 @@ def _flow(caller: str, density: Any) -> FlowDensity:
     flow = density.flow if isinstance(density, AmortizedDensity) else density
     if flow.context is None:
         raise ValueError(
-            f"{caller} expected a density with its context; this conditional one has not been given one. "
-            "Fix: density = density.given(context)"
+            f"{caller} expected a density that has its context; got one without. Fix: density = density.given(context)"
         )
     return flow
 
 
 def _samples(key: Key, flow: FlowDensity) -> np.ndarray:
     """At least `SAMPLES` events, of all contexts together, shape `(samples, coordinates)`."""
-    each = -(-SAMPLES // math.prod(flow.batch_shape))
-    return np.asarray(flow.sample(key, (each,)), np.float64).reshape(-1, math.prod(flow.event_shape))
+    each = -(-SAMPLES // int(np.prod(flow.batch_shape)))
+    return np.asarray(flow.sample(key, (each,)), np.float64).reshape(-1, int(np.prod(flow.event_shape)))
 
 
-def _labels(caller: str, flow: FlowDensity, names: Sequence[str] | None, stem: str) -> list[str]:
-    """One for each coordinate of an event, as arviz writes them."""
+def _chosen(
+    caller: str, flow: FlowDensity, names: Sequence[str] | None, stem: str, coordinates: Coordinates | None, most: int
+) -> tuple[list[str], list[int]]:
+    """Labels and numbers of the coordinates to draw; labels are as arviz writes them."""
     sites = Sites((stem,), (flow.event_shape,)) if flow.sites is None else flow.sites
     labels = [
         f"{name}[{', '.join(map(str, index))}]" if index else name
@@ -345,65 +307,94 @@ def _labels(caller: str, flow: FlowDensity, names: Sequence[str] | None, stem: s
     ]
     if names is not None and len(names) != len(labels):
         raise ValueError(
-            f"{caller} expected `names` with a label for each of the {len(labels)} coordinates of an event; got "
-            f"{len(names)}. Fix: names={labels[:3]}{' and so on' if len(labels) > 3 else ''}"
+            f"{caller} expected `names` as {len(labels)} labels, one a coordinate; got {len(names)}. Fix: names=None"
         )
-    return labels if names is None else list(names)
-
-
-def _chosen(caller: str, labels: list[str], coordinates: Coordinates | None, most: int) -> list[int]:
-    """Numbers of the coordinates to draw."""
+    labels = labels if names is None else list(names)
     wanted = range(len(labels)) if coordinates is None else coordinates
-    chosen: list[int] = []
-    for one in [wanted] if isinstance(wanted, str | Integral) else wanted:
-        found = [
-            i
-            for i, label in enumerate(labels)
-            if (i == one if isinstance(one, Integral) else label == one or label.startswith(f"{one}["))
-        ]
-        if not found:
-            raise ValueError(
-                f"{caller} expected `coordinates` among {labels} or their numbers; got {one!r}. "
-                f"Fix: coordinates={labels[:2]}"
-            )
-        chosen += [i for i in found if i not in chosen]
-    if not 1 <= len(chosen) <= most:
+    wanted = [wanted] if isinstance(wanted, str | int) else wanted
+    found = [[i for i, name in enumerate(labels) if one in (i, name) or name.startswith(f"{one}[")] for one in wanted]
+    chosen = list(dict.fromkeys(chain(*found)))
+    if not all(found) or not 1 <= len(chosen) <= most:
         raise ValueError(
-            f"{caller} expected at least 1 and at most {most} coordinates to draw; got {len(chosen)}. "
-            f"Fix: coordinates={labels[:2]}"
+            f"{caller} expected `coordinates` as 1 to {most} of {', '.join(labels[:9])}{' ...' if len(labels) > 9 else ''}; "
+            f"got {coordinates!r}, which stands for {len(chosen)}. Fix: coordinates={labels[:2]}"
         )
-    return chosen
+    return [labels[i] for i in chosen], chosen
 
 
 def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tuple[float, float]) -> np.ndarray:
-    """`count` axes in a row: those given, or of a new figure with a grid of them; `size` is that of each, in inches."""
+    """The axes that are given, in a row, or the first `count` of a new figure's grid; `size` is that of each, in inches."""
     if axes is None:
         import matplotlib.pyplot as plt
 
-        (rows, columns), (width, height) = shape, size
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(columns * width, rows * height), squeeze=False, layout="constrained"
+        figure = plt.figure(figsize=(shape[1] * size[0], shape[0] * size[1]), layout="constrained")
+        axes = [figure.add_subplot(*shape, number + 1) for number in range(count)]
+    panels = np.asarray(axes, object).ravel()
+    if len(panels) != count or not all(hasattr(axis, "spines") for axis in panels):
+        raise ValueError(
+            f"{caller} expected `axes` as {count} of matplotlib's Axes; got {len(panels)} objects. Fix: axes=None"
         )
-        panels = grid.ravel()[:count]
-        for spare in grid.ravel()[count:]:
-            figure.delaxes(spare)
-    else:
-        panels = np.asarray(axes, object).ravel()
-        if len(panels) != count or not all(hasattr(axis, "spines") for axis in panels):
-            raise ValueError(
-                f"{caller} expected `axes` with {count} of matplotlib's Axes; got {np.asarray(axes, object).shape} of "
-                f"{type(panels[0]).__name__ if len(panels) else 'nothing'}. "
-                f"Fix: figure, axes = matplotlib.pyplot.subplots({shape[0]}, {shape[1]})"
-            )
     for axis in panels:
         axis.spines[["top", "right"]].set_visible(False)
     return panels
+
+
+def _legend(axis: "Axes") -> None:
+    """A legend with room above what is drawn."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.4 * (high - low))
+    axis.legend(frameon=False, loc="upper right")
 
 
 def _finding(diagnosis: Diagnosis, section: str, start: str) -> Finding:
     return next(f for f in diagnosis.findings if f.section == section and f.quantity.startswith(start))
 
 
-def _beside(count: int) -> np.ndarray:
-    """Places within (-1/2, 1/2), evenly filled, by which points of one category lie beside each other."""
-    return (np.arange(count) + 0.5) / count - 0.5
+def _span(*values: np.ndarray) -> Span:
+    """Ends of a panel: all but 0.1 % of the values at either end, and a margin."""
+    ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
+    low, high = float(ends.min()), float(ends.max())
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+
+def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:
+    """The density of some numbers as a line, without a scale for its height."""
+    (middles,), heights, _ = _smoothed(values[:, None], (span,))
+    axis.plot(middles, heights, **style)
+    axis.set(xlim=span, ylim=(0.0, 1.05 * max(axis.dataLim.ymax, heights.max())), yticks=[])
+    axis.spines["left"].set_visible(False)
+
+
+def _smoothed(values: np.ndarray, spans: Sequence[Span]) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
+    """Density of rows of one or two coordinates on a grid, its points along each, and its levels above which the `SHARES` are.
+
+    The kernel's width is Silverman's or up to eight times less: the largest which, fitted to half of the rows, is within 0.5 % of
+    the least squared error on the other half. Where more than 1 % of the rows are within a width of the last one, there is the
+    end of a support: the kernel is folded back and the density falls to zero.
+    """
+    count, dim = values.shape
+    cells, span = {1: 1024, 2: 128}[dim], np.array(spans).T
+    quartiles = np.quantile(values, [0.25, 0.75], axis=0)
+    spread = np.minimum(values.std(axis=0), (quartiles[1] - quartiles[0]) / 1.34)
+    # Draws of a chain that is stuck may all be the same.
+    width = np.maximum(0.9 * spread * count ** (-1.0 / (4.0 + dim)), 1e-3 * (span[1] - span[0]))
+    least, most = values.min(axis=0), values.max(axis=0)
+    low, high = np.mean(values < least + width, axis=0), np.mean(values > most - width, axis=0)
+    low, high = np.where(low > 0.01, least, least - 4.0 * width), np.where(high > 0.01, most, most + 4.0 * width)
+    low, high = np.maximum(low, span[0]), np.maximum(np.minimum(high, span[1]), low + width)
+    size = (high - low) / cells
+    ends = list(zip(low, high, strict=True))
+    halves = [np.histogramdd(half, cells, ends)[0] for half in (values[: count // 2], values[count // 2 :])]
+    errors = {}
+    for factor in 0.5 ** np.arange(0.0, 3.1, 0.5):
+        smooth = [gaussian_filter(half, factor * width / size) for half in halves]
+        errors[factor] = sum(np.sum(s * s - 2.0 * s * half) for s, half in zip(smooth, halves[::-1], strict=True))
+    best = min(errors.values())
+    factor = next(factor for factor, error in errors.items() if error - best <= 0.005 * abs(best))
+    counts = halves[0] + halves[1]
+    density = gaussian_filter(counts, factor * width / size) / (counts.sum() * size.prod())
+    order = np.argsort(density, axis=None)[::-1]
+    held = np.cumsum(counts.ravel()[order]) / counts.sum()
+    levels = [float(density.ravel()[order][np.searchsorted(held, share)]) for share in SHARES]
+    grid = [start + step * (np.arange(-1, cells + 1) + 0.5) for start, step in zip(low, size, strict=True)]
+    return grid, np.pad(density, 1), levels

@@ -41,6 +41,23 @@ class Solved(eqx.Module):
         return state_log_prob(self.model, self.divergence, state, context, self.solver)
 
 
+class Estimated(eqx.Module):
+    """Log density with a Hutchinson average in place of the exact divergence, with probes of its own for each state.
+
+    The errors at different states are then independent, and their average goes to zero.
+    """
+
+    model: AbstractProbabilityFlow
+    solver: AbstractSolver
+    key: Key
+    probes: int = eqx.field(static=True)
+
+    def __call__(self, state: State, context: Context) -> Scalar:
+        number = jax.lax.bitcast_convert_type(jnp.sum(jax.lax.stop_gradient(state)).astype(jnp.float32), jnp.uint32)
+        divergence = HutchinsonDivergence(jr.fold_in(self.key, number), self.probes)
+        return state_log_prob(self.model, divergence, state, context, self.solver)
+
+
 class Subject(NamedTuple):
     """A density under diagnosis.
 
@@ -56,7 +73,7 @@ class Subject(NamedTuple):
     density: FlowDensity | AmortizedDensity
     log_prob: Solved | EnergyNetwork
     flow: FlowDensity
-    rivals: tuple[Solved, ...]
+    rivals: tuple[Solved | Estimated, ...]
     held: Sample | None
     contexts: ContextRows
 
@@ -87,14 +104,14 @@ def subject(key: Key, density: FlowDensity | AmortizedDensity, held: Sample | No
     flow = density.flow if isinstance(density, AmortizedDensity) else density
     model, divergence, solver = flow.model, flow.divergence, flow.solver
     if model.dim <= LARGEST:
-        references: tuple[AbstractDivergence, ...] = (ExactDivergence(),)
+        rivals: tuple[Solved | Estimated, ...] = (Solved(model, ExactDivergence(), solver),)
     else:
-        references = tuple(HutchinsonDivergence(each, PROBES) for each in jr.split(key))
+        rivals = tuple(Estimated(model, solver, each, PROBES) for each in jr.split(key))
     return Subject(
         density,
         density.energy if isinstance(density, AmortizedDensity) else Solved(model, divergence, solver),
         FlowDensity(model, divergence=divergence, solver=solver),
-        tuple(Solved(model, reference, solver) for reference in references),
+        rivals,
         held,
         contexts,
     )

@@ -179,9 +179,7 @@ def test_sound_fits_of_other_kinds_pass(conditional_fit, positive_fit, mixture_f
     fast, _ = fd.distill(jr.key(10), mixture_fit.density, labels=8192, steps=3000, progress=False)
     for density, samples, contexts in (
         (conditional_fit.density, data, context),
-        (conditional_fit.density, None, context),
         (conditional_fit.density.given(np.array([0.5])), None, None),
-        (conditional_fit.density.given(context[:50]), None, None),
         (positive_fit.density, rng.gamma(3.0, 2.0, 800), None),
         (fast, HELD, None),
     ):
@@ -191,13 +189,13 @@ def test_sound_fits_of_other_kinds_pass(conditional_fit, positive_fit, mixture_f
 
 @pytest.mark.slow
 def test_false_alarms_stay_within_the_stated_rate(mixture_fit):
-    """One in a hundred at most: of twenty, three would have a probability of 0.001."""
+    """One in a hundred at most: of ten, two would have a probability of 0.004."""
     rng = np.random.default_rng(10)
     alarms = [
         bool(fd.diagnose(jr.key(seed), mixture_fit.density, MIXTURE.sample(rng, 1000), progress=False).bad)
-        for seed in range(20)
+        for seed in range(10)
     ]
-    assert sum(alarms) <= 2
+    assert sum(alarms) <= 1
 
 
 @pytest.mark.slow
@@ -219,11 +217,11 @@ def test_the_exact_density_of_a_closed_form_is_without_fault():
 
 @pytest.mark.slow
 def test_with_two_rivals_the_mean_squared_error_has_no_bias(monkeypatch):
-    """In many dimensions nothing is exact: two Hutchinson averages of two probes each are far noisier than the error."""
+    """In many dimensions nothing is exact: two estimates of one probe each are far noisier than the error."""
     model = random_flow(jr.key(13), 6)
     density = fd.FlowDensity(model, divergence=Wavy(fd.ExactDivergence(), 0.4, 0.1))
     monkeypatch.setattr("flowdensity.diagnostics.subject.LARGEST", 4)
-    monkeypatch.setattr("flowdensity.diagnostics.subject.PROBES", 2)
+    monkeypatch.setattr("flowdensity.diagnostics.subject.PROBES", 1)
     looked_at = subject(jr.key(14), density, None, jnp.zeros((1, 0)))
     assert len(looked_at.rivals) == 2
     drawn = looked_at.draw(jr.key(15), 512)
