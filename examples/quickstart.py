@@ -48,11 +48,6 @@ def model(prior: dist.Distribution, measured: jax.Array) -> None:
         numpyro.sample("measured", dist.LogNormal(seen, NOISE).to_event(1), obs=measured)
 
 
-def coarse(prior: dist.Distribution) -> dist.Distribution:
-    """Half the default number of solver steps for a learned prior: enough for a flow of this size."""
-    return prior.with_solver(fd.FixedStep(8)) if isinstance(prior, fd.FlowDensity) else prior
-
-
 def infer(prior: dist.Distribution, measured: jax.Array, seed: int, progress: bool) -> MCMC:
     """Posterior of all patients in one run: two chains, vectorised.
 
@@ -166,7 +161,7 @@ def main() -> None:
     names = [COLUMNS[i] for i in INFERRED]
     table, draws = {}, {}
     for name, prior in (("learned", learned), ("normal", normal)):
-        mcmc = infer(coarse(prior), measured, args.seed, not args.quiet)
+        mcmc = infer(prior, measured, args.seed, not args.quiet)
         posterior = az.from_numpyro(mcmc, coords={"column": COLUMNS}, dims={"tumour": ["patient", "column"]})
         if name == "learned":
             print("\nPosterior of the first patient under the learned prior; truth:", truth[0].round(4))
