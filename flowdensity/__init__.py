@@ -6,6 +6,11 @@ from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
 from .diagnostics.diagnose import diagnose as diagnose
 from .diagnostics.findings import Diagnosis as Diagnosis
 from .diagnostics.findings import Finding as Finding
+from .diagnostics.plots import plot_density as plot_density
+from .diagnostics.plots import plot_errors as plot_errors
+from .diagnostics.plots import plot_prior_posterior as plot_prior_posterior
+from .diagnostics.plots import plot_residuals as plot_residuals
+from .diagnostics.plots import plot_training as plot_training
 from .diagnostics.reweight import Reweighted as Reweighted
 from .diagnostics.reweight import reweight as reweight
 from .diagnostics.sbc import Ranks as Ranks

@@ -51,7 +51,7 @@ class Evidence:
     """The arrays behind the findings, for plots.
 
     Attributes:
-        log_probs: of the points, by the density, shape `(points,)`, nats.
+        log_probs: of the points, by the density, in whitened coordinates, shape `(points,)`, nats.
         errors: by how much these differ from log densities with the exact divergence, same shape; empty if not measured.
         residuals: of the learned divergence; None where none was learned.
         factors: by which samples were moved outwards, shape `(factors,)`.

@@ -22,8 +22,7 @@ from ..training.prepare import event_rows
 from ..training.report import FitReport
 from .findings import Diagnosis, Finding
 from .log_prob_checks import AGREEMENT, TAILS
-from .posterior import draws
-from .support import _events
+from .posterior import draws, events_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # matplotlib is imported where a figure is made: it takes a second
@@ -257,7 +256,7 @@ def plot_prior_posterior(
     """
     caller = "plot_prior_posterior"
     flow = _flow(caller, density)
-    events = np.asarray(_events(caller, draws(caller, posterior), flow, site), np.float64)
+    events = np.asarray(events_of(caller, draws(caller, posterior), flow, site), np.float64)
     labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, SINGLE)
     panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Int
+from ..distributions.flow import FlowDensity
 
 SAMPLE = ("chain", "draw")
 """Dimensions of draws."""
@@ -35,6 +36,33 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
                 f"Fix: posterior = posterior.drop_vars({name!r})"
             )
     return {str(name): array.transpose(*SAMPLE, ...).to_numpy() for name, array in dataset.data_vars.items()}
+
+
+def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> Any:
+    """The events of a density among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
+
+    Args:
+        caller: public function whose name the errors carry.
+        variables: as `draws` gives them.
+        flow: the density.
+        site: variable that has the events; None for the density's named sites, or the one variable of its event's shape.
+
+    Raises:
+        ValueError: if there is no such variable, or more than one.
+    """
+    sites = flow.sites
+    if site is None and sites is not None and set(sites.names) <= set(variables):
+        return flow.pack({name: variables[name] for name in sites.names})
+    shape = flow.event_shape
+    fitting = [name for name, array in variables.items() if array.shape[max(2, array.ndim - len(shape)) :] == shape]
+    if site is None and len(fitting) == 1:
+        site = fitting[0]
+    if site not in fitting:
+        raise ValueError(
+            f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
+            f"shape there are {fitting}. Fix: site={(fitting or ['theta'])[0]!r}"
+        )
+    return variables[site]
 
 
 def with_draws(

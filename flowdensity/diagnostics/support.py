@@ -8,12 +8,11 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import ArrayLike
-from ..data.sites import Sites
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
 from ..training.prepare import event_rows
-from .posterior import draws
+from .posterior import draws, events_of
 
 REFERENCE = 8192
 """Samples of the density that levels are counted among, where no data are given."""
@@ -104,7 +103,7 @@ def check_support(
             f"{caller} expected a density without batch axes; got batch shape {flow.batch_shape}. "
             "Fix: one call for each context, density.given(context[i])"
         )
-    events = _events(caller, draws(caller, posterior), flow, site)
+    events = events_of(caller, draws(caller, posterior), flow, site)
     held_out = None if data is None else event_rows(caller, "data", flow.model, data)
     reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
@@ -113,20 +112,3 @@ def check_support(
     if checked.share > SHARE:
         warnings.warn(checked.summary(), stacklevel=2)
     return checked
-
-
-def _events(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> Any:
-    """The events among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`."""
-    sites: Sites | None = flow.sites
-    if site is None and sites is not None and set(sites.names) <= set(variables):
-        return flow.pack({name: variables[name] for name in sites.names})
-    shape = flow.event_shape
-    fitting = [name for name, array in variables.items() if array.shape[max(2, array.ndim - len(shape)) :] == shape]
-    if site is None and len(fitting) == 1:
-        site = fitting[0]
-    if site not in fitting:
-        raise ValueError(
-            f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
-            f"shape there are {fitting}. Fix: fd.check_support(posterior, density, site={(fitting or ['theta'])[0]!r})"
-        )
-    return variables[site]
