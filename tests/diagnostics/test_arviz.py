@@ -85,6 +85,7 @@ def test_leave_one_out_runs_on_a_learned_likelihood(run):
     assert np.all(np.asarray(ours.pareto_k) < 0.7)
 
 
+@pytest.mark.slow
 def test_svi_comes_out_as_a_run_does(run):
     mcmc, _, _ = run
     guide = AutoNormal(model)

@@ -94,6 +94,7 @@ def test_verdicts(value, error, bound, verdict):
     assert Finding("", "", value, error, bound, 1.0, "").verdict == verdict
 
 
+@pytest.mark.slow
 def test_a_bias_is_found(mixture_fit):
     head = mixture_fit.density.divergence.head
     # A constant rate over the quarter circle: 0.3 nats.

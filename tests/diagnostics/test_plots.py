@@ -436,6 +436,7 @@ def test_a_density_given_its_context_is_drawn():
     assert abs(mean - expected) < 4.0 * np.sqrt(GAUSSIAN_COVARIANCE[0, 0] / 8192) + 0.01
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_something_is_drawn():
     code = "import sys, flowdensity.diagnostics.plots; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -50,7 +50,7 @@ def stop_after(monkeypatch, writes):
 
 
 # The first file is that of the fit itself; 30 validations follow in each stage, of which the last two may stop early.
-@pytest.mark.parametrize("writes", [7, 70])
+@pytest.mark.parametrize("writes", [7, pytest.param(70, marks=pytest.mark.slow)])
 def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
     with monkeypatch.context() as patched:
         stop_after(patched, writes)
@@ -62,6 +62,7 @@ def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, 
     assert report.residuals.mean.tobytes() == whole[1].residuals.mean.tobytes()
 
 
+@pytest.mark.slow
 def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch, whole):
     fit(tmp_path)
     stop_after(monkeypatch, 1)  # a single validation would write
