@@ -24,6 +24,8 @@ FALSE_ALARM = 0.001
 """Rate at which the test of goodness of fit rejects a model that is right."""
 NEIGHBOURS = 5
 PERMUTATIONS = 5000
+ROWS = 2000
+"""At most so many held-out rows are looked at."""
 LEAST = 100
 """Fewer held-out rows say too little about a density."""
 SCORE = 0.05
@@ -129,15 +131,18 @@ def _widened(count: int) -> float:
 
 
 def _mixture(rows: np.ndarray, most: int) -> LogScore:
-    """The mixture of up to `most` normal distributions that Schwarz's criterion prefers."""
-    counts = [
-        count for count in (1, 2, 3, 4, 6, 8, 12, 16) if count <= most and 10 * count * rows.shape[1] <= len(rows)
-    ]
+    """A mixture of normal distributions, to which one more is added until Schwarz's criterion says no, or there are `most`."""
+    best: Any = None
     with warnings.catch_warnings():
         # One with too many components may not converge: the criterion will not choose it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fits = [GaussianMixture(count, reg_covar=1e-4, random_state=0).fit(rows) for count in counts or [1]]
-    best: Any = min(fits, key=lambda fit: fit.bic(rows))
+        for count in (1, 2, 3, 4, 6, 8, 12, 16):
+            if count > 1 and (count > most or 10 * count * rows.shape[1] > len(rows)):
+                break
+            fitted = GaussianMixture(count, reg_covar=1e-4, random_state=0).fit(rows)
+            if best is not None and fitted.bic(rows) > best.bic(rows):
+                break
+            best = fitted
 
     def log_prob(points: np.ndarray, axes: slice) -> np.ndarray:
         parts = zip(best.weights_, best.means_, best.covariances_, strict=True)
@@ -149,10 +154,10 @@ def _mixture(rows: np.ndarray, most: int) -> LogScore:
 
 def _kernel(rows: np.ndarray) -> LogScore:
     """A kernel density, its bandwidth by cross-validation."""
-    search = GridSearchCV(KernelDensity(), {"bandwidth": np.geomspace(0.05, 1.0, 8)}, cv=3).fit(rows)
+    search = GridSearchCV(KernelDensity(leaf_size=ROWS), {"bandwidth": np.geomspace(0.05, 1.0, 8)}, cv=3).fit(rows)
 
     def log_prob(points: np.ndarray, axes: slice) -> np.ndarray:
         # Its kernels are round: a marginal is a kernel density of the same bandwidth.
-        return KernelDensity(**search.best_params_).fit(rows[:, axes]).score_samples(points[:, axes])
+        return KernelDensity(leaf_size=ROWS, **search.best_params_).fit(rows[:, axes]).score_samples(points[:, axes])
 
     return log_prob

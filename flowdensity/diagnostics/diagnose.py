@@ -15,7 +15,7 @@ from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
 from ..training.prepare import whitened_contexts, whitened_events
 from . import data_checks, log_prob_checks
-from .data_checks import LEAST
+from .data_checks import LEAST, ROWS
 from .findings import Diagnosis, Evidence
 from .log_prob_checks import FACTORS
 from .subject import subject
@@ -24,8 +24,6 @@ POINTS = 512
 """Points at which log densities are compared; fewer where the exact divergence is dear."""
 DEAR = 16
 """Dimension above which it is."""
-ROWS = 2000
-"""At most so many held-out rows are looked at."""
 
 
 def diagnose(

@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -29,12 +30,14 @@ FACTORS = (2.0, 4.0, 10.0)
 """By which samples are moved outwards."""
 EXCESS = 0.3
 """Nats for each root of the dimension by which `log_prob` may be above the exact one there."""
-KERNELS = 32_768
+KERNELS = 16_384
 """Kernel draws for the residuals."""
-GRID = 128
+GRID = 64
 """Points a side of the grid that two dimensions are integrated on."""
 NORMALISER = 0.1
 """Nats by which the log of the integral may differ from zero."""
+
+_mean_jacobian = eqx.filter_jit(mean_jacobian)
 
 AGREEMENT = "log_prob against the exact divergence"
 TAILS = "Tails, samples moved outwards"
@@ -99,7 +102,7 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
     centre_key, jacobian_key, draw_key = jr.split(key, 3)
     around = centres_of(centre_key, model, subject.draw(centre_key, 4096), 4096)["model"]
     within = LangevinStein(tails=0.0)
-    control = mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
+    control = _mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
     found = stein_residuals(divergence.head, model, control, within.draw(draw_key, around, KERNELS))
     bias, error = found.bias
     # Whitened coordinates have a root mean square of about one: these are nats too, and at most that of the error itself.
