@@ -253,6 +253,7 @@ def test_a_single_step_is_the_method_itself():
         np.testing.assert_allclose(end, start + length * (first + second) / 2.0, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_too_few_adaptive_steps_fail_loudly():
     solver = fd.Adaptive(rtol=1e-6, atol=1e-6, max_steps=2)
     with pytest.raises(Exception, match="maximum number of solver steps"):

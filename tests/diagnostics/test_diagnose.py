@@ -51,6 +51,7 @@ def sound(mixture_fit):
     return fd.diagnose(jr.key(0), mixture_fit.density, HELD, progress=False)
 
 
+@pytest.mark.slow
 def test_a_sound_density_passes(sound, mixture_fit, exact_mixture):
     assert not sound.bad
     assert all(finding.verdict == "good" for finding in sound.findings)
@@ -63,6 +64,7 @@ def test_a_sound_density_passes(sound, mixture_fit, exact_mixture):
     assert sound.evidence.tails.shape == (3, 2, 256)
 
 
+@pytest.mark.slow
 def test_the_report_reads_as_text_and_as_a_dict(sound):
     text = str(sound)
     assert text.startswith(f"{len(sound.findings)} findings, none bad")

@@ -71,6 +71,7 @@ def test_a_finished_fit_is_returned_without_training(tmp_path, monkeypatch, whol
     assert report.histories.keys() == whole[1].histories.keys()
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, whole):
     """Ctrl-C gives the best so far; the same call, later, the rest."""
     left, write = [9], _container.write
