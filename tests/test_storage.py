@@ -237,7 +237,6 @@ def test_a_density_comes_back(name, tmp_path):
 QUICK = ("named", "a simplex", "a module", "EDM's denoiser", "AmortizedDensity")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])
 def test_log_prob_comes_back(name, tmp_path):
     density, network = CASES[name]()
