@@ -17,6 +17,7 @@ import numpy as np
 
 from . import solving
 from ._container import Tensors, read, write
+from ._formats import FORMAT, upgrade
 from ._specification import Reader, Unreadable, describe
 from ._typing import Array, Context, State
 from .data.scaling import Scaling
@@ -25,8 +26,6 @@ from .distributions.flow import FlowDensity
 from .divergence.stein import SteinDivergence
 from .training.report import FitReport
 
-FORMAT = 1
-"""Of the files that are written; older ones are read."""
 PROBES = 4
 """States at which a density's own values are kept beside it."""
 TOLERANCE = 1e-3
@@ -149,7 +148,7 @@ def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str
                 f"{caller} expected a file of format {FORMAT} or older; got {os.fspath(file)!r} of format {number}, written by "
                 f"flowdensity {header['flowdensity']}. Fix: pip install --upgrade flowdensity"
             )
-        return build(header, tensors)
+        return build({name: upgrade(part, number, tensors) for name, part in header.items()}, tensors)
     except Unreadable:
         raise
     # Its checksum is right, but anyone can make one: whatever the content brings about, it is the file that is at fault.

@@ -211,12 +211,13 @@ def random_flow(
     size: float = 1.0,
     reach: float = 4.0,
 ) -> fd.Flow:
-    """A Flow whose last layer is not zero, on unwhitened coordinates: nothing about it is special."""
-    net_key, last_key = jr.split(key)
+    """A Flow whose last layer and experts are not zero, on unwhitened coordinates: nothing about it is special."""
+    net_key, last_key, expert_key = jr.split(key, 3)
     network = fd.ResidualMLP(net_key, dim, context_dim, width=width, depth=1, frequencies=3)
     last = eqx.nn.Linear(width, dim, key=last_key)
     last = jax.tree.map(lambda leaf: size * 4.0 * leaf, last)
-    network = eqx.tree_at(lambda n: n.outward, network, last)
+    experts = size * 0.5 * jr.normal(expert_key, network.experts.shape)
+    network = eqx.tree_at(lambda n: (n.outward, n.experts), network, (last, experts))
     scaling = Scaling(np.zeros(dim), np.ones(dim), constraints.real, (dim,))
     context_scaling = Scaling(np.zeros(context_dim), np.ones(context_dim), constraints.real, (context_dim,))
     return fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))

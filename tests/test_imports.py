@@ -19,7 +19,7 @@ WINGS = [
     {"distributions"},
     {"training"},
     {"diagnostics"},
-    {"storage", "_specification", "_kinds"},
+    {"storage", "_specification", "_formats", "_kinds"},
 ]
 """From the foundation up: a wing imports from itself and from the wings before it; those of one line are alike."""
 

@@ -21,6 +21,7 @@ from numpyro.distributions import constraints
 from references import NAMED, NAMED_CONTEXT, amortized, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
+from flowdensity._formats import FORMAT
 from flowdensity._specification import Reader, describe
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
@@ -445,7 +446,8 @@ def sample() -> fd.AmortizedDensity:
     """What the kept files hold: it has most of what a density can have."""
     model = named()
     network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
-    network = eqx.tree_at(lambda n: n.outward.weight, network, jr.normal(jr.key(9), (4, 8)))
+    where = lambda n: (n.outward.weight, n.experts)  # noqa: E731
+    network = eqx.tree_at(where, network, (jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))))
     model = with_network(model, network)
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
@@ -462,14 +464,14 @@ def test_files_of_older_formats_load():
             assert np.all(np.abs(value - expected) <= 1e-5 * (1.0 + np.abs(expected)))
         assert density.flow.sites == NAMED
         assert load_report(file).steps.steps == (4, 6)
-    assert (FILES / "format-1.flow").exists()
+    assert {file.stem for file in FILES.glob("format-*.flow")} == {f"format-{n + 1}" for n in range(FORMAT)}
 
 
 if __name__ == "__main__":
     FILES.mkdir(exist_ok=True)
     density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
     events = density.sample(jr.key(0), (4,))
-    save(FILES / "format-1.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps))
+    save(FILES / f"format-{FORMAT}.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps))
     values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
     lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
-    (FILES / "format-1.json").write_text(json.dumps(lists) + "\n")
+    (FILES / f"format-{FORMAT}.json").write_text(json.dumps(lists) + "\n")

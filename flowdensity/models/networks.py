@@ -103,11 +103,16 @@ class AbstractNetwork(eqx.Module):
 
 
 class ResidualMLP(AbstractNetwork):
-    r"""Residual multilayer perceptron with the angle added in every block.
+    r"""Residual multilayer perceptron with the angle added in every block, and a mixture of linear maps beside its last layer.
 
-    The last layer starts at zero, so that an untrained network is the zero field, and with it the flow is
-    the fitted Gaussian. There is no normalisation layer and no product of inputs: on the bounded inputs
-    that `squash` hands it, the network is bounded and Lipschitz.
+    $f(\phi, y, c) = W h + b + \sum_k \pi_k(h)\,A_k\,(y, c)$, where $h(\phi, y, c)$ is the last hidden layer and $\pi$ a softmax
+    of it. About a cluster the velocity is nearly linear in the state, with a matrix that depends on the cluster: the experts
+    have that to begin with (Jacobs et al. 1991, "Adaptive mixtures of local experts"), where a perceptron alone spends its
+    rows on it.
+
+    The last layer and the experts start at zero, so that an untrained network is the zero field, and with it the flow is
+    the fitted Gaussian. There is no normalisation layer and no power of the inputs: on the bounded inputs that `squash` hands
+    it, the network is bounded and Lipschitz.
 
     Args:
         key: JAX PRNG key of the initial weights.
@@ -115,12 +120,15 @@ class ResidualMLP(AbstractNetwork):
         context_dim: dimension of the context, 0 for none.
         width: units in each hidden layer.
         depth: number of residual blocks, of two layers each.
+        experts: number of linear maps.
         frequencies: harmonics of the angle embedding.
         activation: one of "silu", "gelu", "tanh", "softplus".
     """
 
     inward: eqx.nn.Linear
     blocks: tuple[tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear], ...]
+    gate: eqx.nn.Linear
+    experts: Float[Array, "experts dim inputs"]
     outward: eqx.nn.Linear
     dim: int = eqx.field(static=True)
     context_dim: int = eqx.field(static=True)
@@ -135,17 +143,20 @@ class ResidualMLP(AbstractNetwork):
         *,
         width: int = 256,
         depth: int = 2,
+        experts: int = 16,
         frequencies: int = 8,
         activation: Activation = "silu",
     ):
         activation_function(activation)
-        inward, outward, *keys = jr.split(key, 2 + 3 * depth)
+        inward, outward, gate, *keys = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies
         self.inward = linear(inward, dim + context_dim + embedding, width)
         self.blocks = tuple(
             (linear(first, width, width), linear(time, embedding, width), linear(second, width, width))
             for first, time, second in zip(keys[0::3], keys[1::3], keys[2::3], strict=True)
         )
+        self.gate = linear(gate, width, experts)
+        self.experts = jnp.zeros((experts, dim, dim + context_dim))
         self.outward = jax.tree.map(jnp.zeros_like, linear(outward, width, dim))
         self.dim = dim
         self.context_dim = context_dim
@@ -160,8 +171,10 @@ class ResidualMLP(AbstractNetwork):
     def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         act = activation_function(self.activation)
         time = angle_embedding(angle, self.frequencies)
-        hidden = self.inward(jnp.concatenate([state, context, time]))
+        inputs = jnp.concatenate([state, context])
+        hidden = self.inward(jnp.concatenate([inputs, time]))
         for first, shift, second in self.blocks:
             hidden = hidden + second(act(first(act(hidden)) + shift(time)))
         hidden = act(hidden)
-        return self.outward(hidden), hidden
+        shares = jax.nn.softmax(self.gate(hidden))
+        return self.outward(hidden) + jnp.einsum("k,kij,j->i", shares, self.experts, inputs), hidden

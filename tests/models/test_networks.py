@@ -1,5 +1,6 @@
 """Networks: what they see, what they start from, and how far they can reach."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -67,6 +68,13 @@ def test_a_new_network_is_the_zero_field(activation, dim, context_dim):
     assert hidden.shape == (network.width,) == (8,)
     assert np.any(np.asarray(hidden) != 0.0)
     assert (network.dim, network.context_dim) == (dim, context_dim)
+
+
+def test_without_experts_it_is_a_perceptron():
+    network = fd.ResidualMLP(jr.key(0), 2, 1, width=8, experts=0)
+    network = eqx.tree_at(lambda n: n.outward.weight, network, jr.normal(jr.key(1), (2, 8)))
+    output, hidden = network(jnp.asarray(0.3), jnp.ones(2), jnp.ones(1))
+    np.testing.assert_allclose(output, network.outward.weight @ hidden, rtol=1e-6)
 
 
 INPUTS = {"angle": 0, "state": 1, "context": 2}
