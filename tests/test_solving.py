@@ -219,6 +219,7 @@ def test_second_derivatives_exist_in_forward_mode_too():
         np.testing.assert_allclose(jax.hessian(value)(at), -np.linalg.inv(GAUSSIAN_COVARIANCE), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weights_have_a_gradient_too():
     with x64():
         flow = to64(random_flow(jr.key(5), 2))

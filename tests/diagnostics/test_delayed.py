@@ -103,6 +103,7 @@ def test_a_hopeless_error_is_corrected():
     assert 0.1 < mcmc.get_extra_fields()["accept"].mean() < 0.9
 
 
+@pytest.mark.slow
 def test_without_an_error_all_are_accepted():
     mcmc = chains(DelayedAcceptance(short(model(exact())), {"theta": exact()}), warmup=20, draws=50, count=2)
     assert np.all(mcmc.get_extra_fields()["accept"])
@@ -152,6 +153,7 @@ def total(draw):
     return correction("test", model(learned(4.0)), (), None, {"theta": exact()}).total(draw)
 
 
+@pytest.mark.slow
 def test_the_log_ratio_is_that_of_where_the_chain_is(by_hand):
     _, states = by_hand
     assert all(state.accept for state in states[:4])

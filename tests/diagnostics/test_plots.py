@@ -180,6 +180,7 @@ def test_draws_of_stuck_chains_and_few_draws_have_a_density(values):
     assert abs(np.sum(height) * (x[1] - x[0]) - 1.0) < 1e-9
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_sites():
     values = NAMED_DENSITY.unpack(NAMED_DENSITY.sample(jr.key(3), (300,)))
     axes = plot_density(KEY, NAMED_DENSITY, values)

@@ -412,6 +412,7 @@ def test_groups_that_hang_together_are_weighed_together(together):
     assert result.error == pytest.approx(expected.std(), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_two_plates_have_two_axes_of_groups():
     noise = np.array([[0.5], [1.0], [2.0]])
 

@@ -81,6 +81,7 @@ def test_events_in_a_plate_are_counted_each():
     assert not found.outside[..., 0].any()
 
 
+@pytest.mark.slow
 def test_named_sites_are_found_by_their_names():
     density = fd.FlowDensity(named_flow())
     values = {name: np.asarray(v) for name, v in density.unpack(density.sample(jr.key(2), (1, 400))).items()}
@@ -89,6 +90,7 @@ def test_named_sites_are_found_by_their_names():
     assert found.share < 0.01
 
 
+@pytest.mark.slow
 def test_an_amortized_density_and_one_with_a_context():
     fast = amortized(GAUSSIAN)
     assert fd.check_support(posterior(theta=np.asarray(fast.sample(jr.key(3), (1, 300)))), fast).level.shape == (1, 300)

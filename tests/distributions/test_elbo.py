@@ -122,6 +122,7 @@ def test_value_and_gradient_have_the_means_of_the_usual_bound(model, guide, para
         assert np.all(np.abs(path.mean(0) - trace.mean(0)) <= 4.5 * error + 1e-6)
 
 
+@pytest.mark.slow
 def test_particles_are_averaged():
     guide = AutoDiagonalNormal(conjugate)
     SVI(conjugate, guide, optax.adam(1e-2), Trace_ELBO()).init(jr.key(0))

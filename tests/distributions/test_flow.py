@@ -335,6 +335,7 @@ def test_far_out_the_gradient_is_finite_and_points_home(mixture_fit, scales):
     np.testing.assert_allclose(np.sum(np.asarray(slopes) * away, axis=1), expected, rtol=10.0 / scales)
 
 
+@pytest.mark.slow
 def test_far_out_on_a_positive_support(positive_fit):
     density = positive_fit.density
     points = jnp.geomspace(1e-20, 1e20, 21)

@@ -125,7 +125,13 @@ BOUNDED = {
 }
 
 
-@pytest.mark.parametrize(("support", "shape", "dim", "points", "cell"), BOUNDED.values(), ids=BOUNDED.keys())
+@pytest.mark.parametrize(
+    ("support", "shape", "dim", "points", "cell"),
+    [
+        pytest.param(*case, id=name, marks=() if name in ("interval", "simplex") else pytest.mark.slow)
+        for name, case in BOUNDED.items()
+    ],
+)
 def test_a_density_on_a_bounded_support_integrates_to_one(support, shape, dim, points, cell):
     model = random_flow(jr.key(1), dim, size=0.3)
     model = eqx.tree_at(lambda m: m.scaling, model, Scaling(np.zeros(dim), 0.7 * np.ones(dim), support, shape))

@@ -117,7 +117,7 @@ def test_hutchinson_without_probes_is_refused(probes):
         fd.HutchinsonDivergence(jr.key(0), probes)
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("distribution", ["rademacher", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "estimator", [fd.HutchinsonDivergence, fd.HutchPlusPlusDivergence], ids=["Hutchinson", "Hutch++"]
 )

@@ -130,6 +130,7 @@ def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
                 assert mean_and_error(columns[name])[1] < 0.05 * typical, name
 
 
+@pytest.mark.slow
 def test_terms_are_what_they_are_called():
     with x64():
         field, head, control = to64((model(), random_head(), random_control()))
@@ -352,6 +353,7 @@ def test_the_mean_jacobian_is_found_without_derivatives():
             )
 
 
+@pytest.mark.slow
 def test_the_control_variate_is_not_trained():
     """Its rate is a constant of each draw: a head must not lower its loss by making the noise do the work."""
     with x64():

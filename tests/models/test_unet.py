@@ -47,6 +47,7 @@ def test_output_and_features_are_at_their_places():
     np.testing.assert_allclose(output(hidden).ravel(), whole, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_angle_and_context_are_seen():
     network = eqx.filter_jit(random_unet(context_dim=2))
     state = jr.normal(jr.key(3), (DIM,))

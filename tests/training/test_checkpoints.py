@@ -50,7 +50,8 @@ def stop_after(monkeypatch, writes):
 
 
 # The first file is that of the fit itself; 30 validations follow in each stage, of which the last two may stop early.
-@pytest.mark.parametrize("writes", [7, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", [7, 70])
 def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
     with monkeypatch.context() as patched:
         stop_after(patched, writes)

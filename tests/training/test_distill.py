@@ -42,6 +42,7 @@ def log_prob_and_slope(density, events):
 # What it is fitted to ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_are_log_densities_and_their_gradients():
     density = fd.FlowDensity(conditional_gaussian_flow(), CONTEXTS, solver=fd.FixedStep(4))
     model = density.model
@@ -166,6 +167,7 @@ def test_what_it_is_asked_beside_a_log_density_comes_from_the_flow(mixture_fit, 
 # Conditional densities and supports --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_conditional_density_and_its_gradient_into_the_context(amortized_conditional):
     fast, report = amortized_conditional
     events = np.array([[1.2, 4.5], [0.0, 6.0], [2.0, 4.0]], np.float32)

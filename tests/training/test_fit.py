@@ -152,7 +152,7 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
     ("prediction", "path"),
     [
         ("velocity", None),
-        ("noise", None),
+        pytest.param("noise", None, marks=pytest.mark.slow),
         pytest.param("data", fd.VarianceExploding(), marks=pytest.mark.slow),
         pytest.param("score", fd.Trigonometric(), marks=pytest.mark.slow),
     ],

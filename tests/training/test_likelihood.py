@@ -108,6 +108,7 @@ def test_a_flow_is_tuned_on_its_likelihood():
     np.testing.assert_array_equal(np.asarray(start.log_prob(np.float32(fresh)), np.float64), before)
 
 
+@pytest.mark.slow
 def test_only_the_network_is_trained():
     """Base, scaling and time of a velocity of one's own stay as they are."""
     velocity = jax.tree_util.Partial(lambda w, t, x, context: x * w, jnp.array([0.1, -0.2]))

@@ -47,7 +47,13 @@ def mean_and_error(values):
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(each, id=name, marks=() if name == "kernel" else pytest.mark.slow)
+        for name, each in OBJECTIVES.items()
+    ],
+)
 def test_an_objective_is_least_at_the_divergence(objective):
     with x64():
         model, sample = gaussian_setting()
