@@ -216,7 +216,7 @@ def log_probs(density: Any) -> np.ndarray:
     return np.asarray(density.log_prob(events.reshape(*noise.shape[:-1], *flow.event_shape)))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "UNet")) for n in CASES])
 def test_a_density_comes_back(name, tmp_path):
     density, network = CASES[name]()
     file = tmp_path / "density.flow"
@@ -235,7 +235,7 @@ def test_a_density_comes_back(name, tmp_path):
         load(file, network=None if network else noise_guess)
 
 
-QUICK = ("named", "a simplex", "a module", "EDM's denoiser", "AmortizedDensity")
+QUICK = ("named", "a module", "AmortizedDensity")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])

@@ -177,6 +177,7 @@ def test_without_warm_up_it_starts_where_it_is_put():
     np.testing.assert_allclose(state.log_ratio, jax.vmap(total)(place), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_draw_that_the_exact_density_does_not_have_is_refused(by_hand, monkeypatch):
     kernel, states = by_hand
     home = "flowdensity.diagnostics.correction.Correction.total"

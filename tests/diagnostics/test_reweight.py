@@ -469,7 +469,7 @@ def test_a_learned_likelihood_is_corrected():
 NAMED_SLOPE = np.array([0.3, -0.2, 0.4, 0.1])
 
 
-@pytest.mark.parametrize("rows", [None, 2])
+@pytest.mark.parametrize("rows", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_named_values(rows):
     """Under no observation the exact posterior is the prior, jointly Gaussian in `a` and the logarithms of `tau` and `v`."""
     alone = fd.FlowDensity(named_flow(), solver=SOLVER)

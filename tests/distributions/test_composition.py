@@ -199,7 +199,7 @@ def test_relations_know_of_named_values():
 
 
 @pytest.mark.parametrize("kind", [lambda flow: flow, amortized], ids=["flow", "amortized"])
-@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("conditional", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_scan_scores_every_step(conditional, kind):
     model = random_flow(jr.key(0), 1, size=0.5, context_dim=int(conditional))
     chained = kind(fd.FlowDensity(model, solver=SOLVER))

@@ -269,6 +269,7 @@ def test_the_support_of_a_vector_counts_its_axes():
 # Divergences and intermediates -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_divergence_changes_only_the_divergence():
     model = random_flow(jr.key(2), 3)
     density = fd.FlowDensity(model, solver=SOLVER)

@@ -128,7 +128,7 @@ BOUNDED = {
 @pytest.mark.parametrize(
     ("support", "shape", "dim", "points", "cell"),
     [
-        pytest.param(*case, id=name, marks=() if name in ("interval", "simplex") else pytest.mark.slow)
+        pytest.param(*case, id=name, marks=() if name == "interval" else pytest.mark.slow)
         for name, case in BOUNDED.items()
     ],
 )

@@ -214,7 +214,13 @@ GUIDES = {
 }
 
 
-@pytest.mark.parametrize(("build", "name", "sites"), GUIDES.values(), ids=GUIDES.keys())
+@pytest.mark.parametrize(
+    ("build", "name", "sites"),
+    [
+        pytest.param(*guide, id=name, marks=() if name == "named" else pytest.mark.slow)
+        for name, guide in GUIDES.items()
+    ],
+)
 def test_a_fitted_density_is_a_guide_over_its_sites(build, name, sites):
     density = build()
     guide = fd.as_guide(density, name)

@@ -93,6 +93,7 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, whole):
     assert eqx.tree_equal(density._parts, whole[0]._parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [{"seed": 1}, {"data": DATA + 1e-3 * DATA**2}, {"rows": slice(250)}, {"steps": 61}, {"divergence": fd.ExactDivergence()}],
@@ -120,6 +121,7 @@ def test_what_is_no_folder_is_refused(tmp_path):
         fit(tmp_path / "folder")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stop_after(patched, 3)

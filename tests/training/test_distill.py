@@ -184,6 +184,7 @@ def test_a_conditional_density_and_its_gradient_into_the_context(amortized_condi
         fast.log_prob(events)
 
 
+@pytest.mark.slow
 def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
     """Of a network whose log density is too high by 0.3 + 0.2 c."""
     fast, _ = amortized_conditional

@@ -148,13 +148,14 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert density.model.network.width == quick_network().width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prediction", "path"),
     [
         ("velocity", None),
-        pytest.param("noise", None, marks=pytest.mark.slow),
-        pytest.param("data", fd.VarianceExploding(), marks=pytest.mark.slow),
-        pytest.param("score", fd.Trigonometric(), marks=pytest.mark.slow),
+        ("noise", None),
+        ("data", fd.VarianceExploding()),
+        ("score", fd.Trigonometric()),
     ],
 )
 def test_a_diffusion_is_fitted_on_any_path_with_any_prediction(prediction, path):
