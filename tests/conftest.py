@@ -116,6 +116,13 @@ class Plane(NamedTuple):
     learned: np.ndarray
     exact: np.ndarray
 
+    def moments(self, log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each coordinate under a density on the grid that need not be normalised."""
+        weights = np.exp(log_density - log_density.max())
+        marginals = np.stack([weights.sum(1), weights.sum(0)]) / weights.sum()
+        mean = marginals @ self.axis
+        return mean, np.sqrt(marginals @ np.square(self.axis) - np.square(mean))
+
 
 @pytest.fixture(scope="session")
 def plane(mixture_fit: Fitted, exact_mixture: fd.FlowDensity) -> Plane:

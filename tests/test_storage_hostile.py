@@ -170,6 +170,27 @@ def test_a_newer_format_says_so(saved, tmp_path):
             load(tmp_path / "strange.flow")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outward": None},
+        {"outward": {"type": "Linear", "fields": {}}},
+        {"context_dim": 10**30},
+        {"context_dim": 5},
+        {"dim": "two"},
+        {"experts": 3, "more": 1},
+    ],
+    ids=str,
+)
+def test_a_forged_file_of_an_older_format_is_an_error(tmp_path, fields):
+    header, tensors = read("load", Path(__file__).parent / "files" / "format-1.flow")
+    network = node(header["density"], "flow", "model", "network")
+    network["fields"] |= fields
+    write(tmp_path / "forged.flow", header, tensors)
+    with pytest.raises(ValueError, match=STRANGE):
+        load(tmp_path / "forged.flow")
+
+
 @pytest.mark.parametrize("missing", ["format", "density", "probe"])
 def test_a_header_without_its_parts_is_an_error(saved, tmp_path, missing):
     header, tensors = read("load", saved)
