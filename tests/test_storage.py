@@ -236,9 +236,14 @@ def test_a_density_comes_back(name, tmp_path):
 
 
 QUICK = ("named", "a module", "AmortizedDensity")
+SLOW = (
+    *("contexts with axes", "a simplex", "SteinDivergence", "HutchPlusPlusDivergence", "Diffusion of noise", "UNet"),
+    *("Adaptive", "DDPM", "EDM's denoiser"),
+)
+"""Of the rest what is made is the same to the last bit (above), and so, by the code that these go through, are its values."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_log_prob_comes_back(name, tmp_path):
     density, network = CASES[name]()
     save(tmp_path / "density.flow", density)
