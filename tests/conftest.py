@@ -74,7 +74,7 @@ def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
 
 
 def small_network(seed: int, dim: int, context_dim: int = 0) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1)
+    return fd.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1, experts=0)
 
 
 @trained_once

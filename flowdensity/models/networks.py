@@ -148,7 +148,7 @@ class ResidualMLP(AbstractNetwork):
         activation: Activation = "silu",
     ):
         activation_function(activation)
-        inward, outward, gate, *keys = jr.split(key, 3 + 3 * depth)
+        inward, outward, *keys, gate = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies
         self.inward = linear(inward, dim + context_dim + embedding, width)
         self.blocks = tuple(
