@@ -52,6 +52,8 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/reparam.py
 	$(BIN)/python benchmarks/guides.py
 	$(BIN)/python benchmarks/diagnose.py
+	$(BIN)/python benchmarks/choices.py
+	$(BIN)/python benchmarks/peers.py
 
 clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

@@ -118,7 +118,9 @@ def main() -> None:
     if not cells:
         print("no cells yet")
         return
-    text = f"{table_of(cells)}\n\n{provenance('python benchmarks/choices.py', cells.values())}"
+    count = len(SEEDS) * len(TABLE_NAMES) * len(CHOICES)
+    partial = f"**Partial: {len(cells)} of {count} cells.**\n\n" if len(cells) < count else ""
+    text = f"{partial}{table_of(cells)}\n\n{provenance('python benchmarks/choices.py', cells.values())}"
     print(text)
     replace_block(PAGE, "choices", text)
 
