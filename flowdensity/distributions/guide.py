@@ -97,7 +97,8 @@ class AutoFlow(AutoContinuous):
         prefix: of the names of parameters and of the auxiliary site.
         init_loc_fn: as in numpyro's automatic guides.
         init_scale: standard deviation to start at, in unconstrained units.
-        network: the vector field; by default a `ResidualMLP` of width 64.
+        network: the vector field; by default a `ResidualMLP` of width 64 without experts, whose
+            steep fields would ask for more steps of the solver than a guide takes.
         solver: how the ODE is solved; `FixedStep(8)` by default.
     """
 
@@ -123,7 +124,7 @@ class AutoFlow(AutoContinuous):
         dim = self.latent_dim
         if self.network is None:
             key: Any = numpyro.prng_key()
-            self.network = ResidualMLP(key, dim, width=64)
+            self.network = ResidualMLP(key, dim, width=64, experts=0)
         elif (self.network.dim, self.network.context_dim) != (dim, 0):
             raise ValueError(
                 f"AutoFlow expected a `network` for the {dim} unconstrained coordinates of this model and no context; got one "

@@ -45,7 +45,9 @@ def over_keys(bound, model, guide, params, count, seed=1):
 
 
 def small_flow() -> fd.AutoFlow:
-    return fd.AutoFlow(conjugate, network=fd.ResidualMLP(jr.key(2), 3, width=8, depth=1), solver=fd.FixedStep(2))
+    return fd.AutoFlow(
+        conjugate, network=fd.ResidualMLP(jr.key(2), 3, width=8, depth=1, experts=0), solver=fd.FixedStep(2)
+    )
 
 
 @pytest.mark.parametrize(

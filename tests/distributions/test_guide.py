@@ -36,7 +36,7 @@ def regression():
 
 
 def small(dim: int) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(0), dim, width=16, depth=1)
+    return fd.ResidualMLP(jr.key(0), dim, width=16, depth=1, experts=0)
 
 
 def initialised(guide: fd.AutoFlow, model=regression) -> dict:
