@@ -34,19 +34,15 @@ TABLE_NAMES = (
 )
 
 
-def width(rows: int) -> int:
-    """The default's."""
-    return 64 if rows < SMALL else 256
-
-
-def network(rows: int, dim: int, **otherwise: Any) -> AbstractNetwork:
-    """The default network with something otherwise."""
-    return fd.ResidualMLP(jr.key(7), dim, **{"width": width(rows)} | otherwise)
+def network(rows: int, dim: int, experts: int) -> AbstractNetwork:
+    """The default network with another number of experts."""
+    return fd.ResidualMLP(jr.key(7), dim, width=64 if rows < SMALL else 256, experts=experts)
 
 
 CHOICES: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
     "default": lambda rows, dim: {},
-    "no experts": lambda rows, dim: {"network": network(rows, dim, experts=0)},
+    "no experts": lambda rows, dim: {"network": network(rows, dim, 0)},
+    "16 experts": lambda rows, dim: {"network": network(rows, dim, 16)},
     "Trigonometric": lambda rows, dim: {"path": fd.Trigonometric()},
     "VariancePreserving": lambda rows, dim: {"path": fd.VariancePreserving()},
 }

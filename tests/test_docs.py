@@ -47,7 +47,7 @@ def namespace():
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
         short = functools.partial(fd.distill, labels=1024, width=16, steps=50, progress=False)
         patch.setattr(fd, "distill", short)
-        patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, width: small_network(0, dim, contexts))
+        patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, **_: small_network(0, dim, contexts))
         patch.setattr(divergence, "TRUNK", (32, 1))
         patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
         patch.setattr(numpyro.infer, "MCMC", ShortMCMC)

@@ -63,7 +63,7 @@ def fit_flow(
         support: numpyro constraint of one event, such as `constraints.positive`; a list with one for each coordinate of a
             vector; or a dict with one for each named site that is not real. The real line by default.
         network: an initialised `AbstractNetwork` whose output starts at zero; by default a `ResidualMLP`
-            of width 256, or 64 below 2,000 rows.
+            of width 256 with 16 experts, or 64 without experts below 2,000 rows.
         divergence: "stein" distils; an `AbstractDivergence`, such as `ExactDivergence()`, is used as it is.
         steps: optimiser steps of each stage at most; by default 8,000, or 4,000 below 2,000 rows.
         batch_size: terms of the loss in each step; by default 512.

@@ -64,8 +64,8 @@ def prepare(
         None if weighing is None else jnp.asarray(weighing, float),
     )
     if network is None:
-        width = 64 if rows < SMALL else 256
-        network = ResidualMLP(key, scaling.dim, context_scaling.dim, width=width)
+        width, experts = (64, 0) if rows < SMALL else (256, 16)
+        network = ResidualMLP(key, scaling.dim, context_scaling.dim, width=width, experts=experts)
     else:
         check_kind(caller, "network", network, AbstractNetwork, "fd.ResidualMLP(key, dim)")
         if (network.dim, network.context_dim) != (scaling.dim, context_scaling.dim):
