@@ -7,26 +7,23 @@
 Writes docs/choices.md. Only the flow is fitted, and scored with the exact divergence: what is distilled follows it.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from accuracy import log_prob
 from columns import TABLES, split
-from tables import cell, is_cached, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
-from flowdensity.models.networks import AbstractNetwork
-from flowdensity.training.options import SMALL
+from flowdensity.training.prepare import default_network
 
 PAGE = Path("docs/choices.md")
-SCORED, CHUNK = 2_000, 500
+SCORED = 2_000
 SEEDS = (0, 1, 2)
 TABLE_NAMES = (
     *("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16", "digits-64"),
@@ -34,15 +31,15 @@ TABLE_NAMES = (
 )
 
 
-def network(rows: int, dim: int, experts: int) -> AbstractNetwork:
-    """The default network with another number of experts."""
-    return fd.ResidualMLP(jr.key(7), dim, width=64 if rows < SMALL else 256, experts=experts)
+def experts(count: int) -> Callable[[int, int], dict[str, Any]]:
+    """The default network with so many experts."""
+    return lambda rows, dim: {"network": default_network(jr.key(7), rows, dim, experts=count)}
 
 
 CHOICES: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
     "default": lambda rows, dim: {},
-    "no experts": lambda rows, dim: {"network": network(rows, dim, 0)},
-    "16 experts": lambda rows, dim: {"network": network(rows, dim, 16)},
+    "no experts": experts(0),
+    "16 experts": experts(16),
     "Trigonometric": lambda rows, dim: {"path": fd.Trigonometric()},
     "VariancePreserving": lambda rows, dim: {"path": fd.VariancePreserving()},
 }
@@ -56,16 +53,10 @@ def measure(table: str, choice: str, seed: int) -> dict:
     started = time.perf_counter()
     density, report = fd.fit_flow(jr.key(seed), train, divergence=fd.ExactDivergence(), progress=False, **options)
     (history,) = report.histories.values()
-    log_prob = eqx.filter_jit(lambda density, rows: density.log_prob(rows))
-
-    def scores(rows: np.ndarray) -> np.ndarray:
-        parts = [log_prob(density, jnp.asarray(rows[i : i + CHUNK], float)) for i in range(0, len(rows), CHUNK)]
-        return np.concatenate([np.asarray(part, np.float64) for part in parts])
-
-    held_out = scores(test[:SCORED])
+    held_out = log_prob(density, test[:SCORED])
     return {
         "score": float(held_out.mean()),
-        "training score": float(scores(train[:SCORED]).mean()),
+        "training score": float(log_prob(density, train[:SCORED]).mean()),
         "best step": history.best_step,
         "seconds to fit": time.perf_counter() - started,
         "rows": [round(float(value), 4) for value in held_out],
@@ -96,27 +87,19 @@ def table_of(cells: Mapping[tuple[str, str, int], dict]) -> str:
 
 def main() -> None:
     """Compute the cells that are missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="PATTERN", default=["*"], help="cells, as file patterns")
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the table of the cells there are")
-    args = parser.parse_args()
-    cells = {}
-    for seed in SEEDS:
-        for table in TABLE_NAMES:
-            for choice in CHOICES:
-                name = f"{table}-{choice.replace(' ', '-')}-{seed}"
-                wanted = not args.cached and any(fnmatch(name, pattern) for pattern in args.only)
-                if wanted or is_cached(f"choices/{name}"):
-                    found = cell(f"choices/{name}", lambda t=table, c=choice, s=seed: measure(t, c, s))
-                    cells[table, choice, seed] = found
-                    if wanted:
-                        print(name, {key: value for key, value in found.items() if key != "rows"}, flush=True)
-    if not cells:
+    names = {
+        f"{table}-{choice}-{seed}": (table, choice, seed)
+        for seed in SEEDS
+        for table in TABLE_NAMES
+        for choice in CHOICES
+    }
+    found = cells_of(__doc__, "choices", {name: partial(measure, *which) for name, which in names.items()})
+    if not found:
         print("no cells yet")
         return
-    count = len(SEEDS) * len(TABLE_NAMES) * len(CHOICES)
-    partial = f"**Partial: {len(cells)} of {count} cells.**\n\n" if len(cells) < count else ""
-    text = f"{partial}{table_of(cells)}\n\n{provenance('python benchmarks/choices.py', cells.values())}"
+    cells = {names[name]: value for name, value in found.items()}
+    partly = f"**Partial: {len(cells)} of {len(names)} cells.**\n\n" if len(cells) < len(names) else ""
+    text = f"{partly}{table_of(cells)}\n\n{provenance('python benchmarks/choices.py', cells.values())}"
     print(text)
     replace_block(PAGE, "choices", text)
 

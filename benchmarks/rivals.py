@@ -19,6 +19,7 @@ All but the last two see columns standardised by the rows to learn from; the log
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -27,12 +28,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from accuracy import log_prob
 from columns import Columns
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
 
-CHUNK = 500
+CHUNK = 1_000
 BANDWIDTHS = np.logspace(-2.0, 0.5, 26)
 COMPONENTS, FEW_COMPONENTS = tuple(range(1, 21)), (1, 5, 10, 15, 20)
 MANY_ROWS, TUNED_ON = 20_000, 5_000
@@ -185,7 +187,7 @@ def zuko(kind: str, options: dict[str, Any]) -> Callable[[int, np.ndarray], Fitt
 
         def log_prob(x: np.ndarray | torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                chunks = torch.as_tensor(x, dtype=torch.float32).split(2 * CHUNK)
+                chunks = torch.as_tensor(x, dtype=torch.float32).split(CHUNK)
                 return torch.cat([flow().log_prob(chunk) for chunk in chunks])
 
         def sample(count: int) -> np.ndarray:
@@ -219,19 +221,10 @@ def ours(fit_density: Callable[..., tuple[fd.FlowDensity, fd.FitReport]]) -> Cal
         fit_key, sample_key = jr.split(jr.key(seed))
         density, _ = fit_density(fit_key, train, progress=False)
 
-        def log_prob(estimator: fd.FlowDensity) -> LogProb:
-            def chunked(rows: np.ndarray) -> np.ndarray:
-                chunks = [
-                    estimator.log_prob(jnp.asarray(rows[i : i + CHUNK], float)) for i in range(0, len(rows), CHUNK)
-                ]
-                return np.concatenate([np.asarray(values, np.float64) for values in chunks])
-
-            return chunked
-
         return Fitted(
-            log_prob(density),
+            partial(log_prob, density),
             lambda count: np.asarray(density.sample(sample_key, (count,)), np.float64),
-            log_prob(density.with_divergence(fd.ExactDivergence())),
+            partial(log_prob, density.with_divergence(fd.ExactDivergence())),
         )
 
     return fit

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,10 +41,13 @@ def cells_of(
 ) -> dict[str, dict]:
     """The command line of a benchmark that resumes: its cells by name, computed where missing.
 
-    With --cached none is computed, and with --quick only those named in `quick`.
+    With --cached none is computed, with --quick only those named in `quick`, and with --only those that match a file pattern.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cached", action="store_true", help="compute nothing; write what the cells there are say")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PATTERN", default=["*"], help="cells to compute, as file patterns"
+    )
     if quick:
         parser.add_argument("--quick", action="store_true", help=f"compute only {', '.join(quick)}")
     args = parser.parse_args()
@@ -51,9 +55,10 @@ def cells_of(
     cells = {}
     for name, compute in jobs.items():
         file = f"{folder}/{name.replace(' ', '-')}"
-        if name in wanted or is_cached(file):
+        chosen = name in wanted and any(fnmatch(Path(file).name, pattern) for pattern in args.only)
+        if chosen or is_cached(file):
             cells[name] = cell(file, compute)
-            print(name, cells[name], flush=True)
+            print(name, {key: value for key, value in cells[name].items() if key != "rows"}, flush=True)
     return cells
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +21,16 @@ from flowdensity.data.sites import Sites
 from flowdensity.data.supports import joint
 
 EPS32 = float(np.finfo(np.float32).eps)
+
+
+def cases(named: Mapping[str, Any], quick: Collection[str]) -> list:
+    """Parameters of a test by name, tuples for several arguments; all but the quick ones are slow."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), id=name, marks=[pytest.mark.slow] * (name not in quick)
+        )
+        for name, case in named.items()
+    ]
 
 
 def x64() -> contextlib.AbstractContextManager:

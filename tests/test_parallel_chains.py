@@ -18,7 +18,7 @@ import flowdensity as fd
 
 density = fd.FlowDensity(gaussian_flow(), solver=fd.FixedStep(4))
 
-def model(density):
+def model():
     theta = numpyro.sample("theta", density)
     numpyro.sample("y", dist.Normal(theta, 0.8).to_event(1), obs=jnp.array([0.5, -1.0]))
 
@@ -28,7 +28,7 @@ def draws(kernel, method):
     return np.asarray(mcmc.get_samples(group_by_chain=True)["theta"])
 
 def hmc():
-    return HMC(lambda: model(density), step_size=0.3, num_steps=3, trajectory_length=None, adapt_step_size=False)
+    return HMC(model, step_size=0.3, num_steps=3, trajectory_length=None, adapt_step_size=False)
 
 assert jax.local_device_count() == 2
 kernels = {

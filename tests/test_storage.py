@@ -18,7 +18,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
-from references import NAMED, NAMED_CONTEXT, amortized, gaussian_flow, random_flow, to64, x64
+from references import NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
 from flowdensity._formats import FORMAT
@@ -216,7 +216,7 @@ def log_probs(density: Any) -> np.ndarray:
     return np.asarray(density.log_prob(events.reshape(*noise.shape[:-1], *flow.event_shape)))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "UNet")) for n in CASES])
+@pytest.mark.parametrize("name", cases({name: name for name in CASES}, CASES.keys() - {"UNet"}))
 def test_a_density_comes_back(name, tmp_path):
     density, network = CASES[name]()
     file = tmp_path / "density.flow"
@@ -236,14 +236,9 @@ def test_a_density_comes_back(name, tmp_path):
 
 
 QUICK = ("named", "a module", "AmortizedDensity")
-SLOW = (
-    *("contexts with axes", "a simplex", "SteinDivergence", "HutchPlusPlusDivergence", "Diffusion of noise", "UNet"),
-    *("Adaptive", "DDPM", "EDM's denoiser"),
-)
-"""Of the rest what is made is the same to the last bit (above), and so, by the code that these go through, are its values."""
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", cases({name: name for name in CASES}, QUICK))
 def test_log_prob_comes_back(name, tmp_path):
     density, network = CASES[name]()
     save(tmp_path / "density.flow", density)
@@ -451,8 +446,8 @@ def sample() -> fd.AmortizedDensity:
     """What the kept files hold: it has most of what a density can have."""
     model = named()
     network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
-    where = lambda n: (n.outward.weight, n.experts)  # noqa: E731
-    network = eqx.tree_at(where, network, (jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))))
+    weights = jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))
+    network = eqx.tree_at(lambda n: (n.outward.weight, n.experts), network, weights)
     model = with_network(model, network)
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))

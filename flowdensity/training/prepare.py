@@ -64,8 +64,7 @@ def prepare(
         None if weighing is None else jnp.asarray(weighing, float),
     )
     if network is None:
-        width, experts = (64, 0) if rows < SMALL else (256, 16)
-        network = ResidualMLP(key, scaling.dim, context_scaling.dim, width=width, experts=experts)
+        network = default_network(key, rows, scaling.dim, context_scaling.dim)
     else:
         check_kind(caller, "network", network, AbstractNetwork, "fd.ResidualMLP(key, dim)")
         if (network.dim, network.context_dim) != (scaling.dim, context_scaling.dim):
@@ -76,6 +75,12 @@ def prepare(
             )
     reach = REACH * np.max(np.linalg.norm(white, axis=1))
     return Parts(table, network, scaling, context_scaling, jnp.asarray(reach, float)), options
+
+
+def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:
+    """The network for so many rows: smaller and without experts below 2,000; options given are taken instead."""
+    small: dict[str, Any] = {"width": 64, "experts": 0} if rows < SMALL else {}
+    return ResidualMLP(key, dim, context_dim, **small | otherwise)
 
 
 def whitened(

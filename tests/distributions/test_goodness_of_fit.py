@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from numpyro.distributions import constraints
-from references import random_flow
+from references import cases, random_flow
 from scipy.stats import chi2, kstest
 
 import flowdensity as fd
@@ -125,13 +125,7 @@ BOUNDED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("support", "shape", "dim", "points", "cell"),
-    [
-        pytest.param(*case, id=name, marks=() if name == "interval" else pytest.mark.slow)
-        for name, case in BOUNDED.items()
-    ],
-)
+@pytest.mark.parametrize(("support", "shape", "dim", "points", "cell"), cases(BOUNDED, ["interval"]))
 def test_a_density_on_a_bounded_support_integrates_to_one(support, shape, dim, points, cell):
     model = random_flow(jr.key(1), dim, size=0.3)
     model = eqx.tree_at(lambda m: m.scaling, model, Scaling(np.zeros(dim), 0.7 * np.ones(dim), support, shape))

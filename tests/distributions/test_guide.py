@@ -12,7 +12,7 @@ import pytest
 from numpyro import handlers
 from numpyro.infer import SVI, Predictive, Trace_ELBO, init_to_median
 from numpyro.infer.util import log_density
-from references import NAMED, conditional_gaussian_flow, named_flow, random_flow, untrained_flow
+from references import NAMED, cases, conditional_gaussian_flow, named_flow, random_flow, untrained_flow
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
@@ -214,13 +214,7 @@ GUIDES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("build", "name", "sites"),
-    [
-        pytest.param(*guide, id=name, marks=() if name == "named" else pytest.mark.slow)
-        for name, guide in GUIDES.items()
-    ],
-)
+@pytest.mark.parametrize(("build", "name", "sites"), cases(GUIDES, ["named"]))
 def test_a_fitted_density_is_a_guide_over_its_sites(build, name, sites):
     density = build()
     guide = fd.as_guide(density, name)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import EPS32, GaussianFlow, untrained_flow, x64
+from references import EPS32, GaussianFlow, cases, untrained_flow, x64
 from scipy.stats import kstest, multivariate_normal, norm
 
 import flowdensity as fd
@@ -158,9 +158,12 @@ def diffusion(prediction, path=None, size=0.0):
     )
 
 
+UNTRAINED = {f"{prediction}-{name}": (prediction, PATHS[name]) for prediction in PREDICTIONS for name in PATHS}
+
+
 @pytest.mark.parametrize(
     ("prediction", "path"),
-    [("velocity", path) for path in PATHS.values()] + [(each, None) for each in PREDICTIONS if each != "velocity"],
+    cases(UNTRAINED, [name for name in UNTRAINED if "velocity" in name or "VariancePreserving" in name]),
 )
 def test_an_untrained_diffusion_is_the_fitted_gaussian(prediction, path):
     model = diffusion(prediction, path)

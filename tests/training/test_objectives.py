@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import GaussianFlow, random_flow, to64, trace_of_jacobian, x64
+from references import GaussianFlow, cases, random_flow, to64, trace_of_jacobian, x64
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
@@ -47,13 +47,7 @@ def mean_and_error(values):
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        pytest.param(each, id=name, marks=() if name == "kernel" else pytest.mark.slow)
-        for name, each in OBJECTIVES.items()
-    ],
-)
+@pytest.mark.parametrize("objective", cases(OBJECTIVES, ["kernel"]))
 def test_an_objective_is_least_at_the_divergence(objective):
     with x64():
         model, sample = gaussian_setting()
