@@ -6,8 +6,10 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 2
+FORMAT = 3
 """Of the files that are written; older ones are read."""
+ADDED = {"Flow": "start", "Diffusion": "start", "FitReport": "start", "Scaling": "tails"}
+"""Format 2 had no fields of these names, by type: where there was no choice they are null."""
 
 
 def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
@@ -28,7 +30,11 @@ def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
     if not isinstance(tree, dict):
         return tree
     tree = {key: upgrade(value, number, tensors) for key, value in tree.items()}
-    return _with_experts(tree, tensors) if tree.get("type") == "ResidualMLP" else tree
+    if number < 2 and tree.get("type") == "ResidualMLP":
+        tree = _with_experts(tree, tensors)
+    if number < 3 and tree.get("type") in ADDED:
+        tree = tree | {"fields": tree["fields"] | {ADDED[tree["type"]]: None}}
+    return tree
 
 
 def _with_experts(tree: dict[str, Any], tensors: Tensors) -> dict[str, Any]:

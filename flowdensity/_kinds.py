@@ -20,6 +20,7 @@ import jaxtyping
 from numpyro.distributions import constraints
 
 from ._typing import Array, ArrayLike
+from .data.johnson import JohnsonSU
 from .data.scaling import Scaling
 from .data.sites import Shapes, Sites
 from .data.supports import joint
@@ -33,6 +34,7 @@ from .divergence.stochastic import HutchinsonDivergence, HutchPlusPlusDivergence
 from .models.energy import EnergyNetwork
 from .models.fields import VelocityField
 from .models.flows import AbstractProbabilityFlow, ContinuousFlow, Diffusion, Flow
+from .models.mixture import GaussianMixture
 from .models.networks import AbstractNetwork, ResidualMLP, ScalarMLP
 from .models.paths import CondOT, Trigonometric, VarianceExploding, VariancePreserving
 from .models.pretrained import Denoiser, Discrete, Negated, PretrainedDiffusion, Raw, Sigma, Table
@@ -40,6 +42,7 @@ from .models.unet import Block, UNet
 from .solving import AbstractSolver, Adaptive, FixedStep
 from .training.loop import History
 from .training.report import Amortisation, FitReport, StepErrors
+from .training.start import StartChoice
 
 OWN = (AbstractNetwork, Callable[..., Any])
 """Annotations of what may be a user's own."""
@@ -158,11 +161,11 @@ def _single(name: str) -> Kind:
 
 MODULES = (
     *(Flow, Diffusion, ContinuousFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
-    *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling),
-    *(ResidualMLP, UNet, Block, ScalarMLP, EnergyNetwork, DivergenceHead),
+    *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling, JohnsonSU),
+    *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, EnergyNetwork, DivergenceHead),
     *(ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence, SteinDivergence, FixedStep, Adaptive),
 )
-REPORTS = (FitReport, History, Residuals, StepErrors, Amortisation)
+REPORTS = (FitReport, History, Residuals, StartChoice, StepErrors, Amortisation)
 METHODS = (
     *(diffrax.Heun, diffrax.Midpoint, diffrax.Ralston),
     *(diffrax.Bosh3, diffrax.Tsit5, diffrax.Dopri5, diffrax.Dopri8),

@@ -18,7 +18,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
-from references import NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
+from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
 from flowdensity._formats import FORMAT
@@ -26,7 +26,8 @@ from flowdensity._specification import Reader, describe
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.divergence.stein import DivergenceHead
-from flowdensity.models.flows import with_network
+from flowdensity.models.flows import with_network, with_start
+from flowdensity.models.mixture import GaussianMixture
 from flowdensity.storage import load, load_report, save
 from flowdensity.training.loop import History
 
@@ -139,9 +140,11 @@ def image() -> fd.Flow:
 
 
 FLOW = random_flow(jr.key(0), 2)
+START = GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 CONDITIONAL = random_flow(jr.key(1), 2, 2)
 CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
+    "a mixture to start at": lambda: Case(dense(with_start(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
     "without its context": lambda: Case(dense(CONDITIONAL)),

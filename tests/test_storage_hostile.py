@@ -161,7 +161,7 @@ def test_a_newer_format_says_so(saved, tmp_path):
     write(tmp_path / "newer.flow", header | {"format": 3, "flowdensity": "9.9", "density": "of a new kind"}, tensors)
     for function in (load, load_report):
         with pytest.raises(
-            ValueError, match=r"of format 2 or older.* of format 3, written by flowdensity 9\.9.*upgrade"
+            ValueError, match=r"of format 3 or older.* of format 4, written by flowdensity 9\.9.*upgrade"
         ):
             function(tmp_path / "newer.flow")
     for strange in (0, -1, True, 1.0, "1", None, [1]):

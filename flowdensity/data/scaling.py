@@ -1,11 +1,11 @@
 r"""Whitening and supports: one invertible map between the user's events and the model's coordinates.
 
-An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint, is
-flattened to a vector $u$, and whitened, $y = W(u - \mu)$. $W$ is the inverse of $S P^{1/2}$, with $S$ the standard deviations
-and $P^{1/2}$ the symmetric root of a shrunk correlation matrix: of all whitenings the one whose coordinates stay closest to the
-columns (Kessy et al. 2018, American Statistician 72), whatever their order, and in an image to its places. $N(0, I)$ in $y$
-is the fitted Gaussian in $u$: what a model has to learn is only the departure from it. The log-determinant of the
-whole map lives here and nowhere else.
+An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint and is flattened to a vector $u$,
+whose coordinates with long tails are straightened (`JohnsonSU`). That is whitened, $y = W(u - \mu)$. $W$ is the inverse of
+$S P^{1/2}$, with $S$ the standard deviations and $P^{1/2}$ the symmetric root of a shrunk correlation matrix: of all whitenings
+the one whose coordinates stay closest to the columns (Kessy et al. 2018, American Statistician 72), whatever their order, and
+in an image to its places. $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what a model has to learn is only the departure from
+it. The log-determinant of the whole map lives here and nowhere else.
 """
 
 import equinox as eqx
@@ -16,7 +16,9 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
 from .._typing import Array, Float, Scalar, State
+from .johnson import JohnsonSU, fit_johnson
 from .sites import Sites
+from .weights import shares
 
 FULL_COVARIANCE_LIMIT = 256
 """Above this dimension each coordinate is scaled by itself: a full matrix would cost more than the network."""
@@ -26,11 +28,12 @@ class Scaling(eqx.Module):
     """Invertible map between an event in the user's units and a whitened state of shape `(dim,)`.
 
     Args:
-        location: mean of the unconstrained, flattened events, shape `(dim,)`.
+        location: mean of the unconstrained, flattened and straightened events, shape `(dim,)`.
         scale: a root of their covariance with positive determinant, shape `(dim, dim)`, or standard deviations, `(dim,)`.
         support: numpyro constraint of one event.
         event_shape: shape of one event.
         sites: names and shapes of the values that one event is made of; None where it has no names.
+        tails: how coordinates with long tails are straightened; None where there are none.
     """
 
     location: Float[Array, " dim"]
@@ -40,6 +43,7 @@ class Scaling(eqx.Module):
     support: constraints.Constraint
     event_shape: tuple[int, ...] = eqx.field(static=True)
     sites: Sites | None = eqx.field(static=True)
+    tails: JohnsonSU | None
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Scaling(eqx.Module):
         support: constraints.Constraint,
         event_shape: tuple[int, ...],
         sites: Sites | None = None,
+        tails: JohnsonSU | None = None,
     ):
         # The inverse is formed once, in float64 unless it is traced: a matrix product is many times faster than a
         # triangular solve inside a sampler, and a shrunk covariance is well conditioned.
@@ -61,6 +66,7 @@ class Scaling(eqx.Module):
         self.support = support
         self.event_shape = event_shape
         self.sites = sites
+        self.tails = tails
 
     @property
     def dim(self) -> int:
@@ -72,15 +78,20 @@ class Scaling(eqx.Module):
         transform: Transform = biject_to(self.support)
         unconstrained = transform._inverse(event)
         stretch = transform.log_abs_det_jacobian(unconstrained, event)
-        centred = jnp.ravel(unconstrained) - self.location
+        straight, bend = jnp.ravel(unconstrained), jnp.zeros(())
+        if self.tails is not None:
+            straight, bend = self.tails.straighten(straight)
+        centred = straight - self.location
         state = self.whitener @ centred if self.whitener.ndim == 2 else self.whitener * centred
-        return state, -jnp.sum(stretch) - self.log_scale
+        return state, bend - jnp.sum(stretch) - self.log_scale
 
     def colour(self, state: State) -> Float[Array, "*event"]:
         """Event whose whitened state is `state`."""
         shift = self.scale @ state if self.scale.ndim == 2 else self.scale * state
+        straight = self.location + shift
+        flat = straight if self.tails is None else self.tails.bend(straight)
         transform: Transform = biject_to(self.support)
-        unconstrained = jnp.reshape(self.location + shift, transform.inverse_shape(self.event_shape))
+        unconstrained = jnp.reshape(flat, transform.inverse_shape(self.event_shape))
         return jnp.asarray(transform(unconstrained))
 
 
@@ -96,10 +107,7 @@ def fit_scaling(
     sites: Sites | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[Scaling, np.ndarray]:
-    """Whiten a table of events by their mean and shrunk covariance.
-
-    The covariance is shrunk towards its own diagonal scale by Ledoit and Wolf's rule (2004, J. Multivariate
-    Analysis 88), up to 256 dimensions; above, each coordinate has its own scale.
+    """Straighten the long tails in a table of events of up to 256 dimensions, and whiten it by its mean and shrunk covariance.
 
     Args:
         events: float64 array of shape `(n, *event_shape)`, already checked.
@@ -111,16 +119,33 @@ def fit_scaling(
         The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.
     """
     table = unconstrain(events, support).reshape(len(events), -1)
-    weights = _weights(weights, len(table))
+    tails = fit_johnson(table, weights) if table.shape[1] <= FULL_COVARIANCE_LIMIT else None
+    if tails is not None:
+        with jax.enable_x64(True):
+            table = np.asarray(jax.vmap(lambda row: JohnsonSU(*tails).straighten(row)[0])(jnp.asarray(table)))
+    location, scale, whitener = whitening(table, weights)
+    bent = None if tails is None else JohnsonSU(*tails)
+    return Scaling(location, scale, support, events.shape[1:], sites, bent), apply(whitener, table - location)
+
+
+def whitening(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, root of the covariance and its inverse for a table of shape `(n, dim)`.
+
+    The covariance is shrunk towards its own diagonal scale by Ledoit and Wolf's rule (2004, J. Multivariate
+    Analysis 88), up to 256 dimensions; above, each coordinate has its own scale and both roots are vectors.
+    """
+    weights = shares(weights, len(table))
     location, deviation = _moments(table, weights)
-    standard = (table - location) / deviation
-    if table.shape[1] <= FULL_COVARIANCE_LIMIT:
-        values, vectors = np.linalg.eigh(_shrunk_correlation(standard, weights))
-        scale = deviation[:, None] * (vectors * np.sqrt(values)) @ vectors.T
-        white = standard @ (vectors / np.sqrt(values)) @ vectors.T
-    else:
-        scale, white = deviation, standard
-    return Scaling(location, scale, support, events.shape[1:], sites), white
+    if table.shape[1] > FULL_COVARIANCE_LIMIT:
+        return location, deviation, 1.0 / deviation
+    values, vectors = np.linalg.eigh(_shrunk_correlation((table - location) / deviation, weights))
+    scale = deviation[:, None] * (vectors * np.sqrt(values)) @ vectors.T
+    return location, scale, (vectors / np.sqrt(values)) @ vectors.T / deviation
+
+
+def apply(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Product of a matrix, or the vector of a diagonal one, with each row of a table."""
+    return rows @ matrix.T if matrix.ndim == 2 else rows * matrix
 
 
 def standardise(
@@ -128,15 +153,11 @@ def standardise(
 ) -> tuple[Scaling, np.ndarray]:
     """Put each coordinate of a table of contexts, shape `(n, *context_shape)`, on mean 0 and standard deviation 1."""
     table = contexts.reshape(len(contexts), -1)
-    location, deviation = _moments(table, _weights(weights, len(table)))
+    location, deviation = _moments(table, shares(weights, len(table)))
     return (
         Scaling(location, deviation, constraints.real, contexts.shape[1:], sites),
         (table - location) / deviation,
     )
-
-
-def _weights(weights: np.ndarray | None, rows: int) -> np.ndarray:
-    return np.full(rows, 1.0 / rows) if weights is None else weights
 
 
 def _moments(table: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

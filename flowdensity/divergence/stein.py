@@ -11,9 +11,10 @@ from .interface import AbstractDivergence
 
 
 def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-    """The velocity in its unit, and what a head reads: the model's hidden features or, where it shows none, that velocity."""
-    velocity, hidden = model.features(time, state, context)
-    field = velocity / model.unit(time)
+    """What a network contributes to the velocity, in its unit, and what a head reads: the model's hidden features or, where it
+    shows none, that contribution."""
+    contribution, hidden = model.features(time, state, context)
+    field = contribution / model.unit(time)
     return field, field if hidden is None else hidden
 
 
@@ -96,6 +97,8 @@ class DivergenceHead(eqx.Module):
 class SteinDivergence(AbstractDivergence):
     """A divergence distilled with the Langevin-Stein operator: one network pass gives velocity and divergence.
 
+    Learned is that of the network's contribution to the velocity; that of the rest has a closed form.
+
     It belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`), and is stale for any other.
     Jagwani et al. 2026, "Stein Amortized Divergence", arXiv 2605.16486.
     """
@@ -107,4 +110,5 @@ class SteinDivergence(AbstractDivergence):
     ) -> tuple[State, Scalar]:
         unit = model.unit(time)
         field, seen = seen_field(model, time, state, context)
-        return unit * field, unit * self.head(time, state, seen)
+        velocity, rate = model.known(time, state, context)
+        return unit * field + velocity, unit * self.head(time, state, seen) + rate

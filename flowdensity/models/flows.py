@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
+from .mixture import GaussianMixture
 from .networks import AbstractNetwork, squash
 from .paths import AbstractPath
 
@@ -35,7 +36,7 @@ class AbstractProbabilityFlow(eqx.Module):
 
     @abstractmethod
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
-        """Velocity, shape `(dim,)`, and the hidden features it was read from, or None.
+        """What the network contributes to the velocity, shape `(dim,)`, and the hidden features it was read from, or None.
 
         Args:
             time: the model's own time.
@@ -51,9 +52,13 @@ class AbstractProbabilityFlow(eqx.Module):
     def times(self, steps: int) -> Times:
         """Ends of `steps` steps from noise to data, shape `(steps + 1,)`."""
 
+    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        """The rest of the velocity, shape `(dim,)`, and its divergence, both in closed form; zero where a model has no such."""
+        return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
+
     def velocity(self, time: Scalar, state: State, context: Context) -> State:
         """Velocity dy/ds, shape `(dim,)`."""
-        return self.features(time, state, context)[0]
+        return self.features(time, state, context)[0] + self.known(time, state, context)[0]
 
     @property
     def dim(self) -> int:
@@ -98,11 +103,11 @@ class AbstractCircle(AbstractProbabilityFlow):
 
 
 class Flow(AbstractCircle):
-    r"""A flow-matching model on the circle: the network is the velocity.
+    r"""A flow-matching model on the circle: the network is the velocity, or its departure from that of the start.
 
-    $F = m\,f(\phi, \sigma(y), c)$, where $f$ is the network and $\sigma(y) = m y$ the radial squash beyond the
-    data's reach. So $F$ is bounded and Lipschitz and fades far from the data, where the log density differs from that
-    of the fitted Gaussian, which is the flow with $F = 0$, by a bounded amount.
+    $F = m\,f(\phi, \sigma(y), c)$, where $f$ is the network, to which the start's velocity is added, and $\sigma(y) = m y$ the
+    radial squash beyond the data's reach. So $F$ is bounded and Lipschitz and fades far from the data, where the log density
+    differs from that of the fitted Gaussian, which is the flow with $F = 0$, by a bounded amount.
 
     Args:
         network: the vector field $f$.
@@ -110,6 +115,7 @@ class Flow(AbstractCircle):
         scaling: events to whitened states.
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
+        start: what it is with a network of zeros; None is the fitted Gaussian.
     """
 
     network: AbstractNetwork
@@ -117,9 +123,13 @@ class Flow(AbstractCircle):
     scaling: Scaling
     context_scaling: Scaling
     reach: Scalar
+    start: GaussianMixture | None = None
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         return faded(self.network, time, state, context, self.reach)
+
+    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return super().known(time, state, context) if self.start is None else self.start.faded(time, state, self.reach)
 
     def unit(self, time: Scalar) -> float:
         return 1.0
@@ -134,8 +144,8 @@ class Flow(AbstractCircle):
 class Diffusion(AbstractCircle):
     r"""A diffusion model on the circle: the network predicts noise, data, score or velocity.
 
-    What it predicts is the departure from what it would be for the fitted Gaussian, so that a network of zeros *is* that
-    Gaussian, as in `Flow`: with $n$ the network, faded beyond the data's reach,
+    What it predicts is the departure from what it would be for the start, so that a network of zeros *is* the start, as in
+    `Flow`: with $n$ the network, faded beyond the data's reach, and the fitted Gaussian for a start,
 
     $$F = n, \qquad \hat e = \cos\phi\,y + n, \qquad \hat x = \sin\phi\,y + n, \qquad
     \cos\phi\,\nabla\log p_\phi = -\cos\phi\,y + n .$$
@@ -152,6 +162,7 @@ class Diffusion(AbstractCircle):
         scaling: events to whitened states.
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
+        start: what it is with a network of zeros; None is the fitted Gaussian.
     """
 
     network: AbstractNetwork
@@ -160,6 +171,7 @@ class Diffusion(AbstractCircle):
     scaling: Scaling
     context_scaling: Scaling
     reach: Scalar
+    start: GaussianMixture | None = None
 
     def __check_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
@@ -171,6 +183,9 @@ class Diffusion(AbstractCircle):
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         output, hidden = faded(self.network, time, state, context, self.reach)
         return self._gain(time) * output, hidden
+
+    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return super().known(time, state, context) if self.start is None else self.start.faded(time, state, self.reach)
 
     def unit(self, time: Scalar) -> Scalar:
         return limited(self._gain(time))
@@ -236,6 +251,9 @@ class ContinuousFlow(AbstractProbabilityFlow):
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         return self.circle.features(time, state, context)
 
+    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return self.circle.known(time, state, context)
+
     def unit(self, time: Scalar) -> Scalar | float:
         return self.circle.unit(time)
 
@@ -244,11 +262,17 @@ class ContinuousFlow(AbstractProbabilityFlow):
 
 
 Model = TypeVar("Model", bound=AbstractProbabilityFlow)
+Started = TypeVar("Started", bound=Flow | Diffusion)
 
 
 def with_network(model: Model, network: Any) -> Model:
     """The same model with another network."""
     return eqx.tree_at(lambda m: m.network, model, network)
+
+
+def with_start(model: Started, start: GaussianMixture | None) -> Started:
+    """The same model with another start."""
+    return eqx.tree_at(lambda m: m.start, model, start, is_leaf=lambda leaf: leaf is None)
 
 
 def faded(

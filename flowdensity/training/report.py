@@ -6,6 +6,7 @@ import numpy as np
 
 from ..divergence.calibration import Residuals
 from .loop import History
+from .start import StartChoice
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class FitReport:
         seconds: wall time of each stage.
         steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortisation: how far an amortized density is from its flow; None for other fits.
+        start: how it was chosen where a flow on few rows starts; None where there is no choice.
     """
 
     histories: dict[str, History]
@@ -81,6 +83,7 @@ class FitReport:
     residuals: Residuals | None = None
     steps: StepErrors | None = None
     amortisation: Amortisation | None = None
+    start: StartChoice | None = None
 
     @property
     def losses(self) -> dict[str, dict[str, np.ndarray]]:
@@ -89,7 +92,7 @@ class FitReport:
 
     def summary(self) -> str:
         """A few lines of text: what each stage reached, and what the residuals say of the learned divergence."""
-        lines = []
+        lines = [] if self.start is None else [self.start.summary()]
         for stage, history in self.histories.items():
             lines.append(
                 f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.stopped}; validation loss "

@@ -1,0 +1,136 @@
+"""Where a flow on few rows starts: at a mixture of Gaussians, if held-out rows are likelier under it than under one."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import sklearn.mixture
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from .._typing import Key
+from ..data.scaling import FULL_COVARIANCE_LIMIT, Scaling, apply, whitening
+from ..data.tables import Sample
+from ..data.weights import resampled, shares
+from ..models.mixture import GaussianMixture
+
+COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+FLOORS = (0.01, 0.03, 0.1, 0.3)
+"""What is added to the variances of the components, as a fraction of those of all rows."""
+FOLDS = 5
+PATIENCE = 2
+"""So many numbers of components in a row that do worse than the best end the search."""
+
+
+@dataclass(frozen=True)
+class StartChoice:
+    """Where a flow started, by cross-validation.
+
+    Attributes:
+        components: of the mixture of Gaussians; 1 is the fitted Gaussian.
+        floor: what was added to the variances of its components, as a fraction of those of all rows.
+        gain: mean log density of held-out rows under the best mixture less that under one Gaussian, nats, and its standard error.
+    """
+
+    components: int
+    floor: float
+    gain: tuple[float, float]
+
+    def summary(self) -> str:
+        """One line of text."""
+        gain, error = self.gain
+        chosen = "the fitted Gaussian" if self.components == 1 else f"a mixture of {self.components} Gaussians"
+        return (
+            f"start: {chosen}; on held-out rows the best mixture is {gain:+.3f} +- {error:.3f} nats above one Gaussian"
+        )
+
+
+def choose_start(key: Key, scaling: Scaling, table: Sample) -> StartChoice | None:
+    """The number of components and the floor of their variances under which held-out rows are likeliest.
+
+    Every row is held out once. A mixture is chosen if it gains more than its standard error.
+
+    Args:
+        key: JAX PRNG key of the split.
+        scaling: that by which the rows are white.
+        table: whitened rows without contexts.
+
+    Returns:
+        The choice; None if there are too few rows, or too many dimensions, for any mixture.
+    """
+    rows, dim = table.states.shape
+    most = 0 if dim > FULL_COVARIANCE_LIMIT else (rows - rows // FOLDS - 1) // (dim + 1)
+    if most < COMPONENTS[0]:
+        return None
+    parts = jnp.array_split(jr.permutation(key, rows), FOLDS)
+    splits = [whiten_again(scaling, table.take(jnp.delete(jnp.arange(rows), part)), table.take(part)) for part in parts]
+    held = [np.asarray(out.states, np.float64) for _, out in splits]
+    order = np.concatenate(parts)
+    weights = shares(None if table.weights is None else np.asarray(table.weights[order], np.float64), rows)
+
+    def tried(components: int, floor: float) -> StartChoice:
+        mixtures = [_fit(kept, components, floor) for kept, _ in splits]
+        above = np.concatenate(
+            [m.score_samples(out) - norm.logpdf(out).sum(axis=1) for m, out in zip(mixtures, held, strict=True)]
+        )
+        gain = float(weights @ above)
+        return StartChoice(components, floor, (gain, math.sqrt(np.square(weights) @ np.square(above - gain))))
+
+    choice = max((_best_of(tried, floor, most) for floor in FLOORS), key=_gain)
+    gain, error = choice.gain
+    return choice if gain > error else StartChoice(1, 0.0, choice.gain)
+
+
+def fit_start(table: Sample, choice: StartChoice) -> GaussianMixture | None:
+    """The mixture that was chosen, fitted to whitened rows; None for the fitted Gaussian."""
+    if choice.components == 1:
+        return None
+    mixture = _fit(table, choice.components, choice.floor)
+    return GaussianMixture(mixture.weights_, mixture.means_, mixture.covariances_)
+
+
+def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, Sample]:
+    """Whiten both by the kept rows alone: the fitted Gaussian is a rival here, and must not have seen what is held out.
+
+    The whitening they have already is of all rows, and is taken off first: rows that are white are taken to be so.
+    """
+    before = [
+        apply(np.asarray(scaling.scale, np.float64), np.asarray(each.states, np.float64)) for each in (kept, held)
+    ]
+    location, _, whitener = whitening(before[0], _weights(kept))
+    white = [jnp.asarray(apply(whitener, rows - location), float) for rows in before]
+    return kept._replace(states=white[0]), held._replace(states=white[1])
+
+
+def _best_of(tried: Callable[[int, float], StartChoice], floor: float, most: int) -> StartChoice:
+    """The best number of components, up to `most`, at one floor: more are tried until two in a row have done worse."""
+    best, worse = tried(COMPONENTS[0], floor), 0
+    for components in COMPONENTS[1:]:
+        if components > most or worse == PATIENCE:
+            break
+        choice = tried(components, floor)
+        best, worse = (choice, 0) if _gain(choice) > _gain(best) else (best, worse + 1)
+    return best
+
+
+def _gain(choice: StartChoice) -> float:
+    return choice.gain[0]
+
+
+def _fit(table: Sample, components: int, floor: float) -> Any:
+    mixture = sklearn.mixture.GaussianMixture(components, reg_covar=floor, random_state=0)
+    # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        # Where it has not converged it is as good as what it scores.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(resampled(np.asarray(table.states, np.float64), _weights(table), len(table.states)))
+
+
+def _weights(table: Sample) -> np.ndarray | None:
+    return None if table.weights is None else np.asarray(table.weights, np.float64)
