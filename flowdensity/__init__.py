@@ -38,6 +38,7 @@ from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
 from .models.flows import ContinuousFlow as ContinuousFlow
 from .models.flows import Diffusion as Diffusion
 from .models.flows import Flow as Flow
+from .models.mixture import GaussianMixture as GaussianMixture
 from .models.networks import AbstractNetwork as AbstractNetwork
 from .models.networks import ResidualMLP as ResidualMLP
 from .models.paths import AbstractPath as AbstractPath
@@ -68,5 +69,6 @@ from .training.objectives import ScoreStein as ScoreStein
 from .training.report import Amortisation as Amortisation
 from .training.report import FitReport as FitReport
 from .training.report import StepErrors as StepErrors
+from .training.start import StartChoice as StartChoice
 
 __version__ = "0.1.0"
