@@ -322,6 +322,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
+        fd.StartChoice(3, 0.01, (1.2, 0.1)),
     )
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")
