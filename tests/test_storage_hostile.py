@@ -15,6 +15,7 @@ from references import random_flow
 import flowdensity as fd
 from flowdensity import _container
 from flowdensity._container import read, write
+from flowdensity._formats import FORMAT
 from flowdensity._specification import describe
 from flowdensity.storage import load, load_report, save
 
@@ -158,10 +159,15 @@ def test_arrays_that_do_not_belong_together_are_an_error(saved, tmp_path, name, 
 
 def test_a_newer_format_says_so(saved, tmp_path):
     header, tensors = read("load", saved)
-    write(tmp_path / "newer.flow", header | {"format": 3, "flowdensity": "9.9", "density": "of a new kind"}, tensors)
+    write(
+        tmp_path / "newer.flow",
+        header | {"format": FORMAT + 1, "flowdensity": "9.9", "density": "of a new kind"},
+        tensors,
+    )
     for function in (load, load_report):
         with pytest.raises(
-            ValueError, match=r"of format 3 or older.* of format 4, written by flowdensity 9\.9.*upgrade"
+            ValueError,
+            match=rf"of format {FORMAT} or older.* of format {FORMAT + 1}, written by flowdensity 9\.9.*upgrade",
         ):
             function(tmp_path / "newer.flow")
     for strange in (0, -1, True, 1.0, "1", None, [1]):

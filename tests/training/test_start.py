@@ -88,6 +88,7 @@ def test_a_fit_on_few_rows_starts_there():
     assert -4.0 * error < gap < 0.12 + 4.0 * error
 
 
+@pytest.mark.slow
 def test_with_a_context_or_many_rows_it_starts_at_the_gaussian():
     rng = np.random.default_rng(5)
     options = {"steps": 2, "divergence": fd.ExactDivergence(), "progress": False}
