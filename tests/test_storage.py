@@ -23,6 +23,7 @@ from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian
 import flowdensity as fd
 from flowdensity._formats import FORMAT
 from flowdensity._specification import Reader, describe
+from flowdensity.data.johnson import JohnsonSU
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.divergence.stein import DivergenceHead
@@ -103,6 +104,15 @@ def shaped(flow: fd.Flow, support: constraints.Constraint, event_shape: tuple[in
     return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
 
 
+def with_tails(scaling: Scaling) -> Scaling:
+    """Every other coordinate is bent."""
+    dim = scaling.dim
+    shapes = np.stack([np.full(dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
+    parts = (np.asarray(part) for part in (scaling.location, scaling.scale))
+    bent = JohnsonSU(shapes, np.arange(dim) % 2 == 0)
+    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, bent)
+
+
 def named() -> fd.Flow:
     support = joint([constraints.real, constraints.positive, constraints.interval(0.0, 5.0)], NAMED.shapes)
     flow = shaped(random_flow(jr.key(2), 4, 3), support, (4,), NAMED)
@@ -144,6 +154,7 @@ START = GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 CONDITIONAL = random_flow(jr.key(1), 2, 2)
 CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
+    "long tails": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_tails(FLOW.scaling)))),
     "a mixture to start at": lambda: Case(dense(with_start(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
@@ -452,7 +463,11 @@ def sample() -> fd.AmortizedDensity:
     network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
     weights = jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))
     network = eqx.tree_at(lambda n: (n.outward.weight, n.experts), network, weights)
-    model = with_network(model, network)
+    mixture = GaussianMixture(
+        np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
+    )
+    model = with_start(with_network(model, network), mixture)
+    model = eqx.tree_at(lambda m: m.scaling, model, with_tails(model.scaling))
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
 
@@ -474,8 +489,9 @@ def test_files_of_older_formats_load():
 if __name__ == "__main__":
     FILES.mkdir(exist_ok=True)
     density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
+    start = fd.StartChoice(2, 0.01, (0.3, 0.1))
     events = density.sample(jr.key(0), (4,))
-    save(FILES / f"format-{FORMAT}.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps))
+    save(FILES / f"format-{FORMAT}.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps, start=start))
     values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
     lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
     (FILES / f"format-{FORMAT}.json").write_text(json.dumps(lists) + "\n")

@@ -15,6 +15,7 @@ from .weights import resampled
 
 GAIN = 0.05
 """A coordinate is bent if its rows are likelier by so many nats each than under a normal law."""
+EPS32 = float(np.finfo(np.float32).eps)
 FEW, ROWS = 20, 4_000
 """At least and at most so many rows tell the shape of a coordinate."""
 BOUNDS = ((-10.0, 10.0), (np.log(0.05), np.log(20.0)), (-10.0, 10.0), (np.log(0.25), np.log(20.0)))
@@ -35,6 +36,10 @@ class JohnsonSU(eqx.Module):
     def __init__(self, shapes: np.ndarray, bent: np.ndarray):
         self.shapes = jnp.asarray(shapes, float)
         self.bent = jnp.asarray(bent)
+
+    def __check_init__(self) -> None:
+        if self.shapes.shape != (4, *self.bent.shape):
+            raise ValueError(f"{self.bent.shape} coordinates have no shapes of the shape {self.shapes.shape}")
 
     def straighten(self, values: Float[Array, " dim"]) -> tuple[Float[Array, " dim"], Scalar]:
         """The vector mapped, and the log-determinant of the map there, in nats."""
@@ -70,21 +75,22 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[n
     # Of all coordinates as they are and then as they would be: any choice among them is a part of it. It is shrunk by as much
     # as noise adds to it.
     share = max(1e-6, dim / len(rows))
-    correlation = np.corrcoef(np.concatenate([rows, mapped], axis=1).T) + share * np.eye(2 * dim)
+    both = np.concatenate([rows, mapped], axis=1)
+    both = (both - both.mean(axis=0)) / np.where(gains > -np.inf, both.reshape(-1, 2, dim).std(axis=0), 1.0).ravel()
+    correlation = both.T @ both / len(rows) + share * np.eye(2 * dim)
 
     def likelihood(bent: np.ndarray) -> float:
         chosen = np.arange(dim) + dim * bent
         _, log_det = np.linalg.slogdet(correlation[np.ix_(chosen, chosen)])
         return float(gains[bent].sum()) - 0.5 * float(log_det)
 
-    bent = gains > least
-    changed = True
-    while changed:
-        changed = False
-        for coordinate in np.argsort(gains):
+    bent, left = gains > least, -1
+    while bent.any() and bent.sum() != left:
+        left = bent.sum()
+        for coordinate in np.flatnonzero(bent)[np.argsort(gains[bent])]:
             without = bent & (np.arange(dim) != coordinate)
-            if bent[coordinate] and likelihood(bent) - likelihood(without) < least:
-                bent, changed = without, True
+            if likelihood(bent) - likelihood(without) < least:
+                bent = without
     if not bent.any():
         return None
     return np.where(bent, shapes, np.array([[0.0], [1.0], [0.0], [1.0]])), bent
@@ -93,7 +99,10 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[n
 def _fit(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Shape of a coordinate, its values mapped, and by how many nats a row it is likelier than under a normal law."""
     low, middle, high = np.percentile(column, [25.0, 50.0, 75.0])
-    unit = (high - low) or column.std()
+    # Where most rows are alike to single precision it is wider than they are: what is bent must be told apart there.
+    unit = max(high - low or column.std(), 1e-3 * column.std(), 2e3 * EPS32 * np.abs(column).max())
+    if column.std() <= EPS32 * np.abs(column).max():
+        return np.array([0.0, 1.0, 0.0, 1.0]), column, -np.inf
     standard = (column - middle) / unit
 
     def at(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

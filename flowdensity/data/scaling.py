@@ -78,12 +78,12 @@ class Scaling(eqx.Module):
         transform: Transform = biject_to(self.support)
         unconstrained = transform._inverse(event)
         stretch = transform.log_abs_det_jacobian(unconstrained, event)
-        straight, bend = jnp.ravel(unconstrained), jnp.zeros(())
+        straight, log_bend = jnp.ravel(unconstrained), jnp.zeros(())
         if self.tails is not None:
-            straight, bend = self.tails.straighten(straight)
+            straight, log_bend = self.tails.straighten(straight)
         centred = straight - self.location
         state = self.whitener @ centred if self.whitener.ndim == 2 else self.whitener * centred
-        return state, bend - jnp.sum(stretch) - self.log_scale
+        return state, log_bend - jnp.sum(stretch) - self.log_scale
 
     def colour(self, state: State) -> Float[Array, "*event"]:
         """Event whose whitened state is `state`."""
@@ -125,17 +125,20 @@ def fit_scaling(
             table = np.asarray(jax.vmap(lambda row: JohnsonSU(*tails).straighten(row)[0])(jnp.asarray(table)))
     location, scale, whitener = whitening(table, weights)
     bent = None if tails is None else JohnsonSU(*tails)
-    return Scaling(location, scale, support, events.shape[1:], sites, bent), apply(whitener, table - location)
+    return Scaling(location, scale, support, events.shape[1:], sites, bent), times_rows(whitener, table - location)
 
 
-def whitening(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, root of the covariance and its inverse for a table of shape `(n, dim)`.
+def whitening(
+    table: np.ndarray, weights: np.ndarray | None = None, least: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, root of the covariance and its inverse for a table of shape `(n, dim)`, with deviations of at `least` so much.
 
     The covariance is shrunk towards its own diagonal scale by Ledoit and Wolf's rule (2004, J. Multivariate
     Analysis 88), up to 256 dimensions; above, each coordinate has its own scale and both roots are vectors.
     """
     weights = shares(weights, len(table))
     location, deviation = _moments(table, weights)
+    deviation = np.maximum(deviation, least)
     if table.shape[1] > FULL_COVARIANCE_LIMIT:
         return location, deviation, 1.0 / deviation
     values, vectors = np.linalg.eigh(_shrunk_correlation((table - location) / deviation, weights))
@@ -143,7 +146,7 @@ def whitening(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.
     return location, scale, (vectors / np.sqrt(values)) @ vectors.T / deviation
 
 
-def apply(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def times_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Product of a matrix, or the vector of a diagonal one, with each row of a table."""
     return rows @ matrix.T if matrix.ndim == 2 else rows * matrix
 

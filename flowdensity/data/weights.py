@@ -9,9 +9,10 @@ def shares(weights: np.ndarray | None, rows: int) -> np.ndarray:
 
 
 def resampled(table: np.ndarray, weights: np.ndarray | None, count: int) -> np.ndarray:
-    """`count` rows of a table, in their order and without chance, each about as often as it weighs.
+    """`count` rows of a table, in their order, each about as often as it weighs: for what knows no weights, or takes long.
 
-    For what knows no weights, or would take too long with all rows.
+    Every call takes the same ones. They are counted off in an order of no meaning, since tables may alternate.
     """
-    ends = np.cumsum(shares(weights, len(table)))
-    return table[np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)]
+    order = np.random.default_rng(0).permutation(len(table))
+    ends = np.cumsum(shares(weights, len(table))[order])
+    return table[np.sort(order[np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)])]

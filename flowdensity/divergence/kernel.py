@@ -1,6 +1,6 @@
 r"""Gaussian kernels and the Langevin-Stein identity.
 
-$F$ stands here for the velocity in its unit (`AbstractProbabilityFlow.unit`), whose divergence is learned. Draw
+$F$ stands here for the network's part of the velocity in its unit (`seen_field`), whose divergence is learned. Draw
 $y = c + h\eta$ with $\eta \sim N(0, I)$ about any centre $c$. Stein's identity for the kernel, whose score is
 $-\eta/h$, says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
 

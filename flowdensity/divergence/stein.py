@@ -19,7 +19,7 @@ def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, conte
 
 
 class DivergenceHead(eqx.Module):
-    r"""Scalar network $g(s, y)$, the divergence of a model's velocity in its unit, that reads what the model shows.
+    r"""Scalar network $g(s, y)$, the divergence of a network's part of the velocity in its unit, that reads what the model shows.
 
     $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, summed over the places of an image where the hidden features have a
     row for each, $m$ the radial factor of `squash`, $B$ the bound, $b$ the calibration, and $\phi \in [0, \pi/2]$ the share of

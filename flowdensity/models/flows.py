@@ -6,7 +6,7 @@ the data at the last. Everything downstream (divergences, solving, distributions
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, final, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -54,10 +54,11 @@ class AbstractProbabilityFlow(eqx.Module):
 
     def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
         """The rest of the velocity, shape `(dim,)`, and its divergence, both in closed form; zero where a model has no such."""
-        return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
+        return started(None, time, state, self.reach)
 
+    @final
     def velocity(self, time: Scalar, state: State, context: Context) -> State:
-        """Velocity dy/ds, shape `(dim,)`."""
+        """Velocity dy/ds, shape `(dim,)`: the sum of both."""
         return self.features(time, state, context)[0] + self.known(time, state, context)[0]
 
     @property
@@ -129,7 +130,7 @@ class Flow(AbstractCircle):
         return faded(self.network, time, state, context, self.reach)
 
     def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return super().known(time, state, context) if self.start is None else self.start.faded(time, state, self.reach)
+        return started(self.start, time, state, self.reach)
 
     def unit(self, time: Scalar) -> float:
         return 1.0
@@ -185,7 +186,7 @@ class Diffusion(AbstractCircle):
         return self._gain(time) * output, hidden
 
     def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return super().known(time, state, context) if self.start is None else self.start.faded(time, state, self.reach)
+        return started(self.start, time, state, self.reach)
 
     def unit(self, time: Scalar) -> Scalar:
         return limited(self._gain(time))
@@ -273,6 +274,13 @@ def with_network(model: Model, network: Any) -> Model:
 def with_start(model: Started, start: GaussianMixture | None) -> Started:
     """The same model with another start."""
     return eqx.tree_at(lambda m: m.start, model, start, is_leaf=lambda leaf: leaf is None)
+
+
+def started(start: GaussianMixture | None, angle: Scalar, state: State, reach: Scalar) -> tuple[State, Scalar]:
+    """Velocity of a start, shape `(dim,)`, and its divergence; those of the fitted Gaussian are zero."""
+    if start is None:
+        return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
+    return start.faded(angle, state, reach)
 
 
 def faded(

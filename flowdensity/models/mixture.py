@@ -23,9 +23,12 @@ class GaussianMixture(eqx.Module):
     Everything is computed along the components' own axes, where these matrices are diagonal.
 
     Args:
-        weights: of the components, of sum 1, shape `(components,)`.
+        weights: of the components, positive, of any sum, shape `(components,)`.
         means: whitened, shape `(components, dim)`.
         covariances: positive definite, shape `(components, dim, dim)`.
+
+    Raises:
+        ValueError: if shapes do not belong together, a weight is not positive or a covariance not positive definite.
     """
 
     log_weights: Float[Array, " components"]
@@ -35,29 +38,53 @@ class GaussianMixture(eqx.Module):
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
         # In float64, whatever JAX's own precision.
-        variances, axes = np.linalg.eigh(np.asarray(covariances, np.float64))
-        self.log_weights = jnp.asarray(np.log(np.asarray(weights, np.float64)), float)
+        weights, means, covariances = (np.asarray(each, np.float64) for each in (weights, means, covariances))
+        if not (weights.shape == means.shape[:1] and covariances.shape == (*means.shape, *means.shape[1:])):
+            raise ValueError(
+                "GaussianMixture expected `weights`, `means` and `covariances` of the shapes (k,), (k, dim) and (k, dim, dim); "
+                f"got {weights.shape}, {means.shape} and {covariances.shape}. Fix: weights=numpy.ones(1), means[None] and "
+                "covariances[None] for one component"
+            )
+        variances, axes = np.linalg.eigh(covariances)
+        if not (np.all(weights > 0.0) and np.all(variances > 0.0)):
+            raise ValueError(
+                "GaussianMixture expected positive `weights` and positive definite `covariances`; got a least weight of "
+                f"{weights.min():.3g} and a least variance of {variances.min():.3g}. Fix: leave components of no weight out, and "
+                "add to the diagonals of the covariances"
+            )
+        self.log_weights = jnp.asarray(np.log(weights / weights.sum()), float)
         self.axes = jnp.asarray(axes, float)
         self.centres = jnp.asarray(np.einsum("kij,ki->kj", axes, means), float)
         self.variances = jnp.asarray(variances, float)
+
+    def __check_init__(self) -> None:
+        count, dim = self.centres.shape
+        shapes = self.log_weights.shape, self.axes.shape, self.variances.shape
+        if shapes != ((count,), (count, dim, dim), (count, dim)):
+            raise ValueError(
+                f"A mixture of {count} components in {dim} dimensions has no arrays of the shapes {shapes}"
+            )
 
     def __call__(self, angle: Scalar, state: State) -> tuple[State, Scalar]:
         """Velocity, shape `(dim,)`, and its divergence at a whitened state."""
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
         variances = jnp.square(sine) * self.variances + jnp.square(cosine)
-        centred = jnp.einsum("kij,i->kj", self.axes, state) - sine * self.centres
+        # Narrow components magnify what a GPU's own precision for products would leave out.
+        turned = jnp.einsum("kij,i->kj", self.axes, state, precision="highest")
+        centred = turned - sine * self.centres
         scores = -centred / variances
         shares = jax.nn.softmax(self.log_weights + 0.5 * jnp.sum(centred * scores - jnp.log(variances), axis=1))
         slopes = sine * cosine * (self.variances - 1.0) / variances
         velocities = slopes * centred + cosine * self.centres
-        velocity, score = jnp.einsum("k,kij,nkj->ni", shares, self.axes, jnp.stack([velocities, scores]))
+        each = jnp.einsum("kij,nkj->nki", self.axes, jnp.stack([velocities, scores]), precision="highest")
+        velocity, score = jnp.einsum("k,nki->ni", shares, each, precision="highest")
         # The shares move with the state: their gradients are those of the components' scores less the mean score.
-        each = jnp.sum(slopes + velocities * scores, axis=1)
-        return velocity, jnp.dot(shares, each) - jnp.dot(velocity, score)
+        moved = jnp.sum((each[0] - velocity) * (each[1] - score), axis=1)
+        return velocity, jnp.dot(shares, jnp.sum(slopes, axis=1) + moved)
 
     def faded(self, angle: Scalar, state: State, reach: Scalar) -> tuple[State, Scalar]:
         r"""Velocity $m f(\phi, m y)$, which fades beyond `reach` as that of a network does, and its divergence."""
         near, _ = squash(state, reach)
         factor, slope = jax.value_and_grad(lambda y: squash(y, reach)[1])(state)
-        (velocity, rate), (turned, _) = jax.jvp(lambda y: self(angle, y), (near,), (state,))
-        return factor * velocity, jnp.dot(slope, velocity + factor * turned) + jnp.square(factor) * rate
+        (velocity, rate), (change, _) = jax.jvp(lambda y: self(angle, y), (near,), (state,))
+        return factor * velocity, jnp.dot(slope, velocity + factor * change) + jnp.square(factor) * rate

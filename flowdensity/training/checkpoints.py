@@ -29,6 +29,10 @@ class Checkpoint(NamedTuple):
     folder: Path
     digest: str
 
+    def narrowed(self, *inputs: Any) -> "Checkpoint":
+        """The same folder for stages that depend on these too: files of others are those of another fit."""
+        return self._replace(digest=digest_of((self.digest, *inputs)))
+
     def write(self, stage: str, header: dict[str, Any], tree: Any) -> None:
         """Replace the file of a stage, at once: `header` is for JSON, `tree` has arrays and keys for leaves."""
         leaves = {str(number): _numbers(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}

@@ -128,7 +128,7 @@ def distil(
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(
-            [0], [0.0], [0.0], stopped="nothing to learn, since the velocity is zero: a head of zero is exact"
+            [0], [0.0], [0.0], stopped="nothing to learn, since the network adds no velocity: a head of zero is exact"
         )
         return SteinDivergence(head), FitReport({"divergence": history}, seconds)
     # Draws are unlimited, so there is nothing to stop early for.
@@ -170,7 +170,7 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     )
     none = MeanJacobian(jnp.sort(model.times(1)), jnp.zeros((2, model.dim)))
     targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
-    # A flow that stayed at the fitted Gaussian has no divergence at all; the floors keep ratios finite.
+    # A flow that stayed at its start has nothing to learn; the floors keep ratios finite.
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(targets))), 1e-6)
     bound = jnp.maximum(jnp.max(jnp.abs(targets)), 1e-6)
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))

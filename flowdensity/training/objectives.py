@@ -1,6 +1,7 @@
 r"""What a divergence head is trained on.
 
-All three objectives are least at $g = \nabla\cdot F$, the divergence of the velocity in its unit, and see it through kernels
+All three objectives are least at $g = \nabla\cdot F$, the divergence of the network's part of the velocity in its unit, and see
+it through kernels
 $y = c + h\eta$ (`flowdensity.divergence.kernel`). They differ in what they know and in their variance.
 """
 

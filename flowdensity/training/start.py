@@ -10,20 +10,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import sklearn.mixture
+import tqdm
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 from .._typing import Key
-from ..data.scaling import FULL_COVARIANCE_LIMIT, Scaling, apply, whitening
+from ..data.scaling import FULL_COVARIANCE_LIMIT, Scaling, times_rows, whitening
 from ..data.tables import Sample
 from ..data.weights import resampled, shares
 from ..models.mixture import GaussianMixture
+from .options import SMALL
 
 COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOORS = (0.01, 0.03, 0.1, 0.3)
 """What is added to the variances of the components, as a fraction of those of all rows."""
 FOLDS = 5
+LEAST = 0.3
+"""Least deviation of a column in some of the rows, as a fraction of that in all."""
 PATIENCE = 2
 """So many numbers of components in a row that do worse than the best end the search."""
 
@@ -51,7 +54,7 @@ class StartChoice:
         )
 
 
-def choose_start(key: Key, scaling: Scaling, table: Sample) -> StartChoice | None:
+def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -> StartChoice | None:
     """The number of components and the floor of their variances under which held-out rows are likeliest.
 
     Every row is held out once. A mixture is chosen if it gains more than its standard error.
@@ -60,16 +63,23 @@ def choose_start(key: Key, scaling: Scaling, table: Sample) -> StartChoice | Non
         key: JAX PRNG key of the split.
         scaling: that by which the rows are white.
         table: whitened rows without contexts.
+        progress: whether to show a bar.
 
     Returns:
         The choice; None if there are too few rows, or too many dimensions, for any mixture.
     """
     rows, dim = table.states.shape
-    most = 0 if dim > FULL_COVARIANCE_LIMIT else (rows - rows // FOLDS - 1) // (dim + 1)
-    if most < COMPONENTS[0]:
+    # Rows that are repeated are held out together, and say no more than one.
+    distinct, group = np.unique(np.asarray(table.states), axis=0, return_inverse=True)
+    most = int(0.8 * min(table.effective, len(distinct))) // (dim + 1)
+    if dim > FULL_COVARIANCE_LIMIT or most < COMPONENTS[0]:
         return None
-    parts = jnp.array_split(jr.permutation(key, rows), FOLDS)
-    splits = [whiten_again(scaling, table.take(jnp.delete(jnp.arange(rows), part)), table.take(part)) for part in parts]
+    fold = np.asarray(jr.permutation(key, len(distinct)) % FOLDS)[group.ravel()]
+    parts = [np.flatnonzero(fold == number) for number in range(FOLDS)]
+    splits = [
+        whiten_again(scaling, table.take(jnp.asarray(np.flatnonzero(fold != number))), table.take(jnp.asarray(part)))
+        for number, part in enumerate(parts)
+    ]
     held = [np.asarray(out.states, np.float64) for _, out in splits]
     order = np.concatenate(parts)
     weights = shares(None if table.weights is None else np.asarray(table.weights[order], np.float64), rows)
@@ -82,7 +92,8 @@ def choose_start(key: Key, scaling: Scaling, table: Sample) -> StartChoice | Non
         gain = float(weights @ above)
         return StartChoice(components, floor, (gain, math.sqrt(np.square(weights) @ np.square(above - gain))))
 
-    choice = max((_best_of(tried, floor, most) for floor in FLOORS), key=_gain)
+    floors = tqdm.tqdm(FLOORS, desc="start", unit="floor", disable=not progress)
+    choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)
     gain, error = choice.gain
     return choice if gain > error else StartChoice(1, 0.0, choice.gain)
 
@@ -100,11 +111,12 @@ def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, 
 
     The whitening they have already is of all rows, and is taken off first: rows that are white are taken to be so.
     """
-    before = [
-        apply(np.asarray(scaling.scale, np.float64), np.asarray(each.states, np.float64)) for each in (kept, held)
-    ]
-    location, _, whitener = whitening(before[0], _weights(kept))
-    white = [jnp.asarray(apply(whitener, rows - location), float) for rows in before]
+    scale = np.asarray(scaling.scale, np.float64)
+    before = [times_rows(scale, np.asarray(each.states, np.float64)) for each in (kept, held)]
+    # A column that varies in the held-out rows alone is not constant to those who know them all.
+    deviation = np.linalg.norm(scale, axis=1) if scale.ndim == 2 else scale
+    location, _, whitener = whitening(before[0], _weights(kept), LEAST * deviation)
+    white = [jnp.asarray(times_rows(whitener, rows - location), float) for rows in before]
     return kept._replace(states=white[0]), held._replace(states=white[1])
 
 
@@ -125,11 +137,11 @@ def _gain(choice: StartChoice) -> float:
 
 def _fit(table: Sample, components: int, floor: float) -> Any:
     mixture = sklearn.mixture.GaussianMixture(components, reg_covar=floor, random_state=0)
-    # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
+    with warnings.catch_warnings():
         # Where it has not converged it is as good as what it scores.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return mixture.fit(resampled(np.asarray(table.states, np.float64), _weights(table), len(table.states)))
+        rows = np.asarray(table.states, np.float64)
+        return mixture.fit(resampled(rows, _weights(table), min(SMALL, len(rows))))
 
 
 def _weights(table: Sample) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Fitting the velocity of a model on the circle: one split into training and held-out rows, or several."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -8,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from threadpoolctl import threadpool_limits
 
 from .._typing import Key, Scalar
 from ..models.flows import AbstractCircle, Diffusion, Flow, Started, with_network, with_start
@@ -16,9 +18,8 @@ from .checkpoints import Checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options, held_out
-from .start import StartChoice, choose_start, fit_start, whiten_again
+from .start import FOLDS, StartChoice, choose_start, fit_start, whiten_again
 
-FOLDS = 5
 Inputs: TypeAlias = tuple[Flow | Diffusion, Sample, MatchingDraws]
 """What the losses are handed, folds leading: the models, the rows to train on and draws from the rows held out."""
 
@@ -62,18 +63,24 @@ def fit_velocity(
     small = table.effective < SMALL
     split_key, held_key, train_key, final_key, start_key = jr.split(key, 5)
     held = held_out(rows, validation)
-    folds = min(FOLDS, rows // held) if small and rows >= 20 else 1  # fewer cannot be whitened fold by fold
+    folds = min(FOLDS, rows // held) if small and table.effective >= 20 else 1  # fewer cannot be whitened fold by fold
     order = jr.permutation(split_key, rows)
     splits = [(part[held:], part[:held]) for part in (jnp.roll(order, -fold * held) for fold in range(folds))]
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits]
-    # A mixture knows of no context.
-    choice = choose_start(start_key, model.scaling, table) if folds > 1 and not table.contexts.shape[1] else None
-    models = [model] * folds
+    choice, models, began = None, [model] * folds, time.monotonic()
     if folds > 1:
-        pairs = [whiten_again(model.scaling, *pair) for pair in pairs]
-    if choice is not None:
-        models = [with_start(model, fit_start(kept, choice)) for kept, _ in pairs]
-        model = with_start(model, fit_start(table, choice))
+        # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
+        with threadpool_limits(limits=1):
+            pairs = [whiten_again(model.scaling, *pair) for pair in pairs]
+            # A mixture knows of no context.
+            if not table.contexts.shape[1]:
+                choice = choose_start(start_key, model.scaling, table, progress=progress)
+            if choice is not None:
+                models = [with_start(model, fit_start(kept, choice)) for kept, _ in pairs]
+                model = with_start(model, fit_start(table, choice))
+        if checkpoint is not None:
+            checkpoint = checkpoint.narrowed(models, model)
+    preparation = time.monotonic() - began
     kept_rows, held_rows = (_stack(side) for side in zip(*pairs, strict=True))
     # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
     draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16)) // folds
@@ -113,6 +120,7 @@ def fit_velocity(
         return with_network(models[0], _first(networks)), history
 
     best, history = run(train_key, models, kept_rows, held_draws, schedule, stage)
+    history.seconds += preparation
     if folds == 1 or history.interrupted:
         return best, history, choice
     if history.best_step == 0:

@@ -10,6 +10,7 @@ from scipy.stats import johnsonsu
 
 from flowdensity.data.johnson import JohnsonSU, fit_johnson
 from flowdensity.data.scaling import fit_scaling
+from flowdensity.data.weights import resampled
 
 SHAPES = np.array([[0.5, 0.0, -2.0], [2.0, 1.0, 0.3], [-0.7, 0.0, 0.4], [0.8, 1.0, 1.5]])
 BENT = np.array([True, False, True])
@@ -110,6 +111,30 @@ def test_a_row_counts_as_often_as_it_weighs():
     again, same = fit_johnson(np.repeat(events[1::2], 2, axis=0))
     np.testing.assert_array_equal(bent, same)
     np.testing.assert_allclose(shapes, again, rtol=1e-6)
+
+
+def test_a_constant_column_among_the_rows_that_are_looked_at_changes_nothing():
+    rng = np.random.default_rng(7)
+    events = skewed(rng, 500)
+    shapes, bent = fit_johnson(np.column_stack([events, np.ones(500)]))
+    expected, same = fit_johnson(events)
+    np.testing.assert_array_equal(bent, [*same, False])
+    np.testing.assert_allclose(shapes[:, :2], expected)
+
+
+def test_no_bend_is_narrower_than_single_precision():
+    rng = np.random.default_rng(8)
+    near = 1.0 + 1e-9 * rng.normal(size=1_000)
+    found = fit_johnson(np.where(rng.random(1_000) < 0.6, near, 1.0 + rng.normal(size=1_000))[:, None])
+    assert found is None or found[0][1, 0] > 20.0 * np.finfo(np.float32).eps
+
+
+def test_rows_that_alternate_are_both_looked_at():
+    rows = np.arange(8_000)[:, None]
+    taken = resampled(rows, None, 4_000)
+    assert len(np.unique(taken)) == 4_000
+    assert np.all(np.diff(taken[:, 0]) > 0)
+    assert abs(np.mean(taken % 2) - 0.5) < 4.0 * 0.5 / np.sqrt(4_000)
 
 
 def test_ties_make_no_peak():

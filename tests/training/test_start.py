@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 import flowdensity as fd
-from flowdensity.data.scaling import fit_scaling
+from flowdensity.data.scaling import Scaling, fit_scaling
 from flowdensity.data.tables import Sample
 from flowdensity.training.start import StartChoice, choose_start, fit_start, whiten_again
 
@@ -21,9 +21,13 @@ def prepared(events: np.ndarray, weights: np.ndarray | None = None):
     )
 
 
+def chosen(scaling: Scaling, table: Sample) -> StartChoice | None:
+    return choose_start(jr.key(0), scaling, table, progress=False)
+
+
 def test_clusters_are_found():
     rng = np.random.default_rng(0)
-    choice = choose_start(jr.key(0), *prepared(MIXTURE.sample(rng, 400)))
+    choice = chosen(*prepared(MIXTURE.sample(rng, 400)))
     assert 2 <= choice.components <= 4
     # What held-out rows gain is what fresh ones do: the truth's lead over one Gaussian, less what the fits miss.
     fresh = MIXTURE.sample(rng, 20_000)
@@ -36,7 +40,7 @@ def test_one_gaussian_is_left_as_it_is():
     rows = np.random.default_rng(1).normal(size=(300, 3)) @ np.array(
         [[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 1.0]]
     )
-    choice = choose_start(jr.key(0), *prepared(rows))
+    choice = chosen(*prepared(rows))
     assert choice.components == 1
     assert fit_start(prepared(rows)[1], choice) is None
     assert choice.summary().startswith("start: the fitted Gaussian; on held-out rows the best mixture is -")
@@ -44,7 +48,7 @@ def test_one_gaussian_is_left_as_it_is():
 
 @pytest.mark.parametrize(("rows", "dim"), [(8, 4), (60, 300)])
 def test_where_no_mixture_can_be_fitted_there_is_no_choice(rows, dim):
-    assert choose_start(jr.key(0), *prepared(np.random.default_rng(0).normal(size=(rows, dim)))) is None
+    assert chosen(*prepared(np.random.default_rng(0).normal(size=(rows, dim)))) is None
 
 
 def test_a_part_is_white_by_its_own_rows():
@@ -59,6 +63,28 @@ def test_a_part_is_white_by_its_own_rows():
     np.testing.assert_allclose(kept.states, white, atol=1e-4)
     expected = (events[:10] - np.asarray(own.location, np.float64)) @ np.asarray(own.whitener, np.float64).T
     np.testing.assert_allclose(held.states, expected, atol=2e-2)
+
+
+def test_a_column_that_varies_in_one_row_alone_is_no_error():
+    """Where that row is held out the column is constant in the others."""
+    rng = np.random.default_rng(6)
+    for rows, columns in ((25, 0), (25, 1), (200, 1)):
+        rare = np.zeros((rows, 1))
+        rare[rows // 2] = 1.0
+        choice = chosen(*prepared(np.concatenate([rng.normal(size=(rows, columns)), rare], axis=1)))
+        assert choice is None or (choice.components == 1 and np.all(np.isfinite(choice.gain)))
+
+
+def test_rows_that_are_repeated_are_held_out_together():
+    rng = np.random.default_rng(7)
+    choice = chosen(*prepared(np.repeat(rng.normal(size=(40, 2)), 5, axis=0)))
+    assert choice.components == 1
+
+
+def test_few_rows_that_carry_the_weight_are_few():
+    rng = np.random.default_rng(8)
+    weights = np.where(np.arange(2_000) < 4, 1.0, 1e-8)
+    assert chosen(*prepared(rng.normal(size=(2_000, 2)), weights / weights.sum())) is None
 
 
 def test_a_row_counts_as_often_as_it_weighs():
