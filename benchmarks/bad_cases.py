@@ -359,6 +359,15 @@ def of_models() -> dict[str, Cases]:
             ),
         },
         "ContinuousFlow": {"a model that is not on the circle": lambda: fd.ContinuousFlow(FIELD)},
+        "GaussianMixture": {
+            "`means` of other components": lambda: fd.GaussianMixture(
+                np.ones(2), np.zeros((3, 2)), np.tile(np.eye(2), (3, 1, 1))
+            ),
+            "a covariance with negative variances": lambda: fd.GaussianMixture(
+                np.ones(1), np.zeros((1, 2)), -np.eye(2)[None]
+            ),
+            "a weight of 0": lambda: fd.GaussianMixture(np.arange(2), np.zeros((2, 1)), np.ones((2, 1, 1))),
+        },
         "ResidualMLP": {
             'activation="relu"': lambda: fd.ResidualMLP(KEY, 2, activation="relu"),
             "`dim=0`": lambda: fd.ResidualMLP(KEY, 0),
