@@ -21,8 +21,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "bad-input.md"
 INTRODUCTION = """\
 # What it says to bad input
 
-Input is checked before any work is done. Each of the {count} cases here ends in a `TypeError` or a `ValueError` that says
-what was expected, what came and, in the end, what to do; the script that makes this page fails if one does not.
+Input is checked before any work is done. Of the {tried} cases that were tried, {count} end in a `TypeError` or a `ValueError`
+that says what was expected, what came and, in the end, what to do. The others are [at the end](#not-yet): they are accepted, or
+end in an error of some library's. The script that makes this page fails as long as there is one.
 """
 
 
@@ -50,8 +51,11 @@ class Answer(NamedTuple):
     @property
     def row(self) -> list[str]:
         """Of the table."""
-        kind = "TypeError" if self.error is not None and issubclass(self.error, TypeError) else "ValueError"
-        return [f"`{self.function}`", cell(self.handed), f"`{kind}`", cell(self.message)]
+        own = next(
+            (kind for kind in (TypeError, ValueError) if self.error and issubclass(self.error, kind)), self.error
+        )
+        kind = "none" if own is None else f"`{own.__name__}`"
+        return [f"`{self.function}`", cell(self.handed), kind, cell(self.message)]
 
 
 def answer(function: str, handed: str, case: Callable[[], Any]) -> Answer:
@@ -79,9 +83,9 @@ def cell(text: str) -> str:
 
 
 def section(title: str, found: Iterable[Answer], remark: str = "") -> str:
-    """A heading, a remark and a table of the sound answers."""
+    """A heading, a remark and a table of answers."""
     header = ["called", "with", "error", "message"]
-    table = markdown(header, [each.row for each in found if each.sound]).replace("---:", "---")
+    table = markdown(header, [each.row for each in found]).replace("---:", "---")
     return f"## {title}\n\n{remark}{table}\n"
 
 
@@ -106,13 +110,18 @@ def main() -> None:
     ]
     everything = [each for found in (*alike.values(), *sections.values()) for each in found]
     others = " and ".join(f"`{name}`" for name in ALIKE[1:])
-    tables = [section("All fits", alike[first], f"In the words of `{first}`; {others} say the same.\n\n")]
-    tables += [section(title, found) for title, found in sections.items()]
+    wrong = [each for each in everything if not each.sound] + different
+    said = {"All fits": alike[first]} | sections
+    remarks = {"All fits": f"In the words of `{first}`; {others} say the same.\n\n"}
+    tables = [
+        section(title, [each for each in found if each.sound], remarks.get(title, "")) for title, found in said.items()
+    ]
+    if wrong:
+        tables.append(section("Not yet", wrong))
     PAGE.write_text(
-        "\n".join([INTRODUCTION.format(count=sum(each.sound for each in everything)), *tables])
+        "\n".join([INTRODUCTION.format(tried=len(everything), count=len(everything) - len(wrong)), *tables])
         + f"\nMade by `python benchmarks/bad_input.py` with {environment()}.\n"
     )
-    wrong = [each for each in everything if not each.sound] + different
     for each in wrong:
         kind = "no error" if each.error is None else each.error.__name__
         print(f"wrong: {each.function}, {each.handed}: {kind}: {each.message}", file=sys.stderr)
