@@ -85,12 +85,14 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[n
         return float(gains[bent].sum()) - 0.5 * float(log_det)
 
     bent, left = gains > least, -1
+    likely = likelihood(bent)
     while bent.any() and bent.sum() != left:
         left = bent.sum()
         for coordinate in np.flatnonzero(bent)[np.argsort(gains[bent])]:
             without = bent & (np.arange(dim) != coordinate)
-            if likelihood(bent) - likelihood(without) < least:
-                bent = without
+            left_out = likelihood(without)
+            if likely - left_out < least:
+                bent, likely = without, left_out
     if not bent.any():
         return None
     return np.where(bent, shapes, np.array([[0.0], [1.0], [0.0], [1.0]])), bent

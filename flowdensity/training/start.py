@@ -81,8 +81,7 @@ def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -
         for number, part in enumerate(parts)
     ]
     held = [np.asarray(out.states, np.float64) for _, out in splits]
-    order = np.concatenate(parts)
-    weights = shares(None if table.weights is None else np.asarray(table.weights[order], np.float64), rows)
+    weights = shares(_weights(table), rows)[np.concatenate(parts)]
 
     def tried(components: int, floor: float) -> StartChoice:
         mixtures = [_fit(kept, components, floor) for kept, _ in splits]
