@@ -4,6 +4,7 @@ Nothing here is trained: the densities are those that a fit would start from.
 """
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -246,7 +247,10 @@ def of_densities() -> dict[str, Cases]:
         },
         "FlowDensity.with_divergence": {"a name": lambda: PLAIN.with_divergence("exact")},
         "FlowDensity.with_solver": {"a number of steps": lambda: PLAIN.with_solver(32)},
-        "FlowDensity.sample": {"a conditional density without its context": lambda: GIVEN_LATER.sample(KEY)},
+        "FlowDensity.sample": {
+            "an integer for the key": lambda: PLAIN.sample(0),
+            "a conditional density without its context": lambda: GIVEN_LATER.sample(KEY),
+        },
         "FlowDensity.log_prob": {
             "events with a column too many": lambda: PLAIN.log_prob(out_of_support),
             "text": lambda: PLAIN.log_prob([["a", "b"]]),
@@ -271,6 +275,7 @@ def of_densities() -> dict[str, Cases]:
         },
         "FlowDensity.sample_diffusion": {
             "a model without a score": lambda: fd.FlowDensity(FIELD).sample_diffusion(KEY),
+            "an integer for the key": lambda: PLAIN.sample_diffusion(0),
             "`steps=0`": lambda: PLAIN.sample_diffusion(KEY, steps=0),
             "`steps=7.5`": lambda: PLAIN.sample_diffusion(KEY, steps=7.5),
             "`strength=-1`": lambda: PLAIN.sample_diffusion(KEY, strength=-1.0),
@@ -397,6 +402,7 @@ def of_models() -> dict[str, Cases]:
         },
         "Adaptive": {
             "`rtol=-1`": lambda: fd.Adaptive(rtol=-1.0),
+            "`atol` of nan": lambda: fd.Adaptive(atol=np.nan),
             "`max_steps=0`": lambda: fd.Adaptive(max_steps=0),
             'method="rk4"': lambda: fd.Adaptive(method="rk4"),
         },
@@ -411,6 +417,10 @@ def of_models() -> dict[str, Cases]:
             'distribution="uniform"': lambda: fd.HutchPlusPlusDivergence(KEY, distribution="uniform"),
             "an integer for the key": lambda: fd.HutchPlusPlusDivergence(0),
         },
+        "EnergyNetwork": {
+            "an integer for the key": lambda: fd.EnergyNetwork(0, 2, reach=1.0, scale=1.0),
+            "`depth=-1`": lambda: fd.EnergyNetwork(KEY, 2, reach=1.0, scale=1.0, depth=-1),
+        },
         "SteinDivergence": {"a network for `head`": lambda: fd.SteinDivergence(fd.ResidualMLP(KEY, 2))},
         "LangevinStein": {
             "`rho=0`": lambda: fd.LangevinStein(rho=0.0),
@@ -423,6 +433,7 @@ def of_models() -> dict[str, Cases]:
             'source="rows"': lambda: fd.HutchinsonRegression(source="rows"),
         },
         "dequantise": {
+            "an integer for the key": lambda: fd.dequantise(0, [1, 2]),
             "numbers that are not whole": lambda: fd.dequantise(KEY, DATA),
             "numbers above the levels": lambda: fd.dequantise(KEY, [0, 300]),
             "text": lambda: fd.dequantise(KEY, ["a"]),
@@ -444,6 +455,7 @@ def of_plots() -> dict[str, Cases]:
             "a conditional density without its context": lambda: fd.plot_density(KEY, GIVEN_LATER, DATA),
             "data of another shape": lambda: fd.plot_density(KEY, PLAIN, CONTEXT),
             "one name for two coordinates": lambda: fd.plot_density(KEY, PLAIN, DATA, names=["x"]),
+            "an integer for the key": lambda: fd.plot_density(0, PLAIN, DATA),
             "a coordinate that is not there": lambda: fd.plot_density(KEY, PLAIN, DATA, coordinates="z"),
             "no coordinates": lambda: fd.plot_density(KEY, PLAIN, DATA, coordinates=[]),
             "one pair of axes for four panels": lambda: fd.plot_density(KEY, PLAIN, DATA, axes=[None]),
@@ -456,6 +468,7 @@ def of_plots() -> dict[str, Cases]:
         "plot_training": {"a density": lambda: fd.plot_training(PLAIN)},
         "plot_prior_posterior": {
             "an array of draws": lambda: fd.plot_prior_posterior(KEY, PLAIN, DATA),
+            "draws with a nan": lambda: fd.plot_prior_posterior(KEY, PLAIN, draws(theta=np.full((2, 50, 2), np.nan))),
             "a site that is not there": lambda: fd.plot_prior_posterior(KEY, PLAIN, POSTERIOR, site="mu"),
         },
     }
@@ -531,6 +544,7 @@ def of_trust() -> dict[str, Cases]:
             "an array of draws": lambda: fd.check_support(DATA, PLAIN),
             "a density of many contexts": lambda: fd.check_support(POSTERIOR, GIVEN_LATER.given(CONTEXT)),
             "a conditional density without its context": lambda: fd.check_support(POSTERIOR, GIVEN_LATER),
+            "draws with a nan": lambda: fd.check_support(draws(theta=np.full((2, 50, 2), np.nan)), PLAIN),
             "a site that is not there": lambda: fd.check_support(POSTERIOR, PLAIN, site="mu"),
             "data of another shape": lambda: fd.check_support(POSTERIOR, PLAIN, data=CONTEXT),
         },
@@ -542,12 +556,14 @@ def of_trust() -> dict[str, Cases]:
         },
         "load": {
             "a text file": lambda: fd.load("notes.txt"),
+            "a number for `file`": lambda: fd.load(3.5),
             "a file cut short": lambda: fd.load("half.flow"),
             "a file with one byte changed": lambda: fd.load("flipped.flow"),
             "no network, for a density with one of the user's own": lambda: fd.load("own.flow"),
             "a network of another shape": lambda: fd.load("own.flow", network=fd.ResidualMLP(KEY, 2, width=8)),
             "a file of a newer version": lambda: fd.load("newer.flow"),
             "a file that says something else": lambda: fd.load("forged.flow"),
+            "a file whose solver has a billion steps": lambda: fd.load("endless.flow"),
             "a network that the file does not need": lambda: fd.load("density.flow", network=lambda t, x, c: x),
         },
         "load_report": {
@@ -566,6 +582,11 @@ def write_files() -> None:
     Path("flipped.flow").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     header, tensors = _container.read("load", "density.flow")
     _container.write("newer.flow", header | {"format": header["format"] + 1}, tensors)
+    solver = fd.FixedStep(steps=123_456)
+    fd.save("endless.flow", PLAIN.with_solver(solver))
+    endless, weights = _container.read("load", "endless.flow")
+    endless = json.loads(json.dumps(endless).replace("123456", "1000000000"))
+    _container.write("endless.flow", endless, weights)
     _container.write("forged.flow", header | {"density": {"type": "Popen", "fields": {}}}, tensors)
     fd.save("own.flow", fd.FlowDensity(FIELD))
     open_checkpoint("fit_flow", "other-fit", KEY)

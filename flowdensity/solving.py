@@ -18,11 +18,14 @@ import jax
 import jax.numpy as jnp
 import lineax
 
+from ._checks import check_count, check_kind, check_positive
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
 from .models.flows import AbstractCircle, AbstractProbabilityFlow, standard_normal_log_prob
 
 Field: TypeAlias = Callable[[Any, Any], Any]
+MOST = 1_000_000
+"""Steps of a solve: more would not end, and are a slip of the hand or a file that means harm."""
 
 
 class AbstractSolver(eqx.Module):
@@ -48,8 +51,8 @@ class FixedStep(AbstractSolver):
     method: diffrax.AbstractERK = diffrax.Bosh3()
 
     def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"FixedStep expected `steps` of at least 1; got {self.steps}. Fix: FixedStep(steps=16)")
+        check_count("FixedStep", "steps", self.steps, most=MOST, fix=16)
+        check_kind("FixedStep", "method", self.method, diffrax.AbstractERK, "method=diffrax.Bosh3()")
 
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
         grid = times(self.steps)
@@ -93,6 +96,12 @@ class Adaptive(AbstractSolver):
     atol: float = eqx.field(static=True, default=1e-5)
     method: diffrax.AbstractAdaptiveSolver = diffrax.Tsit5()
     max_steps: int = eqx.field(static=True, default=4096)
+
+    def __check_init__(self) -> None:
+        check_positive("Adaptive", "rtol", self.rtol, fix=1e-5)
+        check_positive("Adaptive", "atol", self.atol, fix=1e-5)
+        check_kind("Adaptive", "method", self.method, diffrax.AbstractAdaptiveSolver, "method=diffrax.Tsit5()")
+        check_count("Adaptive", "max_steps", self.max_steps, most=MOST, fix=4096)
 
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
         first, last = times(1)[::-1] if reverse else times(1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import solving
+from ._checks import check_kind, check_path
 from ._container import Tensors, read, write
 from ._formats import FORMAT, upgrade
 from ._specification import Reader, Unreadable, describe
@@ -53,15 +54,17 @@ def save(
     Raises:
         TypeError: if `density` or `report` is of another type, or made of something that cannot be written.
     """
-    if not isinstance(density, FlowDensity | AmortizedDensity):
-        raise TypeError(
-            f"save expected `density` to be a FlowDensity or an AmortizedDensity; got {type(density).__name__}. "
-            "Fix: fd.save(file, density) with what fd.fit_flow or fd.distill returned, before expand, mask or to_event"
-        )
-    if not isinstance(report, FitReport | None):
-        raise TypeError(
-            f"save expected `report` to be a FitReport; got {type(report).__name__}. "
-            "Fix: fd.save(file, density, report) with the report that came with the density"
+    check_path("save", "file", file, "file", fix="density.flow")
+    check_kind(
+        "save",
+        "density",
+        density,
+        FlowDensity | AmortizedDensity,
+        "fd.save(file, density) with what fd.fit_flow or fd.distill returned, before expand, mask or to_event",
+    )
+    if report is not None:
+        check_kind(
+            "save", "report", report, FitReport, "fd.save(file, density, report) with what came with the density"
         )
     tensors: Tensors = {}
     header = {
@@ -138,6 +141,7 @@ def load_report(file: str | os.PathLike[str]) -> FitReport | None:
 
 def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str, Any], Tensors], Made]) -> Made:
     """What `build` makes of a file's header and arrays."""
+    check_path(caller, "file", file, "file", fix="density.flow")
     header, tensors = read(caller, file)
     try:
         number = header["format"]

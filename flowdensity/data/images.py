@@ -1,11 +1,11 @@
 """Whole numbers, such as pixels, as data of a continuous density, and its scores in the unit that is customary for them."""
 
 import math
-from numbers import Integral
 
 import jax.random as jr
 import numpy as np
 
+from .._checks import check_count, check_key, real_array
 from .._typing import ArrayLike, Key
 
 
@@ -24,10 +24,12 @@ def dequantise(key: Key, data: ArrayLike, levels: int = 256) -> np.ndarray:
         Float64 array of the same shape, in [0, 1).
 
     Raises:
+        TypeError: if `key` is no key, or `data` are no numbers.
         ValueError: if a value is not a whole number of that range, or `levels` is below 2.
     """
-    table = np.asarray(data, np.float64)
-    _check_levels("dequantise", levels)
+    check_key("dequantise", key)
+    levels = check_count("dequantise", "levels", levels, least=2, fix=256)
+    table = real_array("dequantise", "data", data)
     bad = ~((table >= 0) & (table < levels) & (np.floor(table) == table))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -50,12 +52,8 @@ def bits_per_dimension(log_prob: ArrayLike, dim: int, levels: int = 256) -> np.n
         Array of the same shape.
 
     Raises:
-        ValueError: if `levels` is below 2.
+        ValueError: if `dim` is no integer of at least 1, or `levels` none of at least 2.
     """
-    _check_levels("bits_per_dimension", levels)
+    dim = check_count("bits_per_dimension", "dim", dim, fix=64)
+    levels = check_count("bits_per_dimension", "levels", levels, least=2, fix=256)
     return math.log2(levels) - np.asarray(log_prob, np.float64) / (dim * math.log(2.0))
-
-
-def _check_levels(caller: str, levels: int) -> None:
-    if not isinstance(levels, Integral) or levels < 2:
-        raise ValueError(f"{caller} expected `levels` as an integer of at least 2; got {levels!r}. Fix: levels=256")

@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
+from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from .scaling import unconstrain
 from .sites import Sites, join, named_columns
@@ -101,7 +102,7 @@ def context_table(caller: str, context: Any, rows: int) -> Table:
         return Table(np.zeros((rows, 0)), constraints.real, None)
     columns = named_columns(caller, "context", context)
     named = {"context": context} if columns is None else {f"context[{name!r}]": v for name, v in columns.items()}
-    arrays = {label: _real_array(caller, label, values) for label, values in named.items()}
+    arrays = {label: real_array(caller, label, values) for label, values in named.items()}
     for label, array in arrays.items():
         if array.ndim == 0 or len(array) != rows or array[0].size == 0:
             raise ValueError(
@@ -138,7 +139,7 @@ def weight_table(caller: str, weights: ArrayLike | None, rows: int) -> np.ndarra
     """
     if weights is None:
         return None
-    table = _real_array(caller, "weights", weights)
+    table = real_array(caller, "weights", weights)
     if table.shape != (rows,):
         raise ValueError(
             f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
@@ -208,7 +209,7 @@ def _named_parts(caller: str, columns: Mapping[str, Any], support: Support) -> t
 
 
 def _rows(caller: str, label: str, values: Any) -> np.ndarray:
-    table = _real_array(caller, label, values)
+    table = real_array(caller, label, values)
     if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
         raise ValueError(
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
@@ -236,22 +237,6 @@ def _check_part(caller: str, part: _Part) -> None:
         )
     # Whether a column varies is asked where it will be whitened: on the real line.
     _check_varies(caller, label, unconstrain(values, support).reshape(len(values), -1))
-
-
-def _real_array(caller: str, name: str, values: ArrayLike) -> np.ndarray:
-    try:
-        raw = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(
-            f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
-            f"Fix: {name} = numpy.stack(rows), with every row of the same length"
-        ) from error
-    if raw.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{caller} expected `{name}` as an array of real numbers; got {type(values).__name__} of dtype {raw.dtype}. "
-            f"Fix: {name} = numpy.asarray({name}, float)"
-        )
-    return raw.astype(np.float64)
 
 
 def _check_finite(caller: str, name: str, table: np.ndarray) -> None:

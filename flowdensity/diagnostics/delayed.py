@@ -11,6 +11,7 @@ from numpyro.infer import HMC
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
+from .._checks import check_count
 from .._typing import Array, Bool, Float, Int, Key, Scalar
 from .correction import Correction, Learned, correction
 
@@ -71,7 +72,8 @@ class DelayedAcceptance(MCMCKernel):
 
     Raises:
         TypeError: if `kernel` is no HMC or NUTS of a model, or `exact` holds no learned densities.
-        ValueError: if `steps` is not at least 1; when a run starts, if a site of `exact` has no such density in the model.
+        ValueError: if `steps` is no integer of at least 1; when a run starts, if a site of `exact` has no such density in the
+            model.
 
     Reference:
         Christen and Fox 2005, "Markov chain Monte Carlo using an approximation"; Liu 2001, "Monte Carlo Strategies in Scientific
@@ -84,11 +86,9 @@ class DelayedAcceptance(MCMCKernel):
                 f"DelayedAcceptance expected `kernel` to be NUTS or HMC with a model; got {type(kernel).__name__}. "
                 "Fix: fd.DelayedAcceptance(numpyro.infer.NUTS(model), exact={'theta': density})"
             )
-        if steps < 1:
-            raise ValueError(f"DelayedAcceptance expected `steps` of at least 1; got {steps}. Fix: steps=1")
         self.kernel = kernel
         self.exact = exact
-        self.steps = steps
+        self.steps = check_count("DelayedAcceptance", "steps", steps, fix=1)
         self._num_warmup = 0
         self._several = False
         # numpyro starts a kernel anew where this is None, as it is after pickling.

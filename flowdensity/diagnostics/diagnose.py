@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._checks import check_key, check_kind
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.sites import named_columns
 from ..data.tables import Named, Sample
@@ -64,11 +65,8 @@ def diagnose(
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
     """
     caller = "diagnose"
-    if not isinstance(density, FlowDensity | AmortizedDensity):
-        raise TypeError(
-            f"{caller} expected `density` of type FlowDensity or AmortizedDensity; got {type(density).__name__}. "
-            "Fix: density, report = fd.fit_flow(key, data)"
-        )
+    check_key(caller, key)
+    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
     rows_key, subject_key, drawn_key, residual_key, fit_key, cover_key, score_key = jr.split(key, 7)
     held, contexts = _rows(caller, rows_key, density, samples, context)
     looked_at = subject(subject_key, density, held, contexts)

@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from .._checks import check_key, check_kind
 from .._typing import ArrayLike, Key
 from ..data.sites import Sites
 from ..data.tables import Named
@@ -73,6 +74,7 @@ def plot_density(
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
     """
     caller = "plot_density"
+    check_key(caller, key)
     flow = _flow(caller, density)
     rows = event_rows(caller, "data", flow.model, data)
     labels, chosen = _chosen(caller, flow, names, "x", coordinates, PAIRED)
@@ -124,11 +126,7 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
         TypeError, ValueError: if an argument is unusable.
     """
     caller = "plot_errors"
-    if not isinstance(diagnosis, Diagnosis):
-        raise TypeError(
-            f"{caller} expected `diagnosis` of type Diagnosis; got {type(diagnosis).__name__}. "
-            "Fix: diagnosis = fd.diagnose(key, density)"
-        )
+    check_kind(caller, "diagnosis", diagnosis, Diagnosis, "diagnosis = fd.diagnose(key, density)")
     evidence = diagnosis.evidence
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
     rms = _finding(diagnosis, AGREEMENT, "root mean square").value or 0.0
@@ -207,11 +205,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
         TypeError, ValueError: if an argument is unusable.
     """
     caller = "plot_training"
-    if not isinstance(report, FitReport):
-        raise TypeError(
-            f"{caller} expected `report` of type FitReport; got {type(report).__name__}. "
-            "Fix: density, report = fd.fit_flow(key, data)"
-        )
+    check_kind(caller, "report", report, FitReport, "density, report = fd.fit_flow(key, data)")
     panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
@@ -255,8 +249,9 @@ def plot_prior_posterior(
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
     """
     caller = "plot_prior_posterior"
+    check_key(caller, key)
     flow = _flow(caller, density)
-    events = np.asarray(events_of(caller, draws(caller, posterior), flow, site), np.float64)
+    events = events_of(caller, draws(caller, posterior), flow, site)
     labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, SINGLE)
     panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
@@ -275,11 +270,7 @@ def plot_prior_posterior(
 
 def _flow(caller: str, density: Any) -> FlowDensity:
     """The flow of a density that can be sampled."""
-    if not isinstance(density, FlowDensity | AmortizedDensity):
-        raise TypeError(
-            f"{caller} expected `density` of type FlowDensity or AmortizedDensity; got {type(density).__name__}. "
-            "Fix: density, report = fd.fit_flow(key, data)"
-        )
+    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
     flow = density.flow if isinstance(density, AmortizedDensity) else density
     if flow.context is None:
         raise ValueError(

@@ -38,7 +38,7 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
     return {str(name): array.transpose(*SAMPLE, ...).to_numpy() for name, array in dataset.data_vars.items()}
 
 
-def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> Any:
+def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> np.ndarray:
     """The events of a density among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
 
     Args:
@@ -48,11 +48,11 @@ def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, 
         site: variable that has the events; None for the density's named sites, or the one variable of its event's shape.
 
     Raises:
-        ValueError: if there is no such variable, or more than one.
+        ValueError: if there is no such variable, or more than one, or a draw is not finite.
     """
     sites = flow.sites
     if site is None and sites is not None and set(sites.names) <= set(variables):
-        return flow.pack({name: variables[name] for name in sites.names})
+        return _finite(caller, np.asarray(flow.pack({name: variables[name] for name in sites.names}), np.float64))
     shape = flow.event_shape
     fitting = [name for name, array in variables.items() if array.shape[max(2, array.ndim - len(shape)) :] == shape]
     if site is None and len(fitting) == 1:
@@ -62,7 +62,7 @@ def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, 
             f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
             f"shape there are {fitting}. Fix: site={(fitting or ['theta'])[0]!r}"
         )
-    return variables[site]
+    return _finite(caller, np.asarray(variables[site], np.float64))
 
 
 def with_draws(
@@ -141,6 +141,17 @@ def smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, flo
     # It takes log likelihoods, of which the ratios of leave-one-out are the reciprocals.
     weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
     return weights, float(shape)
+
+
+def _finite(caller: str, events: np.ndarray) -> np.ndarray:
+    bad = ~np.isfinite(events.reshape(*events.shape[:2], -1)).all(axis=2)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not, the first "
+            f"draw {first[1]} of chain {first[0]}. Fix: find out why the sampler lost its way, or leave that chain out"
+        )
+    return events
 
 
 def _dataset(caller: str, posterior: Any) -> Any:

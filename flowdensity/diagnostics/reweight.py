@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from scipy.special import logsumexp
 
+from .._checks import check_key
 from .._typing import Float, Int, Key
 from .correction import Correction, Learned, correction, over_draws
 from .posterior import draws as draws_of
@@ -241,6 +242,7 @@ def reweight(
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling", JMLR 25.
     """
     caller = "reweight"
+    check_key(caller, key)
     draws = draws_of(caller, posterior)
     corrected = correction(caller, model, model_args, model_kwargs, exact)
     chains, count = _check_draws(draws, corrected)

@@ -15,8 +15,8 @@ from numpyro.infer import MCMC, NUTS
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
+from .._checks import check_count, check_key
 from .._typing import Float, Int, Key
-from ..training.options import check_count
 
 THINNING = 5
 """Draws of the sampler for each that is ranked among: ranks are uniform only among draws that are independent."""
@@ -120,8 +120,10 @@ def simulation_based_calibration(
         ValueError: if a number is out of range, or the sites of `model` and `simulator` do not agree.
     """
     caller = "simulation_based_calibration"
-    simulations = check_count(caller, "simulations", simulations, least=2 * BINS)
-    draws, warmup = check_count(caller, "draws", draws, least=BINS - 1), check_count(caller, "warmup", warmup)
+    check_key(caller, key)
+    simulations = check_count(caller, "simulations", simulations, least=2 * BINS, fix=100)
+    draws = check_count(caller, "draws", draws, least=BINS - 1, fix=99)
+    warmup = check_count(caller, "warmup", warmup, fix=500)
     kwargs = {} if model_kwargs is None else dict(model_kwargs)
     bound = partial(model, *model_args, **kwargs)
     source = handlers.uncondition(bound if simulator is None else partial(simulator, *model_args, **kwargs))

@@ -7,6 +7,7 @@ from typing import Any
 import jax.random as jr
 import numpy as np
 
+from .._checks import check_kind
 from .._typing import ArrayLike
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
@@ -92,11 +93,7 @@ def check_support(
         TypeError, ValueError: if an argument is unusable.
     """
     caller = "check_support"
-    if not isinstance(density, FlowDensity | AmortizedDensity):
-        raise TypeError(
-            f"{caller} expected `density` of type FlowDensity or AmortizedDensity; got {type(density).__name__}. "
-            "Fix: density, report = fd.fit_flow(key, data)"
-        )
+    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
     flow = density.flow if isinstance(density, AmortizedDensity) else density
     if flow.batch_shape != ():
         raise ValueError(

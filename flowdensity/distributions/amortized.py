@@ -9,6 +9,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
+from .._checks import check_kind
 from .._pytree import merge, split
 from .._typing import Array, ArrayLike, Key
 from ..data.tables import Named
@@ -40,11 +41,7 @@ class AmortizedDensity(dist.Distribution):
 
     def __init__(self, energy: EnergyNetwork, flow: FlowDensity, *, validate_args: bool | None = None):
         for name, value, kind in (("energy", energy, EnergyNetwork), ("flow", flow, FlowDensity)):
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"AmortizedDensity expected `{name}` to be of type {kind.__name__}; got {type(value).__name__}. "
-                    "Fix: fast, report = fd.distill(key, density)"
-                )
+            check_kind("AmortizedDensity", name, value, kind, "fast, report = fd.distill(key, density)")
         self._arrays, self._rest = split(energy)
         self.flow = flow
         super().__init__(flow.batch_shape, flow.event_shape, validate_args=validate_args)

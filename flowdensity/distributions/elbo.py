@@ -11,6 +11,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer.elbo import ELBO
 from numpyro.infer.util import log_density
 
+from .._checks import check_count
 from .._typing import Key
 
 
@@ -24,9 +25,13 @@ class PathGradientELBO(ELBO):
     Args:
         num_particles: samples in each estimate.
         vectorize_particles: as in numpyro's `ELBO`.
+
+    Raises:
+        ValueError: if `num_particles` is no integer of at least 1.
     """
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | Callable[..., Any] = True):
+        num_particles = check_count("PathGradientELBO", "num_particles", num_particles, fix=1)
         super().__init__(num_particles, vectorize_particles)
 
     def loss_with_mutable_state(

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import _default_promote_batch_shape, promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
+from .._checks import check_count, check_key, check_kind, real_array, real_jax_array
 from .._pytree import merge, split
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
@@ -63,11 +64,7 @@ class FlowDensity(dist.Distribution):
             ("divergence", divergence, AbstractDivergence, "fd.ExactDivergence()"),
             ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
         ):
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"FlowDensity expected `{name}` to be of type {kind.__name__}; got {type(value).__name__}. "
-                    f"Fix: {name}={fix}"
-                )
+            check_kind("FlowDensity", name, value, kind, f"{name}={fix}")
         self._arrays, self._rest = split((model, divergence, solver))
         self.context = _flat_context(model, context)
         batch_shape = () if self.context is None else self.context.shape[:-1]
@@ -173,12 +170,10 @@ class FlowDensity(dist.Distribution):
         return {} if self.context is None else {"context": self.context}
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        assert key is not None
         return self.from_base(self._draw_base("FlowDensity.sample", key, sample_shape))
 
     def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
         """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
-        assert key is not None
         noise = self._draw_base("FlowDensity.sample_with_intermediates", key, sample_shape)
         event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample"))
         return event, [log_density]
@@ -210,10 +205,12 @@ class FlowDensity(dist.Distribution):
                 f"FlowDensity.sample_diffusion expected a model on the circle, which has a score; got {type(model).__name__}. "
                 "Fix: density.sample(key)"
             )
-        if steps < 1 or not strength >= 0.0:
+        check_key("FlowDensity.sample_diffusion", key)
+        steps = check_count("FlowDensity.sample_diffusion", "steps", steps, fix=64)
+        if not 0.0 <= strength < jnp.inf:
             raise ValueError(
-                f"FlowDensity.sample_diffusion expected `steps` of at least 1 and `strength` of at least 0; got {steps} and "
-                f"{strength}. Fix: density.sample_diffusion(key, steps=64, strength=1.0)"
+                f"FlowDensity.sample_diffusion expected `strength` as a finite number of at least 0; got {strength}. "
+                "Fix: strength=1.0"
             )
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
@@ -277,12 +274,14 @@ class FlowDensity(dist.Distribution):
             )
         return self.sites
 
-    def _draw_base(self, caller: str, key: Key, sample_shape: tuple[int, ...]) -> Array:
+    def _draw_base(self, caller: str, key: Any, sample_shape: tuple[int, ...]) -> Array:
+        check_key(caller, key)
         context = self._given(caller)
         return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
 
     def _checked_event(self, caller: str, value: ArrayLike) -> Array:
-        value = jnp.asarray(value, float)
+        fix = "numpy.asarray(value, float), of named values density.pack(value)"
+        value = real_jax_array(caller, "value", value, fix)
         if value.shape[value.ndim - self.event_dim :] != self.event_shape:
             raise ValueError(
                 f"{caller} expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
@@ -311,13 +310,10 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
                 f"density was learned without names; got a dict with {list(context)}. Fix: density.given(array)"
             )
         context = sites.pack("FlowDensity", context)
-    try:
-        array = (np if isinstance(context, np.ndarray) else jnp).asarray(context, jnp.result_type(float))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"FlowDensity expected `context` as an array of real numbers; got {type(context).__name__}. "
-            "Fix: density.given(jax.numpy.asarray(context, float))"
-        ) from error
+    if isinstance(context, np.ndarray):
+        array = real_array("FlowDensity", "context", context)
+    else:
+        array = real_jax_array("FlowDensity", "context", context, "density.given(jax.numpy.asarray(context, float))")
     leading = array.ndim - len(shape)
     if leading < 0 or array.shape[leading:] != shape:
         raise ValueError(

@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
+from .._checks import check_kind, check_positive
 from ..data.scaling import Scaling
 from ..divergence.exact import ExactDivergence
 from ..divergence.stochastic import unbiased_divergence
@@ -100,6 +101,10 @@ class AutoFlow(AutoContinuous):
         network: the vector field; by default a `ResidualMLP` of width 64 without experts, whose
             steep fields would ask for more steps of the solver than a guide takes.
         solver: how the ODE is solved; `FixedStep(8)` by default.
+
+    Raises:
+        TypeError: if `model`, `network` or `solver` is of another kind.
+        ValueError: if `init_scale` is not above 0 or, when it first meets the model, `network` is of another dimension.
     """
 
     def __init__(
@@ -112,11 +117,17 @@ class AutoFlow(AutoContinuous):
         network: AbstractNetwork | None = None,
         solver: AbstractSolver | None = None,
     ):
-        if not init_scale > 0.0:
-            raise ValueError(f"AutoFlow expected `init_scale` above 0; got {init_scale}. Fix: init_scale=1.0")
-        self._init_scale = init_scale
+        if isinstance(model, dist.Distribution) or not callable(model):
+            raise TypeError(
+                f"AutoFlow expected `model` as a function with numpyro sites; got {type(model).__name__}. Fix: fd.AutoFlow(model)"
+            )
+        if network is not None:
+            check_kind("AutoFlow", "network", network, AbstractNetwork, "network=None")
+        solver = FixedStep(8) if solver is None else solver
+        check_kind("AutoFlow", "solver", solver, AbstractSolver, "solver=fd.FixedStep(8)")
+        self._init_scale = check_positive("AutoFlow", "init_scale", init_scale, fix=1.0)
         self.network = network
-        self._solver = FixedStep(8) if solver is None else solver
+        self._solver = solver
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
@@ -153,12 +164,8 @@ class AutoFlow(AutoContinuous):
         return posterior.with_divergence(ExactDivergence())
 
 
-def _check_density(caller: str, density: object) -> None:
-    if not isinstance(density, FlowDensity):
-        raise TypeError(
-            f"{caller} expected `density` of type FlowDensity; got {type(density).__name__}. "
-            "Fix: density, report = fd.fit_flow(key, data)"
-        )
+def _check_density(caller: str, density: Any) -> None:
+    check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
     if density.context is None:
         raise ValueError(
             f"{caller} expected `density` with its context, of shape {density.context_shape}; this conditional density has "

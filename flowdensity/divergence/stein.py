@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_kind
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import Activation, ScalarMLP, angle_embedding, squash
@@ -104,6 +105,15 @@ class SteinDivergence(AbstractDivergence):
     """
 
     head: DivergenceHead
+
+    def __check_init__(self) -> None:
+        check_kind(
+            "SteinDivergence",
+            "head",
+            self.head,
+            DivergenceHead,
+            "divergence, report = fd.fit_divergence(key, model, data)",
+        )
 
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context

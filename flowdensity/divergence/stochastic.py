@@ -1,13 +1,14 @@
 """Divergences estimated with random probes."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._checks import check_choice, check_count, check_key
 from .._typing import Array, Context, Float, Key, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
 from .exact import ExactDivergence
@@ -17,6 +18,8 @@ EXACT = 16
 """Dimension up to which a model in training has its exact divergence: above, a probe is cheaper than its noise is dear."""
 
 Probes = Literal["rademacher", "gaussian"]
+MOST = 100_000
+"""Probes: more are a slip of the hand, or a file that means harm."""
 
 
 class HutchinsonDivergence(AbstractDivergence):
@@ -40,12 +43,9 @@ class HutchinsonDivergence(AbstractDivergence):
     distribution: Probes = eqx.field(static=True, default="rademacher")
 
     def __check_init__(self) -> None:
-        if self.probes < 1:
-            raise ValueError(
-                f"HutchinsonDivergence expected `probes` of at least 1; got {self.probes}. "
-                "Fix: HutchinsonDivergence(key, probes=1)"
-            )
-        _check_distribution("HutchinsonDivergence", self.distribution)
+        check_key("HutchinsonDivergence", self.key)
+        check_count("HutchinsonDivergence", "probes", self.probes, most=MOST, fix=1)
+        check_choice("HutchinsonDivergence", "distribution", self.distribution, Probes, fix="rademacher")
 
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context
@@ -80,12 +80,14 @@ class HutchPlusPlusDivergence(AbstractDivergence):
     distribution: Probes = eqx.field(static=True, default="rademacher")
 
     def __check_init__(self) -> None:
-        if self.probes < 3 or self.probes % 3 != 0:
+        check_key("HutchPlusPlusDivergence", self.key)
+        check_count("HutchPlusPlusDivergence", "probes", self.probes, least=3, most=MOST, fix=3)
+        if self.probes % 3 != 0:
             raise ValueError(
                 f"HutchPlusPlusDivergence expected `probes` as a multiple of 3, a third for each part; got {self.probes}. "
-                f"Fix: HutchPlusPlusDivergence(key, probes={max(3, 3 * round(self.probes / 3))})"
+                f"Fix: probes={max(3, 3 * round(self.probes / 3))}"
             )
-        _check_distribution("HutchPlusPlusDivergence", self.distribution)
+        check_choice("HutchPlusPlusDivergence", "distribution", self.distribution, Probes, fix="rademacher")
 
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context
@@ -118,11 +120,3 @@ def _quadratic(tangent: Callable[[State], State], vectors: Float[Array, "count d
 
 def _draw(key: Key, shape: tuple[int, ...], dtype: jnp.dtype, distribution: Probes) -> Array:
     return jr.rademacher(key, shape, dtype) if distribution == "rademacher" else jr.normal(key, shape, dtype)
-
-
-def _check_distribution(caller: str, distribution: str) -> None:
-    if distribution not in get_args(Probes):
-        raise ValueError(
-            f"{caller} expected `distribution` to be one of {get_args(Probes)}; got {distribution!r}. "
-            'Fix: distribution="rademacher"'
-        )

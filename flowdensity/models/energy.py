@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_count, check_key
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, squash
@@ -26,6 +27,10 @@ class EnergyNetwork(eqx.Module):
         width: units in each hidden layer.
         depth: number of residual layers after the first.
         activation: one of "silu", "gelu", "tanh", "softplus".
+
+    Raises:
+        TypeError: if `key` is no key.
+        ValueError: if a size is no integer in its range, or the activation unknown.
     """
 
     network: ScalarMLP
@@ -45,6 +50,14 @@ class EnergyNetwork(eqx.Module):
         depth: int = 3,
         activation: Activation = "silu",
     ):
+        check_key("EnergyNetwork", key)
+        for name, count, least, fix in (
+            ("dim", dim, 1, 2),
+            ("context_dim", context_dim, 0, 0),
+            ("width", width, 1, 128),
+            ("depth", depth, 0, 3),
+        ):
+            check_count("EnergyNetwork", name, count, least=least, fix=fix)
         self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale

@@ -1,5 +1,6 @@
 """A velocity of the user's own, whatever it is written in."""
 
+import inspect
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -12,6 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from .._checks import check_shape
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .flows import AbstractProbabilityFlow
@@ -58,14 +60,16 @@ class VelocityField(AbstractProbabilityFlow):
         context_shape: tuple[int, ...] | None = None,
     ):
         if not (
-            len(times) == 2 and all(isinstance(t, Real) and math.isfinite(t) for t in times) and times[0] != times[1]
+            np.shape(times) == (2,)
+            and all(isinstance(t, Real) and math.isfinite(t) for t in times)
+            and times[0] != times[1]
         ):
             raise ValueError(
                 f"VelocityField expected `times` as two different finite numbers, at the base and at the data; got {times!r}. "
                 "Fix: times=(0.0, 1.0)"
             )
         self.scaling = _base_scaling(base)
-        self.context_scaling = identity_scaling((0,) if context_shape is None else context_shape)
+        self.context_scaling = context_identity("VelocityField", context_shape)
         self.network = wrap(network)
         self.reach = jnp.asarray(jnp.inf)
         self.first, self.last = float(times[0]), float(times[1])
@@ -89,6 +93,15 @@ def identity_scaling(shape: tuple[int, ...]) -> Scaling:
     """The map that leaves events of a shape as they are, flattened."""
     size = math.prod(shape)
     return Scaling(np.zeros(size), np.ones(size), constraints.real, shape)
+
+
+def context_identity(caller: str, shape: tuple[int, ...] | None) -> Scaling:
+    """The same for contexts, of which there are none without a shape.
+
+    Raises:
+        TypeError: if `shape` is none.
+    """
+    return identity_scaling((0,) if shape is None else check_shape(caller, "context_shape", shape, fix="(3,)"))
 
 
 def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,8 +140,10 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
     """Whether a callable returns features beside its output.
 
     Raises:
+        TypeError: if it does not take the three arguments.
         ValueError: if the shape of the output is not that of the event.
     """
+    _check_arguments(caller, network)
     time, event = jnp.zeros(()), jax.ShapeDtypeStruct(scaling.event_shape, jnp.result_type(float))
     shape = context_scaling.event_shape
     context = None if shape == (0,) else jnp.zeros(shape)
@@ -141,6 +156,20 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
             "as (t, x, context) with one event and no batch axis. Fix: lambda t, x, context: network(t, x[None])[0]"
         )
     return has_features
+
+
+def _check_arguments(caller: str, network: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(network)
+    except ValueError:
+        return  # of a callable that is not written in Python nothing is known
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"{caller} expected a callable of (t, x, context), context being None where there is none; got one with the "
+            f"signature {signature}: {error}. Fix: lambda t, x, context: network(t, x)"
+        ) from error
 
 
 def _base_scaling(base: dist.Distribution) -> Scaling:

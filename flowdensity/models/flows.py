@@ -6,11 +6,12 @@ the data at the last. Everything downstream (divergences, solving, distributions
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, TypeVar, final, get_args
+from typing import Any, Literal, TypeVar, final
 
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._checks import check_choice, check_kind
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .mixture import GaussianMixture
@@ -126,6 +127,9 @@ class Flow(AbstractCircle):
     reach: Scalar
     start: GaussianMixture | None = None
 
+    def __check_init__(self) -> None:
+        _check_parts("Flow", self.network, self.path)
+
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         return faded(self.network, time, state, context, self.reach)
 
@@ -175,11 +179,8 @@ class Diffusion(AbstractCircle):
     start: GaussianMixture | None = None
 
     def __check_init__(self) -> None:
-        if self.prediction not in get_args(Prediction):
-            raise ValueError(
-                f"Diffusion expected `prediction` to be one of {get_args(Prediction)}; got {self.prediction!r}. "
-                'Fix: prediction="velocity"'
-            )
+        _check_parts("Diffusion", self.network, self.path)
+        check_choice("Diffusion", "prediction", self.prediction, Prediction, fix="velocity")
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         output, hidden = faded(self.network, time, state, context, self.reach)
@@ -227,6 +228,7 @@ class ContinuousFlow(AbstractProbabilityFlow):
     circle: AbstractCircle
 
     def __init__(self, circle: AbstractCircle):
+        check_kind("ContinuousFlow", "circle", circle, AbstractCircle, "circle=density.model of a flow or a diffusion")
         self.circle = circle
 
     @property
@@ -305,3 +307,9 @@ def whole_circle(grid: Times) -> Times:
 def standard_normal_log_prob(noise: State) -> Scalar:
     """Log density of N(0, I) in nats, for a vector of shape `(dim,)`."""
     return -0.5 * jnp.sum(jnp.square(noise)) - 0.5 * noise.size * jnp.log(2.0 * jnp.pi)
+
+
+def _check_parts(caller: str, network: object, path: object) -> None:
+    fix = "network=fd.ResidualMLP(key, dim); any other callable is for fd.VelocityField"
+    check_kind(caller, "network", network, AbstractNetwork, fix)
+    check_kind(caller, "path", path, AbstractPath, "path=fd.CondOT()")

@@ -2,13 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._checks import check_choice, check_count, check_key
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 
 Activation = Literal["silu", "gelu", "tanh", "softplus"]
@@ -16,12 +17,14 @@ Activation = Literal["silu", "gelu", "tanh", "softplus"]
 
 def activation_function(name: Activation) -> Callable[[Array], Array]:
     """A smooth activation by name; names, unlike functions, hash, compare and can be saved."""
-    if name not in get_args(Activation):
-        raise ValueError(
-            f"A network expected `activation` to be one of {get_args(Activation)}; got {name!r}. "
-            "log_prob is differentiated twice in training, so only smooth activations are offered. "
-            "Fix: activation='silu'"
-        )
+    check_choice(
+        "A network",
+        "activation",
+        name,
+        Activation,
+        fix="silu",
+        reason="log_prob is differentiated twice in training, so only smooth activations are offered. ",
+    )
     return getattr(jax.nn, name)
 
 
@@ -123,6 +126,10 @@ class ResidualMLP(AbstractNetwork):
         experts: number of linear maps.
         frequencies: harmonics of the angle embedding.
         activation: one of "silu", "gelu", "tanh", "softplus".
+
+    Raises:
+        TypeError: if `key` is no key.
+        ValueError: if a size is no integer in its range, or the activation unknown.
     """
 
     inward: eqx.nn.Linear
@@ -147,6 +154,16 @@ class ResidualMLP(AbstractNetwork):
         frequencies: int = 8,
         activation: Activation = "silu",
     ):
+        check_key("ResidualMLP", key)
+        for name, count, least, fix in (
+            ("dim", dim, 1, 2),
+            ("context_dim", context_dim, 0, 0),
+            ("width", width, 1, 256),
+            ("depth", depth, 0, 2),
+            ("experts", experts, 0, 16),
+            ("frequencies", frequencies, 1, 8),
+        ):
+            check_count("ResidualMLP", name, count, least=least, fix=fix)
         activation_function(activation)
         inward, outward, *keys, gate = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies

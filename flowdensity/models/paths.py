@@ -12,6 +12,7 @@ Some paths start at an angle above 0 (`VariancePreserving` at $a(0) > 0$, `Varia
 some stop below $\pi/2$ (`VarianceExploding` at its smallest noise). What that means is the model's matter.
 """
 
+import math
 from abc import abstractmethod
 
 import equinox as eqx
@@ -67,9 +68,9 @@ class VariancePreserving(AbstractPath):
     beta_max: float = eqx.field(static=True, default=20.0)
 
     def __check_init__(self) -> None:
-        if not 0.0 < self.beta_min <= self.beta_max:
+        if not 0.0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(
-                f"VariancePreserving expected 0 < `beta_min` <= `beta_max`; got {self.beta_min} and {self.beta_max}. "
+                f"VariancePreserving expected 0 < `beta_min` <= `beta_max`, finite; got {self.beta_min} and {self.beta_max}. "
                 "Fix: VariancePreserving(beta_min=0.1, beta_max=20.0)"
             )
 
@@ -94,9 +95,9 @@ class VarianceExploding(AbstractPath):
     sigma_max: float = eqx.field(static=True, default=100.0)
 
     def __check_init__(self) -> None:
-        if not 0.0 < self.sigma_min < self.sigma_max:
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
-                f"VarianceExploding expected 0 < `sigma_min` < `sigma_max`; got {self.sigma_min} and {self.sigma_max}. "
+                f"VarianceExploding expected 0 < `sigma_min` < `sigma_max`, finite; got {self.sigma_min} and {self.sigma_max}. "
                 "Fix: VarianceExploding(sigma_min=0.01, sigma_max=100.0)"
             )
 

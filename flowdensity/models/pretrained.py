@@ -12,17 +12,20 @@ $x_1 + \sigma e = y_\phi/\sin\phi$ with $\sigma = \cot\phi$. The velocity is $\a
 | velocity $F$ | 0 | 1 |
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 
+from .._checks import check_choice, check_positive, check_shape, real_array
 from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
-from .fields import call, check_output, identity_scaling, wrap
+from .fields import call, check_output, context_identity, identity_scaling, wrap
 from .flows import AbstractCircle, Prediction, limited
 from .paths import AbstractPath, VarianceExploding
 
@@ -150,16 +153,13 @@ def from_ddpm(
         TypeError: if `network` cannot be called.
         ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
     """
-    rates = np.asarray(betas, np.float64)
+    rates = real_array("from_ddpm", "betas", betas)
     if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
         raise ValueError(
             f"from_ddpm expected `betas` with shape (T,), T >= 2, each between 0 and 1; got shape {rates.shape}. "
             "Fix: betas=numpy.linspace(1e-4, 0.02, 1000)"
         )
-    if predicts not in get_args(Prediction):
-        raise ValueError(
-            f"from_ddpm expected `predicts` to be one of {get_args(Prediction)}; got {predicts!r}. Fix: predicts='noise'"
-        )
+    check_choice("from_ddpm", "predicts", predicts, Prediction, fix="noise")
     kept = np.cumprod(1.0 - rates)
     angles = jnp.asarray(np.arctan2(np.sqrt(kept), np.sqrt(1.0 - kept))[::-1], float)
     labels = jnp.arange(len(rates), dtype=angles.dtype)[::-1]
@@ -170,7 +170,7 @@ def from_ddpm(
         Discrete(angles),
         Table(angles, labels),
         predicts,
-        identity_scaling(event_shape),
+        identity_scaling(check_shape("from_ddpm", "event_shape", event_shape, fix="(2,)")),
         context_shape,
     )
 
@@ -207,14 +207,15 @@ def from_edm(
         TypeError: if `network` cannot be called.
         ValueError: if a noise level or the shape of the output is unusable.
     """
-    if not 0.0 < sigma_min < sigma_max or not sigma_data > 0.0:
+    check_positive("from_edm", "sigma_data", sigma_data, fix=0.5)
+    if not 0.0 < sigma_min < sigma_max < np.inf:
         raise ValueError(
-            f"from_edm expected 0 < `sigma_min` < `sigma_max` and `sigma_data` > 0; got {sigma_min}, {sigma_max} and "
-            f"{sigma_data}. Fix: sigma_min=0.002, sigma_max=80.0, sigma_data=0.5"
+            f"from_edm expected 0 < `sigma_min` < `sigma_max`, finite; got {sigma_min} and {sigma_max}. "
+            "Fix: sigma_min=0.002, sigma_max=80.0"
         )
-    size = int(np.prod(event_shape))
-    scaling = identity_scaling(event_shape)
-    scaling = Scaling(np.zeros(size), np.full(size, sigma_data), scaling.support, event_shape)
+    event_shape = check_shape("from_edm", "event_shape", event_shape, fix="(2,)")
+    size = math.prod(event_shape)
+    scaling = Scaling(np.zeros(size), np.full(size, sigma_data), constraints.real, event_shape)
     network = wrap(network)
     return _pretrained(
         "from_edm",
@@ -269,7 +270,7 @@ def _pretrained(
     scaling: Scaling,
     context_shape: tuple[int, ...] | None,
 ) -> PretrainedDiffusion:
-    context_scaling = identity_scaling((0,) if context_shape is None else context_shape)
+    context_scaling = context_identity(caller, context_shape)
     return PretrainedDiffusion(
         network=network,
         path=path,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._checks import check_count, check_key, check_shape
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 from .networks import AbstractNetwork, Activation, activation_function, angle_embedding, linear
 
@@ -56,7 +57,9 @@ class UNet(AbstractNetwork):
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
-        ValueError: if the events are not images, or cannot be halved so often.
+        TypeError: if `key` is no key, or `event_shape` no shape.
+        ValueError: if a size is no integer in its range, the activation unknown, or the events are not images or cannot be halved
+            so often.
     """
 
     inward: eqx.nn.Conv2d
@@ -82,6 +85,15 @@ class UNet(AbstractNetwork):
         frequencies: int = 8,
         activation: Activation = "silu",
     ):
+        check_key("UNet", key)
+        check_shape("UNet", "event_shape", event_shape, fix="(8, 8, 1)")
+        for name, count, least, fix in (
+            ("context_dim", context_dim, 0, 0),
+            ("width", width, 1, 32),
+            ("scales", scales, 1, 3),
+            ("frequencies", frequencies, 1, 8),
+        ):
+            check_count("UNet", name, count, least=least, fix=fix)
         activation_function(activation)
         if len(event_shape) != 3 or any(size % 2 ** (scales - 1) for size in event_shape[:2]):
             raise ValueError(

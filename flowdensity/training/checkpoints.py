@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 
 from .. import _container
+from .._checks import check_path
 
 SUFFIX = ".checkpoint"
 
@@ -73,11 +74,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
     """
     if checkpoint is None:
         return None
-    if not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(
-            f"{caller} expected `checkpoint` as the path of a folder; got {type(checkpoint).__name__}. "
-            'Fix: checkpoint="my-fit"'
-        )
+    check_path(caller, "checkpoint", checkpoint, "folder", fix="my-fit")
     folder = Path(checkpoint)
     if folder.exists() and not folder.is_dir():
         raise ValueError(

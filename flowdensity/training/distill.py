@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
+from .._checks import check_count, check_key, check_kind
 from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -21,7 +22,7 @@ from ..solving import state_from_noise, state_log_prob
 from .checkpoints import open_checkpoint
 from .loop import Schedule, TrainingDiverged, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
-from .options import check_count, check_kind, check_options, held_out
+from .options import check_options, held_out
 from .prepare import REACH
 from .report import Amortisation, FitReport
 
@@ -83,13 +84,14 @@ def distill(
         TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
     """
     caller = "distill"
-    check_kind(caller, "density", density, FlowDensity, "the density that fd.fit_flow returned")
-    labels = LABELS if labels is None else check_count(caller, "labels", labels, least=16)
+    check_key(caller, key)
+    check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
+    labels = LABELS if labels is None else check_count(caller, "labels", labels, least=16, fix=LABELS)
     inputs = density.model.dim + density.model.context_scaling.dim
-    width = (64 if inputs <= FEW else 128) if width is None else check_count(caller, "width", width)
+    width = (64 if inputs <= FEW else 128) if width is None else check_count(caller, "width", width, fix=128)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
     kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
-    point_key, net_key, train_key, absorb_key, check_key = jr.split(key, 5)
+    point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
 
     model = density.model
     started = time.monotonic()
@@ -130,7 +132,7 @@ def distill(
     started = time.monotonic()
     samples = max(CHUNK, labels // CHECKED // EACH * EACH)
     network = normalised(absorb_key, density, network, samples)
-    amortisation = measured(check_key, density, network, samples)
+    amortisation = measured(verify_key, density, network, samples)
     seconds |= {"normaliser": time.monotonic() - started}
     return AmortizedDensity(network, density), FitReport({"energy": history}, seconds, amortisation=amortisation)
 

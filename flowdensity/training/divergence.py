@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._checks import check_key, check_kind
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.flow import FlowDensity
@@ -21,7 +22,7 @@ from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .objectives import AbstractObjective, LangevinStein
-from .options import Options, check_kind, check_options
+from .options import Options, check_options
 from .prepare import whitened
 from .report import FitReport
 
@@ -79,9 +80,10 @@ def fit_divergence(
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
     """
     caller = "fit_divergence"
-    check_kind(caller, "model", model, AbstractProbabilityFlow, "density.model")
+    check_key(caller, key)
+    check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
     objective = LangevinStein() if objective is None else objective
-    check_kind(caller, "objective", objective, AbstractObjective, "fd.LangevinStein()")
+    check_kind(caller, "objective", objective, AbstractObjective, "objective=fd.LangevinStein()")
     table = whitened(caller, model, data, context)
     options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
     kept = open_checkpoint(caller, checkpoint, key, model, table, options, objective)
@@ -102,7 +104,7 @@ def distil(
 
     As `fit_divergence`, after its checks.
     """
-    pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, check_key = jr.split(key, 8)
+    pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
     # A sixteenth of the draws in training: a short distillation of a dear model is not outweighed by its preparation.
     share = options.steps * options.batch_size // 16
@@ -144,7 +146,7 @@ def distil(
     started = time.monotonic()
     # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
     head = calibrate(head, model, control, within.draw(calibrate_key, centres["model"], draws))
-    residuals = stein_residuals(head, model, control, within.draw(check_key, centres["model"], draws))
+    residuals = stein_residuals(head, model, control, within.draw(verify_key, centres["model"], draws))
     seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 

@@ -4,10 +4,11 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.random as jr
 
+from .._checks import check_choice, check_kind
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
 from ..distributions.flow import FlowDensity
@@ -21,8 +22,8 @@ from .divergence import distil
 from .likelihood import maximise_likelihood
 from .loop import TrainingDiverged
 from .objectives import LangevinStein
-from .options import Options, check_kind, check_options
-from .prepare import Parts, check_divergence, check_tolerance, check_validation, prepare, whitened
+from .options import Options, check_options
+from .prepare import Parts, check_shared, prepare, whitened
 from .report import FitReport
 from .steps import choose_steps
 from .velocity import fit_velocity
@@ -88,7 +89,7 @@ def fit_flow(
         TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
     """
     path = CondOT() if path is None else path
-    check_kind("fit_flow", "path", path, AbstractPath, "fd.CondOT()")
+    check_kind("fit_flow", "path", path, AbstractPath, "path=fd.CondOT()")
     return _fit(
         "fit_flow",
         "flow",
@@ -149,12 +150,8 @@ def fit_diffusion(
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
     """
     path = VariancePreserving() if path is None else path
-    check_kind("fit_diffusion", "path", path, AbstractPath, "fd.VariancePreserving()")
-    if prediction not in get_args(Prediction):
-        raise ValueError(
-            f"fit_diffusion expected `prediction` to be one of {get_args(Prediction)}; got {prediction!r}. "
-            'Fix: prediction="velocity"'
-        )
+    check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.VariancePreserving()")
+    check_choice("fit_diffusion", "prediction", prediction, Prediction, fix="velocity")
     return _fit(
         "fit_diffusion",
         "diffusion",
@@ -216,9 +213,7 @@ def fit_likelihood(
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
     """
     caller = "fit_likelihood"
-    check_divergence(caller, divergence)
-    check_validation(caller, validation)
-    check_tolerance(caller, tolerance)
+    check_shared(caller, key, divergence, validation, tolerance)
     if model is None:
         net_key, key = jr.split(key)
         parts, options = prepare(
@@ -228,7 +223,7 @@ def fit_likelihood(
         model = Flow(path=Trigonometric(), **parts.shared)
         chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
     else:
-        check_kind(caller, "model", model, AbstractProbabilityFlow, "density.model")
+        check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
         for name, value in (("support", support), ("network", network)):
             if value is not None:
                 raise ValueError(
@@ -272,9 +267,7 @@ def _fit(
     progress: bool,
 ) -> tuple[FlowDensity, FitReport]:
     """Fit the model on the circle that `make` makes of its parts; all checks first."""
-    check_divergence(caller, divergence)
-    check_validation(caller, validation)
-    check_tolerance(caller, tolerance)
+    check_shared(caller, key, divergence, validation, tolerance)
     net_key, flow_key, stein_key = jr.split(key, 3)
     parts, options = prepare(
         caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate

@@ -6,12 +6,13 @@ $y = c + h\eta$ (`flowdensity.divergence.kernel`). They differ in what they know
 """
 
 from abc import abstractmethod
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_choice
 from .._typing import Key, Scalar
 from ..divergence.centres import AbstractCentres
 from ..divergence.kernel import Kernel, MeanJacobian, frame_size, stein_terms
@@ -169,7 +170,4 @@ def _draw(key: Key, centres: AbstractCentres, draws: int, rho: float, tails: flo
 def _check(name: str, source: str, tails: float) -> None:
     if not 0.0 <= tails <= 1.0:
         raise ValueError(f"{name} expected 0 <= `tails` <= 1; got {tails}. Fix: {name}(tails=0.15)")
-    if source not in get_args(Source):
-        raise ValueError(
-            f"{name} expected `source` to be one of {get_args(Source)}; got {source!r}. Fix: source='both'"
-        )
+    check_choice(name, "source", source, Source, fix="both")

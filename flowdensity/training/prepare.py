@@ -1,19 +1,19 @@
 """From what the user hands over to what is trained: checks first, then whitened tables and a model at the fitted Gaussian."""
 
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import REAL, check_key, check_kind, check_positive
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
-from .options import SMALL, Options, check_kind, check_options
+from .options import SMALL, Options, check_options
 
 REACH = 1.5
 """Radius of the squash in multiples of the largest whitened radius in the data."""
@@ -66,7 +66,7 @@ def prepare(
     if network is None:
         network = default_network(key, rows, scaling.dim, context_scaling.dim)
     else:
-        check_kind(caller, "network", network, AbstractNetwork, "fd.ResidualMLP(key, dim)")
+        check_kind(caller, "network", network, AbstractNetwork, "network=fd.ResidualMLP(key, dim)")
         if (network.dim, network.context_dim) != (scaling.dim, context_scaling.dim):
             raise ValueError(
                 f"{caller} expected a `network` for {scaling.dim} dimensions and {context_scaling.dim} of context; got "
@@ -134,24 +134,21 @@ def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
     return jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table, float))
 
 
-def check_divergence(caller: str, divergence: Literal["stein"] | AbstractDivergence) -> None:
-    """Raise a TypeError unless `divergence` is "stein" or an `AbstractDivergence`."""
+def check_shared(
+    caller: str, key: Key, divergence: Literal["stein"] | AbstractDivergence, validation: float, tolerance: float
+) -> None:
+    """Check the other arguments that all fits from data share.
+
+    Raises:
+        TypeError: unless `key` is a key, and `divergence` "stein" or an `AbstractDivergence`.
+        ValueError: unless `validation` is a fraction between 0 and 1, and `tolerance` positive.
+    """
+    check_key(caller, key)
     if divergence != "stein":
-        check_kind(caller, "divergence", divergence, AbstractDivergence, '"stein"')
-
-
-def check_validation(caller: str, validation: float) -> None:
-    """Raise a ValueError unless `validation` is a fraction between 0 and 1."""
-    if not (isinstance(validation, Real) and 0.0 < validation < 1.0):
+        check_kind(caller, "divergence", divergence, AbstractDivergence, 'divergence="stein"')
+    if not (isinstance(validation, REAL) and 0.0 < validation < 1.0):
         raise ValueError(
             f"{caller} expected `validation` between 0 and 1, the fraction of rows held out; got {validation!r}. "
             "Fix: validation=0.1"
         )
-
-
-def check_tolerance(caller: str, tolerance: float) -> None:
-    """Raise a ValueError unless `tolerance` is positive."""
-    if not (isinstance(tolerance, Real) and tolerance > 0.0):
-        raise ValueError(
-            f"{caller} expected `tolerance` as a positive number of nats; got {tolerance!r}. Fix: tolerance=0.01"
-        )
+    check_positive(caller, "tolerance", tolerance, fix=0.01, unit=" of nats")

@@ -1,0 +1,135 @@
+"""Checks of what the user hands over, before any work is done.
+
+Each raises an error that says, in the name of the public function `caller`, what was expected, what came and how to mend it.
+"""
+
+import math
+import os
+from types import UnionType
+from typing import Any, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.util import is_prng_key
+
+from ._typing import Array
+
+WHOLE = int | np.integer
+REAL = float | np.floating
+
+
+def check_key(caller: str, key: object) -> None:
+    """Raise a TypeError unless `key` is one JAX PRNG key."""
+    if not is_prng_key(key):
+        raise TypeError(
+            f"{caller} expected `key` as one JAX PRNG key; got {_described(key)}. Fix: key=jax.random.key(0)"
+        )
+
+
+def check_kind(caller: str, name: str, value: object, kind: type | UnionType, fix: str) -> None:
+    """Raise a TypeError unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        kinds: tuple[Any, ...] = get_args(kind) or (kind,)
+        expected = " or ".join(each.__name__ for each in kinds)
+        raise TypeError(f"{caller} expected `{name}` of type {expected}; got {_described(value)}. Fix: {fix}")
+
+
+def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, reason: str = "") -> None:
+    """Raise a ValueError unless `value` is one of the names that a `Literal` offers."""
+    if value not in get_args(choices):
+        raise ValueError(
+            f"{caller} expected `{name}` to be one of {get_args(choices)}; got {value!r}. {reason}Fix: {name}={fix!r}"
+        )
+
+
+def check_count(caller: str, name: str, count: Any, *, fix: object, least: int = 1, most: int | None = None) -> int:
+    """`count` as an integer.
+
+    Raises:
+        ValueError: if it is none, below `least` or above `most`.
+    """
+    number = isinstance(count, WHOLE) and not isinstance(count, bool)
+    if number and least <= count and (most is None or count <= most):
+        return int(count)
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{caller} expected `{name}` as an integer {limits}; got {_described(count)}. Fix: {name}={fix}")
+
+
+def check_positive(caller: str, name: str, value: object, *, fix: float, unit: str = "") -> float:
+    """`value` as a finite number above zero.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(value, WHOLE | REAL) and 0.0 < value < math.inf:
+        return float(value)
+    raise ValueError(
+        f"{caller} expected `{name}` as a positive number{unit}; got {_described(value)}. Fix: {name}={fix}"
+    )
+
+
+def check_shape(caller: str, name: str, shape: object, fix: str) -> tuple[int, ...]:
+    """`shape` as a tuple of the lengths of axes.
+
+    Raises:
+        TypeError: if it is no tuple of positive integers.
+    """
+    if isinstance(shape, tuple | list) and all(isinstance(size, WHOLE) and size > 0 for size in shape):
+        return tuple(int(size) for size in shape)
+    raise TypeError(
+        f"{caller} expected `{name}` as a tuple of positive integers; got {_described(shape)}. Fix: {name}={fix}"
+    )
+
+
+def check_path(caller: str, name: str, path: object, what: str, fix: str) -> None:
+    """Raise a TypeError unless `path` is one."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"{caller} expected `{name}` as the path of a {what}; got {_described(path)}. Fix: {name}={fix!r}"
+        )
+
+
+def real_array(caller: str, name: str, values: Any) -> np.ndarray:
+    """`values` as a float64 array on the host.
+
+    Raises:
+        TypeError: if they are no real numbers.
+        ValueError: if they are rows of several lengths.
+    """
+    try:
+        raw = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
+            f"Fix: {name} = numpy.stack(rows), with every row of the same length"
+        ) from error
+    if raw.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{caller} expected `{name}` as an array of real numbers; got {type(values).__name__} of dtype {raw.dtype}. "
+            f"Fix: {name} = numpy.asarray({name}, float)"
+        )
+    return raw.astype(np.float64)
+
+
+def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
+    """`values`, which may be traced, as a JAX array of its default floating type.
+
+    Raises:
+        TypeError: if they are no real numbers.
+    """
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError("they are complex")
+        return jnp.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{caller} expected `{name}` as an array of real numbers; got {_described(values)} ({error}). Fix: {fix}"
+        ) from error
+
+
+def _described(value: object) -> str:
+    """What came, in few words: a number, a name or a shape by what it is, all else by its type."""
+    if value is None or (isinstance(value, str | tuple | WHOLE | REAL) and len(repr(value)) < 80):
+        return repr(value)
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {shape}" if isinstance(shape, tuple) else "")
