@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import os
 import pickle
 import time
 from collections.abc import Callable
@@ -17,13 +18,16 @@ from references import MIXTURE
 
 import flowdensity as fd
 
+# Most of the suite's time is compilation of what then runs for a moment, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # arviz 0.23 announces its successor once a day, on import.
     config.addinivalue_line("filterwarnings", r"ignore:\s*ArviZ is undergoing:FutureWarning")
     # Two processes share the cache below: one may read what the other has half written, and then compiles for itself.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
-    # Most of the suite's time is compilation, and much of that the same for several tests.
+    # Much of what is compiled is the same for several tests.
     jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
