@@ -55,6 +55,12 @@ def check_count(caller: str, name: str, count: Any, *, fix: object, least: int =
     raise ValueError(f"{caller} expected `{name}` as an integer {limits}; got {_described(count)}. Fix: {name}={fix}")
 
 
+def check_sizes(caller: str, least: int, **sizes: Any) -> None:
+    """Raise a ValueError unless all sizes of a network are integers of at least `least`."""
+    for name, size in sizes.items():
+        check_count(caller, name, size, least=least, fix=least)
+
+
 def check_positive(caller: str, name: str, value: object, *, fix: float, unit: str = "") -> float:
     """`value` as a finite number above zero.
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_count, check_key
+from .._checks import check_key, check_sizes
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, squash
@@ -51,13 +51,8 @@ class EnergyNetwork(eqx.Module):
         activation: Activation = "silu",
     ):
         check_key("EnergyNetwork", key)
-        for name, count, least, fix in (
-            ("dim", dim, 1, 2),
-            ("context_dim", context_dim, 0, 0),
-            ("width", width, 1, 128),
-            ("depth", depth, 0, 3),
-        ):
-            check_count("EnergyNetwork", name, count, least=least, fix=fix)
+        check_sizes("EnergyNetwork", 1, dim=dim, width=width)
+        check_sizes("EnergyNetwork", 0, context_dim=context_dim, depth=depth)
         self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale

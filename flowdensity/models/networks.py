@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import check_choice, check_count, check_key
+from .._checks import check_choice, check_key, check_sizes
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 
 Activation = Literal["silu", "gelu", "tanh", "softplus"]
@@ -155,15 +155,8 @@ class ResidualMLP(AbstractNetwork):
         activation: Activation = "silu",
     ):
         check_key("ResidualMLP", key)
-        for name, count, least, fix in (
-            ("dim", dim, 1, 2),
-            ("context_dim", context_dim, 0, 0),
-            ("width", width, 1, 256),
-            ("depth", depth, 0, 2),
-            ("experts", experts, 0, 16),
-            ("frequencies", frequencies, 1, 8),
-        ):
-            check_count("ResidualMLP", name, count, least=least, fix=fix)
+        check_sizes("ResidualMLP", 1, dim=dim, width=width, frequencies=frequencies)
+        check_sizes("ResidualMLP", 0, context_dim=context_dim, depth=depth, experts=experts)
         activation_function(activation)
         inward, outward, *keys, gate = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies

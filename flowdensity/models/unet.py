@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import check_count, check_key, check_shape
+from .._checks import check_key, check_shape, check_sizes
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 from .networks import AbstractNetwork, Activation, activation_function, angle_embedding, linear
 
@@ -87,13 +87,8 @@ class UNet(AbstractNetwork):
     ):
         check_key("UNet", key)
         check_shape("UNet", "event_shape", event_shape, fix="(8, 8, 1)")
-        for name, count, least, fix in (
-            ("context_dim", context_dim, 0, 0),
-            ("width", width, 1, 32),
-            ("scales", scales, 1, 3),
-            ("frequencies", frequencies, 1, 8),
-        ):
-            check_count("UNet", name, count, least=least, fix=fix)
+        check_sizes("UNet", 1, width=width, scales=scales, frequencies=frequencies)
+        check_sizes("UNet", 0, context_dim=context_dim)
         activation_function(activation)
         if len(event_shape) != 3 or any(size % 2 ** (scales - 1) for size in event_shape[:2]):
             raise ValueError(
