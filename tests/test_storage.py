@@ -433,9 +433,9 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     ):
         with pytest.raises(TypeError, match=rf"^save expected .*`{what}.*Fix: "):
             save(file, density)
-    with pytest.raises(TypeError, match=r"^save expected `density` to be .*got Independent.*Fix: "):
+    with pytest.raises(TypeError, match=r"^save expected `density` of type .*got Independent.*Fix: "):
         save(file, dense(CONDITIONAL, context=CONTEXT).to_event(1))
-    with pytest.raises(TypeError, match=r"^save expected `report` to be .*got dict.*Fix: "):
+    with pytest.raises(TypeError, match=r"^save expected `report` of type FitReport; got dict.*Fix: "):
         save(file, dense(FLOW), {})
     assert file.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [file]

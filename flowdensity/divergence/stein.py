@@ -4,10 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_kind
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
-from ..models.networks import Activation, ScalarMLP, angle_embedding, squash
+from ..models.networks import AbstractNetwork, Activation, ScalarMLP, angle_embedding, squash
 from .interface import AbstractDivergence
 
 
@@ -107,13 +106,11 @@ class SteinDivergence(AbstractDivergence):
     head: DivergenceHead
 
     def __check_init__(self) -> None:
-        check_kind(
-            "SteinDivergence",
-            "head",
-            self.head,
-            DivergenceHead,
-            "divergence, report = fd.fit_divergence(key, model, data)",
-        )
+        if isinstance(self.head, AbstractNetwork) or not callable(self.head):
+            raise TypeError(
+                "SteinDivergence expected `head` as a scalar function (time, state, hidden); got "
+                f"{type(self.head).__name__}. Fix: divergence, report = fd.fit_divergence(key, model, data)"
+            )
 
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context

@@ -51,7 +51,7 @@ NOT_MODULES = {
 
 @pytest.mark.parametrize(("argument", "call"), NOT_MODULES.items(), ids=NOT_MODULES.keys())
 def test_arguments_of_the_wrong_kind_are_refused(argument, call):
-    with pytest.raises(TypeError, match=rf"FlowDensity expected `{argument}` to be of type .*; got .*Fix: {argument}="):
+    with pytest.raises(TypeError, match=rf"FlowDensity expected `{argument}` of type .*; got .*Fix: {argument}="):
         call()
 
 
@@ -60,7 +60,7 @@ CONTEXT_ERRORS = {
     "too short": (lambda: conditional().given(np.zeros(2)), ValueError, r"\(\*batch_shape, 3\); got \(2,\)"),
     "a number": (lambda: conditional().given(1.0), ValueError, r"\(\*batch_shape, 3\); got \(\)"),
     "batch axis behind": (lambda: conditional().given(np.zeros((3, 4))), ValueError, r"got \(3, 4\)"),
-    "strings": (lambda: conditional().given("abc"), TypeError, "array of real numbers; got str"),
+    "strings": (lambda: conditional().given("abc"), TypeError, "array of real numbers; got 'abc'"),
     "an object": (lambda: conditional().given(object()), TypeError, "array of real numbers; got object"),
     "sample without": (
         lambda: conditional().sample(jr.key(0)),

@@ -193,9 +193,11 @@ def test_hutch_plus_plus_has_a_gradient_where_there_is_no_jacobian():
     np.testing.assert_array_equal(slope, np.zeros(3))
 
 
-@pytest.mark.parametrize("probes", [0, 2, 4])
-def test_hutch_plus_plus_takes_probes_in_threes(probes):
-    with pytest.raises(ValueError, match=rf"expected `probes` as a multiple of 3.*got {probes}.*Fix: "):
+@pytest.mark.parametrize(
+    ("probes", "says"), [(0, "an integer from 3"), (2, "an integer from 3"), (4, "a multiple of 3")]
+)
+def test_hutch_plus_plus_takes_probes_in_threes(probes, says):
+    with pytest.raises(ValueError, match=rf"expected `probes` as {says}.*got {probes}.*Fix: probes=3"):
         fd.HutchPlusPlusDivergence(jr.key(0), probes)
 
 
