@@ -1,11 +1,15 @@
 """Trained densities shared by the whole suite: small, and fitted once."""
 
 import dataclasses
+import functools
 import gc
+import hashlib
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -51,13 +55,27 @@ class Fitted(NamedTuple):
     context: np.ndarray | None
 
 
-def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
-    """A fixture of what `fit` returns, computed by one of the processes that share the suite and read by the others."""
+@functools.cache
+def fits_folder(root: Path) -> Path:
+    """Where the fits are kept of this version of the package, of the tests and of what they stand on."""
+    digest = hashlib.sha256(f"{sys.version} {jax.__version__} {eqx.__version__}".encode())
+    for file in sorted([*(root / "flowdensity").rglob("*.py"), *(root / "tests").glob("*.py")]):
+        digest.update(file.read_bytes())
+    folder = root / ".pytest_cache" / "fits" / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
-    def fixture(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Fitted:
+
+def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
+    """A fixture of what `fit` returns, computed by one of the processes that share the suite and read by the others.
+
+    It is kept for the next run: the slow tests come after the others, and want the same fits.
+    """
+
+    def fixture(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Fitted:
         own = tmp_path_factory.getbasetemp()
-        folder = own if worker_id == "master" else own.parent
-        file, taken = folder / f"{fit.__name__}.pickle", folder / f"{fit.__name__}.taken"
+        taken = (own if worker_id == "master" else own.parent) / f"{fit.__name__}.taken"
+        file = fits_folder(pytestconfig.rootpath) / f"{fit.__name__}.pickle"
         while not file.exists():
             try:
                 taken.touch(exist_ok=False)
