@@ -84,7 +84,7 @@ def diagnose(
         found, residuals = log_prob_checks.residuals(residual_key, looked_at)
         findings += found
         bar.update()
-        findings += log_prob_checks.steps(looked_at, points)
+        findings += log_prob_checks.steps(looked_at, points, own)
         bar.update()
         findings += log_prob_checks.normaliser(
             looked_at, drawn, error if held is None else log_prob_checks.errors(looked_at, drawn)[1]

@@ -119,11 +119,13 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
     ], found  # fmt: skip
 
 
-def steps(subject: Subject, points: Sample) -> list[Finding]:
-    """The change of the flow's `log_prob` when the solver takes twice as many steps."""
+def steps(subject: Subject, points: Sample, own: np.ndarray) -> list[Finding]:
+    """The change of the flow's `log_prob` when the solver takes twice as many steps; `own` are the density's log densities."""
     model, divergence, solver = subject.model, subject.flow.divergence, subject.flow.solver
     finer, fix = _finer(solver)
-    coarse, fine = (values(Solved(model, divergence, each), points) for each in (solver, finer))
+    amortized = isinstance(subject.density, AmortizedDensity)
+    coarse = values(Solved(model, divergence, solver), points) if amortized else own
+    fine = values(Solved(model, divergence, finer), points)
     change = np.square(coarse - fine)
     rms = math.sqrt(change.mean())
     error = change.std() / math.sqrt(len(change)) / (2.0 * rms) if rms > 0.0 else 0.0
