@@ -258,6 +258,7 @@ def of_densities() -> dict[str, Cases]:
             "a conditional density without its context": lambda: GIVEN_LATER.log_prob(DATA),
         },
         "FlowDensity.from_base": {
+            "text": lambda: PLAIN.from_base("a"),
             "noise of another dimension": lambda: PLAIN.from_base(jnp.zeros(3)),
             "a conditional density without its context": lambda: GIVEN_LATER.from_base(jnp.zeros(2)),
         },
@@ -279,6 +280,7 @@ def of_densities() -> dict[str, Cases]:
             "`steps=0`": lambda: PLAIN.sample_diffusion(KEY, steps=0),
             "`steps=7.5`": lambda: PLAIN.sample_diffusion(KEY, steps=7.5),
             "`strength=-1`": lambda: PLAIN.sample_diffusion(KEY, strength=-1.0),
+            "text for `strength`": lambda: PLAIN.sample_diffusion(KEY, strength="1"),
             "`strength` of nan": lambda: PLAIN.sample_diffusion(KEY, strength=np.nan),
             "a conditional density without its context": lambda: GIVEN_LATER.sample_diffusion(KEY),
         },
@@ -338,6 +340,7 @@ def of_models() -> dict[str, Cases]:
             "a base that is not normal": lambda: fd.VelocityField(same, dist.Uniform().expand([2]).to_event(1)),
             "`base=None`": lambda: fd.VelocityField(same, None),
             "`times=(1.0, 1.0)`": lambda: fd.VelocityField(same, normal, times=(1.0, 1.0)),
+            "`times` with a list": lambda: fd.VelocityField(same, normal, times=(0.0, [1.0])),
             "`times=1.0`": lambda: fd.VelocityField(same, normal, times=1.0),
             "`context_shape=3`": lambda: fd.VelocityField(same, normal, context_shape=3),
         },
@@ -354,6 +357,7 @@ def of_models() -> dict[str, Cases]:
             "what cannot be called": lambda: fd.from_edm(3.0, (2,)),
             "an output of another shape": lambda: fd.from_edm(tall, (2,)),
             "`sigma_min` above `sigma_max`": lambda: fd.from_edm(same, (2,), sigma_min=90.0),
+            "`sigma_min=None`": lambda: fd.from_edm(same, (2,), sigma_min=None),
             "`sigma_data=0`": lambda: fd.from_edm(same, (2,), sigma_data=0.0),
             "`sigma_max` of infinity": lambda: fd.from_edm(same, (2,), sigma_max=np.inf),
         },
@@ -365,6 +369,7 @@ def of_models() -> dict[str, Cases]:
         },
         "ContinuousFlow": {"a model that is not on the circle": lambda: fd.ContinuousFlow(FIELD)},
         "GaussianMixture": {
+            "text": lambda: fd.GaussianMixture("a", np.zeros((1, 2)), np.eye(2)[None]),
             "`means` of other components": lambda: fd.GaussianMixture(
                 np.ones(2), np.zeros((3, 2)), np.tile(np.eye(2), (3, 1, 1))
             ),
@@ -389,6 +394,7 @@ def of_models() -> dict[str, Cases]:
         },
         "VariancePreserving": {
             "`beta_min` above `beta_max`": lambda: fd.VariancePreserving(beta_min=30.0),
+            "text for `beta_min`": lambda: fd.VariancePreserving(beta_min="a"),
             "`beta_max` of infinity": lambda: fd.VariancePreserving(beta_max=np.inf),
         },
         "VarianceExploding": {
@@ -402,6 +408,7 @@ def of_models() -> dict[str, Cases]:
         },
         "Adaptive": {
             "`rtol=-1`": lambda: fd.Adaptive(rtol=-1.0),
+            "`rtol=0` and `atol=0`": lambda: fd.Adaptive(rtol=0.0, atol=0.0),
             "`atol` of nan": lambda: fd.Adaptive(atol=np.nan),
             "`max_steps=0`": lambda: fd.Adaptive(max_steps=0),
             'method="rk4"': lambda: fd.Adaptive(method="rk4"),
@@ -424,6 +431,7 @@ def of_models() -> dict[str, Cases]:
         "SteinDivergence": {"a network for `head`": lambda: fd.SteinDivergence(fd.ResidualMLP(KEY, 2))},
         "LangevinStein": {
             "`rho=0`": lambda: fd.LangevinStein(rho=0.0),
+            "`rho=None`": lambda: fd.LangevinStein(rho=None),
             "`tails=1.5`": lambda: fd.LangevinStein(tails=1.5),
             'source="rows"': lambda: fd.LangevinStein(source="rows"),
         },
@@ -441,6 +449,7 @@ def of_models() -> dict[str, Cases]:
         },
         "bits_per_dimension": {
             "`levels=0`": lambda: fd.bits_per_dimension(DATA, 2, levels=0),
+            "text": lambda: fd.bits_per_dimension(["a"], 2),
             "`dim=0`": lambda: fd.bits_per_dimension(DATA, 0),
         },
     }
@@ -499,6 +508,7 @@ def of_trust() -> dict[str, Cases]:
             "samples with a nan": lambda: fd.diagnose(KEY, PLAIN, with_entry(DATA, np.nan)),
             "samples off the support": lambda: fd.diagnose(KEY, BY_NAME, DATA),
             "a conditional density and no `context`": lambda: fd.diagnose(KEY, GIVEN_LATER, DATA),
+            "a number for `context`": lambda: fd.diagnose(KEY, GIVEN_LATER, context=3.0),
             "`context` with fewer rows": lambda: fd.diagnose(KEY, GIVEN_LATER, DATA, context=CONTEXT[:-1]),
             "a density with its context, and `context`": lambda: fd.diagnose(
                 KEY, GIVEN_LATER.given(CONTEXT), DATA, context=CONTEXT
@@ -533,6 +543,7 @@ def of_trust() -> dict[str, Cases]:
         },
         "simulation_based_calibration": {
             "an integer for the key": lambda: calibrate(key=0),
+            "a number for `model`": lambda: calibrate(of=3),
             "a model that observes nothing": lambda: calibrate(of=lambda: numpyro.sample("theta", PLAIN)),
             "a simulator without one of the sites": lambda: calibrate(simulator=lambda: numpyro.sample("theta", PLAIN)),
             "`simulations=5`": lambda: calibrate(simulations=5),

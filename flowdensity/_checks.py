@@ -6,8 +6,9 @@ Each raises an error that says, in the name of the public function `caller`, wha
 import math
 import os
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.util import is_prng_key
@@ -36,9 +37,9 @@ def check_kind(caller: str, name: str, value: object, kind: type | UnionType, fi
 
 def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, reason: str = "") -> None:
     """Raise a ValueError unless `value` is one of the names that a `Literal` offers."""
-    if value not in get_args(choices):
+    if not isinstance(value, str) or value not in get_args(choices):
         raise ValueError(
-            f"{caller} expected `{name}` to be one of {get_args(choices)}; got {value!r}. {reason}Fix: {name}={fix!r}"
+            f"{caller} expected `{name}` to be one of {get_args(choices)}; got {_described(value)}. {reason}Fix: {name}={fix!r}"
         )
 
 
@@ -55,22 +56,44 @@ def check_count(caller: str, name: str, count: Any, *, fix: object, least: int =
     raise ValueError(f"{caller} expected `{name}` as an integer {limits}; got {_described(count)}. Fix: {name}={fix}")
 
 
-def check_sizes(caller: str, least: int, **sizes: Any) -> None:
-    """Raise a ValueError unless all sizes of a network are integers of at least `least`."""
-    for name, size in sizes.items():
-        check_count(caller, name, size, least=least, fix=least)
+def check_sizes(caller: str, least: int, **sizes: Any) -> list[int]:
+    """Sizes of a network as integers.
+
+    Raises:
+        ValueError: if one is none, or below `least`.
+    """
+    return [check_count(caller, name, size, least=least, fix=least) for name, size in sizes.items()]
 
 
-def check_positive(caller: str, name: str, value: object, *, fix: float, unit: str = "") -> float:
-    """`value` as a finite number above zero.
+def check_number(
+    caller: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    fix: float,
+    ends: Literal["neither", "low", "high", "both"] = "neither",
+    unit: str = "",
+) -> float:
+    """`value` as a finite number between `low` and `high`, of which `ends` are allowed.
 
     Raises:
         ValueError: if it is none.
     """
-    if isinstance(value, WHOLE | REAL) and 0.0 < value < math.inf:
-        return float(value)
+    try:
+        number = math.nan if np.ndim(value) or isinstance(value, str | bool | np.bool_) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    above = low <= number if ends in ("low", "both") else low < number
+    below = number <= high if ends in ("high", "both") else number < high
+    if above and below and math.isfinite(number):
+        return number
+    expected = f"{'at least' if ends in ('low', 'both') else 'above'} {low:g}"
+    if high < math.inf:
+        expected += f" and {'at most' if ends in ('high', 'both') else 'below'} {high:g}"
     raise ValueError(
-        f"{caller} expected `{name}` as a positive number{unit}; got {_described(value)}. Fix: {name}={fix}"
+        f"{caller} expected `{name}` as a number{unit} {expected}; got {_described(value)}. Fix: {name}={fix}"
     )
 
 
@@ -124,7 +147,7 @@ def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
         TypeError: if they are no real numbers.
     """
     try:
-        if np.iscomplexobj(values):
+        if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(values)):
             raise TypeError("they are complex")
         return jnp.asarray(values, float)
     except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import lineax
 
-from ._checks import check_count, check_kind, check_positive
+from ._checks import check_count, check_kind, check_number
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
 from .models.flows import AbstractCircle, AbstractProbabilityFlow, standard_normal_log_prob
@@ -45,6 +45,10 @@ class FixedStep(AbstractSolver):
     Args:
         steps: number of steps.
         method: a diffrax Runge-Kutta solver, of which the tableau is used.
+
+    Raises:
+        TypeError: if `method` is of another kind.
+        ValueError: if `steps` is no integer of at least 1, or above a million.
     """
 
     steps: int = eqx.field(static=True, default=16)
@@ -90,6 +94,10 @@ class Adaptive(AbstractSolver):
         atol: absolute tolerance per step, in whitened units and nats.
         method: a diffrax solver with an error estimate.
         max_steps: the solve fails with diffrax's error beyond as many steps.
+
+    Raises:
+        TypeError: if `method` is of another kind.
+        ValueError: if a tolerance is below 0, or both are 0, or `max_steps` is no integer of at least 1, or above a million.
     """
 
     rtol: float = eqx.field(static=True, default=1e-5)
@@ -98,8 +106,12 @@ class Adaptive(AbstractSolver):
     max_steps: int = eqx.field(static=True, default=4096)
 
     def __check_init__(self) -> None:
-        check_positive("Adaptive", "rtol", self.rtol, fix=1e-5)
-        check_positive("Adaptive", "atol", self.atol, fix=1e-5)
+        tolerances = [
+            check_number("Adaptive", name, value, 0.0, fix=1e-5, ends="low")
+            for name, value in (("rtol", self.rtol), ("atol", self.atol))
+        ]
+        if not any(tolerances):
+            raise ValueError("Adaptive expected `rtol` or `atol` above 0; got 0 for both. Fix: rtol=1e-5")
         check_kind("Adaptive", "method", self.method, diffrax.AbstractAdaptiveSolver, "method=diffrax.Tsit5()")
         check_count("Adaptive", "max_steps", self.max_steps, most=MOST, fix=4096)
 

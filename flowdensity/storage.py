@@ -52,7 +52,7 @@ def save(
         None.
 
     Raises:
-        TypeError: if `density` or `report` is of another type, or made of something that cannot be written.
+        TypeError: if `file` is no path, or `density` or `report` of another type or made of something that cannot be written.
     """
     check_path("save", "file", file, "file", fix="density.flow")
     check_kind(
@@ -94,6 +94,7 @@ def load(file: str | os.PathLike[str], *, network: Any = None) -> FlowDensity | 
         The density.
 
     Raises:
+        TypeError: if `file` is no path.
         FileNotFoundError: if there is no such file.
         ValueError: if it is no file of a density, or damaged, or one of a newer version; if `network` is missing, not wanted, or
             another than that which was saved.
@@ -126,6 +127,7 @@ def load_report(file: str | os.PathLike[str]) -> FitReport | None:
         The report; None if there was none.
 
     Raises:
+        TypeError: if `file` is no path.
         FileNotFoundError: if there is no such file.
         ValueError: if it is no file of a density, or damaged, or one of a newer version.
     """

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gc
 import hashlib
+import importlib.metadata
 import os
 import pickle
 import sys
@@ -23,7 +24,8 @@ from references import MIXTURE
 import flowdensity as fd
 
 # Most of the suite's time is compilation of what then runs for a moment, here and in the processes that tests start.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,9 +59,12 @@ class Fitted(NamedTuple):
 
 @functools.cache
 def fits_folder(root: Path) -> Path:
-    """Where the fits are kept of this version of the package, of the tests and of what they stand on."""
-    digest = hashlib.sha256(f"{sys.version} {jax.__version__} {eqx.__version__}".encode())
-    for file in sorted([*(root / "flowdensity").rglob("*.py"), *(root / "tests").glob("*.py")]):
+    """Where the fits are kept of this version of the package, of these fixtures and of all that they stand on."""
+    installed = sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions())
+    settings = [f"{name}={os.environ.get(name)}" for name in ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS")]
+    digest = hashlib.sha256("\n".join([sys.version, *installed, *settings]).encode())
+    tests = root / "tests"
+    for file in [*sorted((root / "flowdensity").rglob("*.py")), tests / "conftest.py", tests / "references.py"]:
         digest.update(file.read_bytes())
     folder = root / ".pytest_cache" / "fits" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +88,9 @@ def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
                 time.sleep(0.5)
                 continue
             try:
-                partial = file.with_suffix(".part")
+                partial = file.with_suffix(f".{os.getpid()}")
                 partial.write_bytes(pickle.dumps(fit()))
-                partial.rename(file)
+                partial.replace(file)
             except BaseException:
                 taken.unlink()  # whoever waits tries for itself, rather than for ever
                 raise

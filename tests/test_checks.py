@@ -1,5 +1,7 @@
 """What is checked before any work is done: what passes, and what the errors say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -45,18 +47,35 @@ def test_what_is_no_count(count):
         _checks.check_count("fit", "steps", count, least=3, most=4, fix=3)
 
 
-@pytest.mark.parametrize("value", [0.0, -1, np.inf, np.nan, "1", None])
-def test_what_is_not_positive(value):
-    with pytest.raises(ValueError, match=r"fit expected `rate` as a positive number; got .*Fix: rate=0.1"):
-        _checks.check_positive("fit", "rate", value, fix=0.1)
+@pytest.mark.parametrize("value", [0.0, -1, np.inf, np.nan, "1", None, True, np.ones(1)])
+def test_what_is_not_above_zero(value):
+    with pytest.raises(ValueError, match=r"fit expected `rate` as a number above 0; got .*Fix: rate=0.1"):
+        _checks.check_number("fit", "rate", value, 0.0, fix=0.1)
 
 
-def test_a_positive_number():
-    assert [_checks.check_positive("fit", "rate", x, fix=0.1) for x in (2, np.float32(0.5), 1e-300)] == [
-        2.0,
-        0.5,
-        1e-300,
-    ]
+def test_a_number_of_any_kind():
+    for value in (2, np.float32(2.0), jnp.asarray(2.0), np.asarray(2)):
+        number = _checks.check_number("fit", "rate", value, 0.0, fix=0.1)
+        assert number == 2.0
+        assert type(number) is float
+
+
+@pytest.mark.parametrize(
+    ("ends", "inside", "says"),
+    [
+        ("neither", [False, False], "above 0 and below 1"),
+        ("low", [True, False], "at least 0 and below 1"),
+        ("high", [False, True], "above 0 and at most 1"),
+        ("both", [True, True], "at least 0 and at most 1"),
+    ],
+)
+def test_the_ends_of_an_interval(ends, inside, says):
+    for value, allowed in zip((0.0, 1.0), inside, strict=True):
+        if allowed:
+            assert _checks.check_number("fit", "share", value, 0.0, 1.0, fix=0.5, ends=ends) == value
+        else:
+            with pytest.raises(ValueError, match=f"expected `share` as a number {says}; got {value}"):
+                _checks.check_number("fit", "share", value, 0.0, 1.0, fix=0.5, ends=ends)
 
 
 @pytest.mark.parametrize("shape", [3, (0,), (2, 1.5), "ab", None])
@@ -98,8 +117,9 @@ def test_what_are_no_real_numbers(values):
 
 def test_real_numbers():
     np.testing.assert_array_equal(_checks.real_array("fit", "x", [[1, 2]]), np.array([[1.0, 2.0]]))
-    array = jax.jit(lambda x: _checks.real_jax_array("fit", "x", x, ""))(np.arange(3))
-    np.testing.assert_array_equal(array, jnp.arange(3.0))
+    for stacked in (lambda x: x, list):
+        array = jax.jit(lambda x, s=stacked: _checks.real_jax_array("fit", "x", s(x), ""))(np.arange(3))
+        np.testing.assert_array_equal(array, jnp.arange(3.0))
 
 
 def test_a_velocity_must_take_the_context():
@@ -114,3 +134,21 @@ def test_a_velocity_must_take_the_context():
     with pytest.raises(TypeError, match=r"^its own"):
         fd.VelocityField(broken, normal)
     fd.VelocityField(jax.tree_util.Partial(lambda a, t, x, c: a * x, 2.0), normal)
+
+    @functools.wraps(lambda t, x: x)
+    def adapted(t, x, context):
+        return x
+
+    unconditional = fd.VelocityField(adapted, normal)
+    assert fd.VelocityField(adapted, normal, context_shape=unconditional.context_shape).context_shape == (0,)
+
+
+def test_sizes_of_any_integer_type():
+    two = np.int64(2)
+    zero = jnp.zeros(())
+    assert fd.ResidualMLP(jr.key(0), two, width=two, depth=np.int32(1))(zero, jnp.ones(2), jnp.zeros(0))[0].shape == (
+        2,
+    )
+    network = fd.UNet(jr.key(0), [4, 4, 1], width=two, scales=2)
+    assert network.event_shape == (4, 4, 1)
+    assert network(zero, jnp.ones(16), jnp.zeros(0))[0].shape == (16,)

@@ -52,8 +52,9 @@ def bits_per_dimension(log_prob: ArrayLike, dim: int, levels: int = 256) -> np.n
         Array of the same shape.
 
     Raises:
+        TypeError: if `log_prob` are no real numbers.
         ValueError: if `dim` is no integer of at least 1, or `levels` none of at least 2.
     """
     dim = check_count("bits_per_dimension", "dim", dim, fix=64)
     levels = check_count("bits_per_dimension", "levels", levels, least=2, fix=256)
-    return math.log2(levels) - np.asarray(log_prob, np.float64) / (dim * math.log(2.0))
+    return math.log2(levels) - real_array("bits_per_dimension", "log_prob", log_prob) / (dim * math.log(2.0))

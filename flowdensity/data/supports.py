@@ -9,6 +9,7 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
+from .._checks import check_kind
 from .._typing import Array, ArrayLike
 from .sites import Shapes, join, split
 
@@ -110,7 +111,7 @@ def _biject_to_joint(constraint: _Joint) -> _JointTransform:
     return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
 
 
-def check_support(caller: str, name: str, support: object) -> constraints.Constraint:
+def check_support(caller: str, name: str, support: Any) -> constraints.Constraint:
     """A support that densities can be learned on: numpyro has a smooth bijection from the real line for it.
 
     Args:
@@ -122,12 +123,8 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
         TypeError: if it is not a constraint.
         ValueError: if no density on it can be learned.
     """
-    if not isinstance(support, constraints.Constraint):
-        got = repr(support) if isinstance(support, str) else type(support).__name__
-        raise TypeError(
-            f"{caller} expected `{name}` to be a constraint of numpyro; got {got}. "
-            f"Fix: {name}=numpyro.distributions.constraints.positive"
-        )
+    fix = f"{name}=numpyro.distributions.constraints.positive"
+    check_kind(caller, name, support, constraints.Constraint, fix)
     if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):
         raise ValueError(
             f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "

@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from tqdm.auto import tqdm
 
+from .._checks import check_kind
 from .._typing import Array, Bool, Float, Scalar
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -181,11 +182,8 @@ def correction(
             f"{'' if exact else ' without any'}. Fix: exact={{'theta': density}}"
         )
     for name, density in exact.items():
-        if not isinstance(density, FlowDensity | AmortizedDensity):
-            raise TypeError(
-                f"{caller} expected `exact[{name!r}]` to be a FlowDensity or an AmortizedDensity; got "
-                f"{type(density).__name__}. Fix: exact={{{name!r}: density}} with the density that fd.fit_flow returned"
-            )
+        fix = f"exact={{{name!r}: density}} with the density that fd.fit_flow returned"
+        check_kind(caller, f"exact[{name!r}]", density, FlowDensity | AmortizedDensity, fix)
     bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
     trace = _structure(bound)
     for name, site in trace.items():

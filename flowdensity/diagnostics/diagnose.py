@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import check_key, check_kind
+from .._checks import check_key, check_kind, real_array
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.sites import named_columns
 from ..data.tables import Named, Sample
@@ -146,4 +146,5 @@ def _rows(
 
 def _count(context: ArrayLike | Named) -> int:
     columns = named_columns("diagnose", "context", context)
-    return len(np.asarray(context if columns is None else next(iter(columns.values()))))
+    rows = real_array("diagnose", "context", context if columns is None else next(iter(columns.values())))
+    return len(np.atleast_1d(rows))

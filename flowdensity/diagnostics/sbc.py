@@ -117,6 +117,7 @@ def simulation_based_calibration(
         The ranks, with a `summary()`.
 
     Raises:
+        TypeError: if `key` is no key, or `model` or `simulator` cannot be called.
         ValueError: if a number is out of range, or the sites of `model` and `simulator` do not agree.
     """
     caller = "simulation_based_calibration"
@@ -124,6 +125,11 @@ def simulation_based_calibration(
     simulations = check_count(caller, "simulations", simulations, least=2 * BINS, fix=100)
     draws = check_count(caller, "draws", draws, least=BINS - 1, fix=99)
     warmup = check_count(caller, "warmup", warmup, fix=500)
+    for name, function in (("model", model), ("simulator", simulator)):
+        if function is not None and not callable(function):
+            raise TypeError(
+                f"{caller} expected `{name}` as a function with numpyro sites; got {type(function).__name__}. Fix: {name}=model"
+            )
     kwargs = {} if model_kwargs is None else dict(model_kwargs)
     bound = partial(model, *model_args, **kwargs)
     source = handlers.uncondition(bound if simulator is None else partial(simulator, *model_args, **kwargs))

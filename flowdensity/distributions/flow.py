@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import _default_promote_batch_shape, promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
-from .._checks import check_count, check_key, check_kind, real_array, real_jax_array
+from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
 from .._pytree import merge, split
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
@@ -114,7 +114,7 @@ class FlowDensity(dist.Distribution):
         """The named values that an event, shape `(*batch, *event_shape)`, is made of, each `(*batch, *shape)`.
 
         Raises:
-            TypeError: if the density was learned without names.
+            TypeError: if the density was learned without names, or the event is not made of real numbers.
             ValueError: if the event has another shape.
         """
         return self._named("unpack").unpack(self._checked_event("FlowDensity.unpack", event))
@@ -196,7 +196,7 @@ class FlowDensity(dist.Distribution):
             Events, shape `(*sample_shape, *batch_shape, *event_shape)`.
 
         Raises:
-            TypeError: if the model is not on the circle.
+            TypeError: if the model is not on the circle, or `key` no key.
             ValueError: if `steps` or `strength` is out of range, or a context is missing.
         """
         model = self.model
@@ -207,16 +207,10 @@ class FlowDensity(dist.Distribution):
             )
         check_key("FlowDensity.sample_diffusion", key)
         steps = check_count("FlowDensity.sample_diffusion", "steps", steps, fix=64)
-        if not 0.0 <= strength < jnp.inf:
-            raise ValueError(
-                f"FlowDensity.sample_diffusion expected `strength` as a finite number of at least 0; got {strength}. "
-                "Fix: strength=1.0"
-            )
+        strength = check_number("FlowDensity.sample_diffusion", "strength", strength, 0.0, fix=1.0, ends="low")
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
-        return batching.diffused(
-            self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, float(strength)
-        )
+        return batching.diffused(self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, strength)
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
@@ -235,7 +229,8 @@ class FlowDensity(dist.Distribution):
 
     def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
         """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
-        context, noise = self._given("FlowDensity.from_base"), jnp.asarray(noise, float)
+        context = self._given("FlowDensity.from_base")
+        noise = real_jax_array("FlowDensity.from_base", "noise", noise, "noise = density.base.sample(key)")
         if noise.shape[-1:] != (self.model.dim,):
             raise ValueError(
                 f"FlowDensity.from_base expected `noise` with shape (..., {self.model.dim}); got {noise.shape}. "
@@ -253,7 +248,8 @@ class FlowDensity(dist.Distribution):
         """Events as an array of the right shape, and flat contexts, for a method that needs both.
 
         Raises:
-            ValueError: in the name of `caller`, if the shape is not that of events or a context is missing.
+            TypeError: in the name of `caller`, if they are no real numbers.
+            ValueError: likewise, if the shape is not that of events or a context is missing.
         """
         context = self._given(caller)
         return self._checked_event(caller, value), context

@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_kind, check_positive
+from .._checks import check_kind, check_number
 from ..data.scaling import Scaling
 from ..divergence.exact import ExactDivergence
 from ..divergence.stochastic import unbiased_divergence
@@ -125,7 +125,7 @@ class AutoFlow(AutoContinuous):
             check_kind("AutoFlow", "network", network, AbstractNetwork, "network=None")
         solver = FixedStep(8) if solver is None else solver
         check_kind("AutoFlow", "solver", solver, AbstractSolver, "solver=fd.FixedStep(8)")
-        self._init_scale = check_positive("AutoFlow", "init_scale", init_scale, fix=1.0)
+        self._init_scale = check_number("AutoFlow", "init_scale", init_scale, 0.0, fix=1.0)
         self.network = network
         self._solver = solver
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)

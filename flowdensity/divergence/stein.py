@@ -101,6 +101,9 @@ class SteinDivergence(AbstractDivergence):
 
     It belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`), and is stale for any other.
     Jagwani et al. 2026, "Stein Amortized Divergence", arXiv 2605.16486.
+
+    Raises:
+        TypeError: if `head` is a network or cannot be called.
     """
 
     head: DivergenceHead

@@ -35,7 +35,8 @@ class HutchinsonDivergence(AbstractDivergence):
         distribution: "rademacher", whose error is never larger, or "gaussian".
 
     Raises:
-        ValueError: if there is no probe, or the distribution is unknown.
+        TypeError: if `key` is no key.
+        ValueError: if `probes` is no integer of at least 1, or the distribution is unknown.
     """
 
     key: Key
@@ -72,6 +73,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
         distribution: of the $v_i$, "rademacher" or "gaussian".
 
     Raises:
+        TypeError: if `key` is no key.
         ValueError: if `probes` is not a positive multiple of 3, or the distribution is unknown.
     """
 

@@ -51,8 +51,8 @@ class EnergyNetwork(eqx.Module):
         activation: Activation = "silu",
     ):
         check_key("EnergyNetwork", key)
-        check_sizes("EnergyNetwork", 1, dim=dim, width=width)
-        check_sizes("EnergyNetwork", 0, context_dim=context_dim, depth=depth)
+        dim, width = check_sizes("EnergyNetwork", 1, dim=dim, width=width)
+        context_dim, depth = check_sizes("EnergyNetwork", 0, context_dim=context_dim, depth=depth)
         self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale

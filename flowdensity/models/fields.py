@@ -39,7 +39,7 @@ class VelocityField(AbstractProbabilityFlow):
         context_shape: shape of one context; None for an unconditional velocity.
 
     Raises:
-        TypeError: if `network` cannot be called, or `base` is not normal.
+        TypeError: if `network` cannot be called with these arguments, `base` is not normal, or `context_shape` no shape.
         ValueError: if the shape of a velocity is not that of its event, or `times` are unusable.
     """
 
@@ -60,7 +60,8 @@ class VelocityField(AbstractProbabilityFlow):
         context_shape: tuple[int, ...] | None = None,
     ):
         if not (
-            np.shape(times) == (2,)
+            isinstance(times, tuple | list | np.ndarray)
+            and len(times) == 2
             and all(isinstance(t, Real) and math.isfinite(t) for t in times)
             and times[0] != times[1]
         ):
@@ -101,7 +102,8 @@ def context_identity(caller: str, shape: tuple[int, ...] | None) -> Scaling:
     Raises:
         TypeError: if `shape` is none.
     """
-    return identity_scaling((0,) if shape is None else check_shape(caller, "context_shape", shape, fix="(3,)"))
+    absent = shape is None or shape == (0,)  # as `context_shape` of an unconditional model says it
+    return identity_scaling((0,) if absent else check_shape(caller, "context_shape", shape, fix="(3,)"))
 
 
 def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,11 +145,14 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
         TypeError: if it does not take the three arguments.
         ValueError: if the shape of the output is not that of the event.
     """
-    _check_arguments(caller, network)
     time, event = jnp.zeros(()), jax.ShapeDtypeStruct(scaling.event_shape, jnp.result_type(float))
     shape = context_scaling.event_shape
     context = None if shape == (0,) else jnp.zeros(shape)
-    output = eqx.filter_eval_shape(network, time, event, context)
+    try:
+        output = eqx.filter_eval_shape(network, time, event, context)
+    except TypeError:
+        _check_arguments(caller, network)
+        raise
     has_features = isinstance(output, tuple) and len(output) == 2
     got = getattr(output[0] if has_features else output, "shape", None)
     if got != scaling.event_shape:
@@ -159,6 +164,7 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
 
 
 def _check_arguments(caller: str, network: Callable[..., Any]) -> None:
+    """Raise a TypeError if a callable that has raised one does not take the three arguments."""
     try:
         signature = inspect.signature(network)
     except ValueError:

@@ -118,6 +118,9 @@ class Flow(AbstractCircle):
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
         start: what it is with a network of zeros; None is the fitted Gaussian.
+
+    Raises:
+        TypeError: if `network` or `path` is of another kind.
     """
 
     network: AbstractNetwork
@@ -168,6 +171,10 @@ class Diffusion(AbstractCircle):
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
         start: what it is with a network of zeros; None is the fitted Gaussian.
+
+    Raises:
+        TypeError: if `network` or `path` is of another kind.
+        ValueError: if `prediction` is unknown.
     """
 
     network: AbstractNetwork
@@ -223,6 +230,9 @@ class ContinuousFlow(AbstractProbabilityFlow):
 
     Args:
         circle: the model on the circle whose velocity it has.
+
+    Raises:
+        TypeError: if it is no such model.
     """
 
     circle: AbstractCircle

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import real_array
 from .._typing import Array, ArrayLike, Float, Scalar, State
 from .networks import squash
 
@@ -28,6 +29,7 @@ class GaussianMixture(eqx.Module):
         covariances: positive definite, shape `(components, dim, dim)`.
 
     Raises:
+        TypeError: if one is not made of real numbers.
         ValueError: if shapes do not belong together, a weight is not positive or a covariance not positive definite.
     """
 
@@ -38,7 +40,8 @@ class GaussianMixture(eqx.Module):
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
         # In float64, whatever JAX's own precision.
-        weights, means, covariances = (np.asarray(each, np.float64) for each in (weights, means, covariances))
+        given = {"weights": weights, "means": means, "covariances": covariances}
+        weights, means, covariances = (real_array("GaussianMixture", name, each) for name, each in given.items())
         if not (weights.shape == means.shape[:1] and covariances.shape == (*means.shape, *means.shape[1:])):
             raise ValueError(
                 "GaussianMixture expected `weights`, `means` and `covariances` of the shapes (k,), (k, dim) and (k, dim, dim); "

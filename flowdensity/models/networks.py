@@ -155,8 +155,10 @@ class ResidualMLP(AbstractNetwork):
         activation: Activation = "silu",
     ):
         check_key("ResidualMLP", key)
-        check_sizes("ResidualMLP", 1, dim=dim, width=width, frequencies=frequencies)
-        check_sizes("ResidualMLP", 0, context_dim=context_dim, depth=depth, experts=experts)
+        dim, width, frequencies = check_sizes("ResidualMLP", 1, dim=dim, width=width, frequencies=frequencies)
+        context_dim, depth, experts = check_sizes(
+            "ResidualMLP", 0, context_dim=context_dim, depth=depth, experts=experts
+        )
         activation_function(activation)
         inward, outward, *keys, gate = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies

@@ -12,13 +12,13 @@ Some paths start at an angle above 0 (`VariancePreserving` at $a(0) > 0$, `Varia
 some stop below $\pi/2$ (`VarianceExploding` at its smallest noise). What that means is the model's matter.
 """
 
-import math
 from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
+from .._checks import check_number
 from .._typing import Array, Float, Key, Times
 
 
@@ -62,15 +62,20 @@ class VariancePreserving(AbstractPath):
     Args:
         beta_min: rate at the data, per unit of time.
         beta_max: rate at the noise, per unit of time.
+
+    Raises:
+        ValueError: if a rate is not above 0, or the first above the second.
     """
 
     beta_min: float = eqx.field(static=True, default=0.1)
     beta_max: float = eqx.field(static=True, default=20.0)
 
     def __check_init__(self) -> None:
-        if not 0.0 < self.beta_min <= self.beta_max < math.inf:
+        check_number("VariancePreserving", "beta_min", self.beta_min, 0.0, fix=0.1)
+        check_number("VariancePreserving", "beta_max", self.beta_max, 0.0, fix=20.0)
+        if not self.beta_min <= self.beta_max:
             raise ValueError(
-                f"VariancePreserving expected 0 < `beta_min` <= `beta_max`, finite; got {self.beta_min} and {self.beta_max}. "
+                f"VariancePreserving expected `beta_min` <= `beta_max`; got {self.beta_min} and {self.beta_max}. "
                 "Fix: VariancePreserving(beta_min=0.1, beta_max=20.0)"
             )
 
@@ -89,15 +94,20 @@ class VarianceExploding(AbstractPath):
     Args:
         sigma_min: least noise, in standard deviations of the data.
         sigma_max: largest noise, same unit.
+
+    Raises:
+        ValueError: if one is not above 0, or the first not below the second.
     """
 
     sigma_min: float = eqx.field(static=True, default=0.01)
     sigma_max: float = eqx.field(static=True, default=100.0)
 
     def __check_init__(self) -> None:
-        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+        check_number("VarianceExploding", "sigma_min", self.sigma_min, 0.0, fix=0.01)
+        check_number("VarianceExploding", "sigma_max", self.sigma_max, 0.0, fix=100.0)
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
-                f"VarianceExploding expected 0 < `sigma_min` < `sigma_max`, finite; got {self.sigma_min} and {self.sigma_max}. "
+                f"VarianceExploding expected `sigma_min` < `sigma_max`; got {self.sigma_min} and {self.sigma_max}. "
                 "Fix: VarianceExploding(sigma_min=0.01, sigma_max=100.0)"
             )
 

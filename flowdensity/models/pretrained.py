@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from .._checks import check_choice, check_positive, check_shape, real_array
+from .._checks import check_choice, check_number, check_shape, real_array
 from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .fields import call, check_output, context_identity, identity_scaling, wrap
@@ -150,7 +150,7 @@ def from_ddpm(
         The model, for `FlowDensity` and `fit_divergence`.
 
     Raises:
-        TypeError: if `network` cannot be called.
+        TypeError: if `network` cannot be called as it should, or a shape is none.
         ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
     """
     rates = real_array("from_ddpm", "betas", betas)
@@ -204,13 +204,15 @@ def from_edm(
         The model, for `FlowDensity` and `fit_divergence`.
 
     Raises:
-        TypeError: if `network` cannot be called.
+        TypeError: if `network` cannot be called as it should, or a shape is none.
         ValueError: if a noise level or the shape of the output is unusable.
     """
-    check_positive("from_edm", "sigma_data", sigma_data, fix=0.5)
-    if not 0.0 < sigma_min < sigma_max < np.inf:
+    sigma_data = check_number("from_edm", "sigma_data", sigma_data, 0.0, fix=0.5)
+    sigma_min = check_number("from_edm", "sigma_min", sigma_min, 0.0, fix=0.002)
+    sigma_max = check_number("from_edm", "sigma_max", sigma_max, 0.0, fix=80.0)
+    if not sigma_min < sigma_max:
         raise ValueError(
-            f"from_edm expected 0 < `sigma_min` < `sigma_max`, finite; got {sigma_min} and {sigma_max}. "
+            f"from_edm expected `sigma_min` < `sigma_max`; got {sigma_min} and {sigma_max}. "
             "Fix: sigma_min=0.002, sigma_max=80.0"
         )
     event_shape = check_shape("from_edm", "event_shape", event_shape, fix="(2,)")

@@ -86,16 +86,16 @@ class UNet(AbstractNetwork):
         activation: Activation = "silu",
     ):
         check_key("UNet", key)
-        check_shape("UNet", "event_shape", event_shape, fix="(8, 8, 1)")
-        check_sizes("UNet", 1, width=width, scales=scales, frequencies=frequencies)
-        check_sizes("UNet", 0, context_dim=context_dim)
+        shape = check_shape("UNet", "event_shape", event_shape, fix="(8, 8, 1)")
+        width, scales, frequencies = check_sizes("UNet", 1, width=width, scales=scales, frequencies=frequencies)
+        (context_dim,) = check_sizes("UNet", 0, context_dim=context_dim)
         activation_function(activation)
-        if len(event_shape) != 3 or any(size % 2 ** (scales - 1) for size in event_shape[:2]):
+        if len(shape) != 3 or any(size % 2 ** (scales - 1) for size in shape[:2]):
             raise ValueError(
                 f"UNet expected `event_shape` as (rows, columns, channels), with rows and columns that divide by "
                 f"{2 ** (scales - 1)} for {scales} scales; got {event_shape}. Fix: fd.UNet(key, (8, 8, 1), scales=3)"
             )
-        rows, columns, channels = event_shape
+        rows, columns, channels = shape
         told = 2 * frequencies + context_dim
         inward, middle, outward, *keys = jr.split(key, 3 + 4 * (scales - 1))
         widths = [width * 2**scale for scale in range(scales)]
@@ -113,9 +113,9 @@ class UNet(AbstractNetwork):
             for fine, coarse, _, _, step, block in reversed(steps)
         )
         self.outward = jax.tree.map(jnp.zeros_like, convolution(outward, width, channels))
-        self.dim = math.prod(event_shape)
+        self.dim = math.prod(shape)
         self.context_dim = context_dim
-        self.event_shape = event_shape
+        self.event_shape = (rows, columns, channels)
         self.frequencies = frequencies
         self.activation = activation
 

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_choice
+from .._checks import check_choice, check_number
 from .._typing import Key, Scalar
 from ..divergence.centres import AbstractCentres
 from ..divergence.kernel import Kernel, MeanJacobian, frame_size, stein_terms
@@ -79,8 +79,7 @@ class LangevinStein(AbstractObjective):
     source: Source = eqx.field(static=True, default="both")
 
     def __check_init__(self) -> None:
-        if not 0.0 < self.rho <= 1.0:
-            raise ValueError(f"LangevinStein expected 0 < `rho` <= 1; got {self.rho}. Fix: LangevinStein(rho=0.1)")
+        check_number("LangevinStein", "rho", self.rho, 0.0, 1.0, fix=0.1, ends="high")
         _check("LangevinStein", self.source, self.tails)
 
     def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
@@ -168,6 +167,5 @@ def _draw(key: Key, centres: AbstractCentres, draws: int, rho: float, tails: flo
 
 
 def _check(name: str, source: str, tails: float) -> None:
-    if not 0.0 <= tails <= 1.0:
-        raise ValueError(f"{name} expected 0 <= `tails` <= 1; got {tails}. Fix: {name}(tails=0.15)")
+    check_number(name, "tails", tails, 0.0, 1.0, fix=0.15, ends="both")
     check_choice(name, "source", source, Source, fix="both")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .._checks import check_count, check_positive
+from .._checks import check_count, check_number
 
 SMALL = 2000
 """Below so many rows a network is smaller, trained more slowly and for fewer steps: it is over-fitted sooner."""
@@ -43,7 +43,7 @@ def check_options(
     steps = check_count(caller, "steps", steps, fix=4000)
     batch_size = check_count(caller, "batch_size", batch_size, fix=512)
     if learning_rate is not None:
-        learning_rate = check_positive(caller, "learning_rate", learning_rate, fix=1e-3)
+        learning_rate = check_number(caller, "learning_rate", learning_rate, 0.0, fix=1e-3)
     return Options(steps, batch_size, learning_rate)
 
 

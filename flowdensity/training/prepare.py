@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import REAL, check_key, check_kind, check_positive
+from .._checks import check_key, check_kind, check_number
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
@@ -146,9 +146,5 @@ def check_shared(
     check_key(caller, key)
     if divergence != "stein":
         check_kind(caller, "divergence", divergence, AbstractDivergence, 'divergence="stein"')
-    if not (isinstance(validation, REAL) and 0.0 < validation < 1.0):
-        raise ValueError(
-            f"{caller} expected `validation` between 0 and 1, the fraction of rows held out; got {validation!r}. "
-            "Fix: validation=0.1"
-        )
-    check_positive(caller, "tolerance", tolerance, fix=0.01, unit=" of nats")
+    check_number(caller, "validation", validation, 0.0, 1.0, fix=0.1)
+    check_number(caller, "tolerance", tolerance, 0.0, fix=0.01, unit=" of nats")

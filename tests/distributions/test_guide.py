@@ -128,7 +128,7 @@ def test_a_trained_posterior_is_a_density_of_its_own(trained):
 
 
 AUTO_REFUSED = {
-    "no width": (lambda: fd.AutoFlow(regression, init_scale=0.0), "`init_scale` as a positive number; got 0.0"),
+    "no width": (lambda: fd.AutoFlow(regression, init_scale=0.0), "`init_scale` as a number above 0; got 0.0"),
     "another dimension": (
         lambda: initialised(fd.AutoFlow(regression, network=small(3))),
         "`network` for the 2 unconstrained.*got one for 3 and 0",

@@ -225,7 +225,7 @@ BAD = {
     "few labels": ({"labels": 3}, ValueError, "labels", "at least 16; got 3"),
     "no width": ({"width": 0}, ValueError, "width", "at least 1; got 0"),
     "half a step": ({"steps": 0.5}, ValueError, "steps", "integer of at least 1; got 0.5"),
-    "backwards": ({"learning_rate": -1.0}, ValueError, "learning_rate", "positive number; got -1.0"),
+    "backwards": ({"learning_rate": -1.0}, ValueError, "learning_rate", "number above 0; got -1.0"),
 }
 
 

@@ -82,5 +82,5 @@ def test_a_fit_chooses_and_reports(conditional_fit):
 
 @pytest.mark.parametrize("tolerance", [0.0, -0.1, np.nan, "fine"])
 def test_a_tolerance_that_is_none_is_refused(tolerance):
-    with pytest.raises(ValueError, match=r"fit_flow expected `tolerance` as a positive number of nats; got .*Fix: "):
+    with pytest.raises(ValueError, match=r"fit_flow expected `tolerance` as a number of nats above 0; got .*Fix: "):
         fd.fit_flow(jr.key(0), np.random.default_rng(0).normal(size=(20, 2)), tolerance=tolerance)
