@@ -234,7 +234,7 @@ def reweight(
         The weights, their diagnostics, weighted means, and `resample()`.
 
     Raises:
-        TypeError: if `posterior` is not in arviz's form, or `exact` holds no learned densities.
+        TypeError: if `key` is no key, `posterior` not in arviz's form, or `exact` holds no learned densities.
         ValueError: if a site of `exact` does not have such a density in the model, the posterior lacks a latent site or has it in
             another shape or too few draws, or a density is not finite at a draw.
 
