@@ -189,11 +189,11 @@ def test_sound_fits_of_other_kinds_pass(conditional_fit, mixture_fit):
 
 @pytest.mark.slow
 def test_false_alarms_stay_within_the_stated_rate(mixture_fit):
-    """One in a hundred at most: of ten, two would have a probability of 0.004."""
+    """One in a hundred at most: of five, two would have a probability of 0.001."""
     rng = np.random.default_rng(10)
     alarms = [
         bool(fd.diagnose(jr.key(seed), mixture_fit.density, MIXTURE.sample(rng, 1000), progress=False).bad)
-        for seed in range(10)
+        for seed in range(5)
     ]
     assert sum(alarms) <= 1
 
