@@ -9,7 +9,6 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
-from .._checks import check_kind
 from .._typing import Array, ArrayLike
 from .sites import Shapes, join, split
 
@@ -123,8 +122,12 @@ def check_support(caller: str, name: str, support: Any) -> constraints.Constrain
         TypeError: if it is not a constraint.
         ValueError: if no density on it can be learned.
     """
-    fix = f"{name}=numpyro.distributions.constraints.positive"
-    check_kind(caller, name, support, constraints.Constraint, fix)
+    if not isinstance(support, constraints.Constraint):
+        got = repr(support) if isinstance(support, str) else type(support).__name__
+        raise TypeError(
+            f"{caller} expected `{name}` to be a constraint of numpyro; got {got}. "
+            f"Fix: {name}=numpyro.distributions.constraints.positive"
+        )
     if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):
         raise ValueError(
             f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "

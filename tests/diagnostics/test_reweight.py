@@ -545,7 +545,7 @@ BROKEN[0, 3, 1] = np.nan
 REFUSED = {
     "no mapping": (TypeError, "`exact` to map names", {"exact": exact()}),
     "nothing to correct": (TypeError, "`exact` to map names", {"exact": {}}),
-    "no density": (TypeError, "FlowDensity or an AmortizedDensity; got Normal", {"exact": {"theta": dist.Normal()}}),
+    "no density": (TypeError, "FlowDensity or AmortizedDensity; got Normal", {"exact": {"theta": dist.Normal()}}),
     "unknown site": (ValueError, "to name sites of `model`; got 'phi'", {"exact": {"phi": exact()}}),
     "deterministic site": (ValueError, "a log density; it is deterministic", {"exact": {"sum": exact()}}),
     "change of variables": (ValueError, "nothing to correct but the solver", {"model": reparametrised}),

@@ -304,7 +304,7 @@ def test_pretrained_networks_of_another_shape_or_schedule_are_refused():
         fd.from_ddpm(Exact("noise"), (2,), betas=[0.1, 2.0])
     with pytest.raises(ValueError, match=r"from_ddpm expected `predicts`.*Fix: "):
         fd.from_ddpm(Exact("noise"), (2,), betas=BETAS, predicts="epsilon")
-    with pytest.raises(ValueError, match=r"from_edm expected 0 < `sigma_min`.*Fix: "):
+    with pytest.raises(ValueError, match=r"from_edm expected `sigma_min` < `sigma_max`.*Fix: "):
         fd.from_edm(Denoiser(), (2,), sigma_min=90.0)
     with pytest.raises(TypeError, match=r"callable.*got int.*Fix: "):
         fd.from_ddpm(3, (2,), betas=BETAS)

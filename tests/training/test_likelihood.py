@@ -140,7 +140,7 @@ def test_a_model_has_its_own_support_and_network(options, says):
     ("options", "says"),
     [
         ({"data": rows(50)[:, :1], "model": random_flow(jr.key(0), 2)}, r"expected `data` with shape \(n, 2\)"),
-        ({"data": rows(50), "validation": 1.0}, "expected `validation` between 0 and 1"),
+        ({"data": rows(50), "validation": 1.0}, "expected `validation` as a number above 0 and below 1"),
         ({"data": rows(50), "steps": 0}, "expected `steps` as an integer"),
     ],
     ids=["shape", "validation", "steps"],

@@ -92,10 +92,19 @@ def test_the_score_objective_is_for_models_that_have_one():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fd.LangevinStein(rho=0.0), r"LangevinStein expected 0 < `rho` <= 1; got 0.0.*Fix: "),
-        (lambda: fd.LangevinStein(tails=1.5), r"LangevinStein expected 0 <= `tails` <= 1; got 1.5.*Fix: "),
+        (
+            lambda: fd.LangevinStein(rho=0.0),
+            r"LangevinStein expected `rho` as a number above 0 and at most 1; got 0.0.*Fix: ",
+        ),
+        (
+            lambda: fd.LangevinStein(tails=1.5),
+            r"expected `tails` as a number at least 0 and at most 1; got 1.5.*Fix: ",
+        ),
         (lambda: fd.ScoreStein(source="rows"), r"ScoreStein expected `source`.*got 'rows'.*Fix: "),
-        (lambda: fd.HutchinsonRegression(tails=-0.1), r"HutchinsonRegression expected 0 <= `tails`.*Fix: "),
+        (
+            lambda: fd.HutchinsonRegression(tails=-0.1),
+            r"HutchinsonRegression expected `tails` as a number at least 0.*Fix: ",
+        ),
     ],
 )
 def test_unusable_objectives_are_refused(make, message):
