@@ -166,6 +166,10 @@ def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
         "The learned divergence is wrong where there are no data. Fix: fd.fit_divergence with "
         "objective=fd.LangevinStein(tails=0.15), the default"
     )
+    if isinstance(subject.density, AmortizedDensity):
+        words = (
+            "The network is off where there are no data. Fix: its flow, or fd.reweight for a posterior that is there"
+        )
     findings = []
     for factor, ours, theirs in zip(FACTORS, own, exact, strict=True):
         # A percentile's standard error by the order statistics on both sides of it.
