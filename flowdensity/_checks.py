@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro.util import is_prng_key
 
 from ._typing import Array
 
 WHOLE = int | np.integer
-REAL = float | np.floating
 
 
 def check_key(caller: str, key: object) -> None:
@@ -33,6 +33,14 @@ def check_kind(caller: str, name: str, value: object, kind: type | UnionType, fi
         kinds: tuple[Any, ...] = get_args(kind) or (kind,)
         expected = " or ".join(each.__name__ for each in kinds)
         raise TypeError(f"{caller} expected `{name}` of type {expected}; got {_described(value)}. Fix: {fix}")
+
+
+def check_model(caller: str, name: str, model: object) -> None:
+    """Raise a TypeError unless `model` is a numpyro model: a distribution can be called, but has no sites."""
+    if isinstance(model, dist.Distribution) or not callable(model):
+        raise TypeError(
+            f"{caller} expected `{name}` as a function with numpyro sites; got {_described(model)}. Fix: {name}=model"
+        )
 
 
 def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, reason: str = "") -> None:
@@ -158,7 +166,7 @@ def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
 
 def _described(value: object) -> str:
     """What came, in few words: a number, a name or a shape by what it is, all else by its type."""
-    if value is None or (isinstance(value, str | tuple | WHOLE | REAL) and len(repr(value)) < 80):
+    if value is None or (isinstance(value, str | tuple | WHOLE | float | np.floating) and len(repr(value)) < 80):
         return repr(value)
     shape = getattr(value, "shape", None)
     return type(value).__name__ + (f" of shape {shape}" if isinstance(shape, tuple) else "")

@@ -110,7 +110,7 @@ def _biject_to_joint(constraint: _Joint) -> _JointTransform:
     return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
 
 
-def check_support(caller: str, name: str, support: Any) -> constraints.Constraint:
+def check_support(caller: str, name: str, support: object) -> constraints.Constraint:
     """A support that densities can be learned on: numpyro has a smooth bijection from the real line for it.
 
     Args:

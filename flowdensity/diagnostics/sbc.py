@@ -15,7 +15,7 @@ from numpyro.infer import MCMC, NUTS
 from scipy.stats import chi2
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_key
+from .._checks import check_count, check_key, check_model
 from .._typing import Float, Int, Key
 
 THINNING = 5
@@ -125,11 +125,9 @@ def simulation_based_calibration(
     simulations = check_count(caller, "simulations", simulations, least=2 * BINS, fix=100)
     draws = check_count(caller, "draws", draws, least=BINS - 1, fix=99)
     warmup = check_count(caller, "warmup", warmup, fix=500)
-    for name, function in (("model", model), ("simulator", simulator)):
-        if function is not None and not callable(function):
-            raise TypeError(
-                f"{caller} expected `{name}` as a function with numpyro sites; got {type(function).__name__}. Fix: {name}=model"
-            )
+    check_model(caller, "model", model)
+    if simulator is not None:
+        check_model(caller, "simulator", simulator)
     kwargs = {} if model_kwargs is None else dict(model_kwargs)
     bound = partial(model, *model_args, **kwargs)
     source = handlers.uncondition(bound if simulator is None else partial(simulator, *model_args, **kwargs))

@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
-from .._checks import check_kind, check_number
+from .._checks import check_kind, check_model, check_number
 from ..data.scaling import Scaling
 from ..divergence.exact import ExactDivergence
 from ..divergence.stochastic import unbiased_divergence
@@ -117,10 +117,7 @@ class AutoFlow(AutoContinuous):
         network: AbstractNetwork | None = None,
         solver: AbstractSolver | None = None,
     ):
-        if isinstance(model, dist.Distribution) or not callable(model):
-            raise TypeError(
-                f"AutoFlow expected `model` as a function with numpyro sites; got {type(model).__name__}. Fix: fd.AutoFlow(model)"
-            )
+        check_model("AutoFlow", "model", model)
         if network is not None:
             check_kind("AutoFlow", "network", network, AbstractNetwork, "network=None")
         solver = FixedStep(8) if solver is None else solver

@@ -175,12 +175,15 @@ def test_an_under_trained_flow_is_found(mixture_fit):
 
 
 @pytest.mark.slow
-def test_sound_fits_of_other_kinds_pass(conditional_fit, mixture_fit):
-    keep = np.random.default_rng(8).permutation(len(conditional_fit.data))[:800]
+def test_sound_fits_of_other_kinds_pass(conditional_fit, positive_fit, mixture_fit):
+    rng = np.random.default_rng(8)
+    keep = rng.permutation(len(conditional_fit.data))[:800]
     data, context = conditional_fit.data[keep], conditional_fit.context[keep]
     fast, _ = fd.distill(jr.key(10), mixture_fit.density, labels=8192, steps=3000, progress=False)
     for density, samples, contexts in (
         (conditional_fit.density, data, context),
+        (conditional_fit.density.given(np.array([0.5])), None, None),
+        (positive_fit.density, rng.gamma(3.0, 2.0, 800), None),
         (fast, HELD, None),
     ):
         found = fd.diagnose(jr.key(9), density, samples, context=contexts, progress=False)

@@ -98,7 +98,7 @@ def test_the_score_objective_is_for_models_that_have_one():
         ),
         (
             lambda: fd.LangevinStein(tails=1.5),
-            r"expected `tails` as a number at least 0 and at most 1; got 1.5.*Fix: ",
+            r"LangevinStein expected `tails` as a number at least 0 and at most 1; got 1.5.*Fix: ",
         ),
         (lambda: fd.ScoreStein(source="rows"), r"ScoreStein expected `source`.*got 'rows'.*Fix: "),
         (
