@@ -120,10 +120,10 @@ class TrajectoryCentres(AbstractCentres):
         )
 
 
-def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
-    """Factors of which a fraction `tails` is between 1 and 4, uniform in the logarithm, and the rest 1."""
+def inflation(key: Key, count: int, tails: float, farthest: float = FARTHEST) -> Float[Array, "count 1"]:
+    """Factors of which a fraction `tails` is between 1 and `farthest`, uniform in the logarithm, and the rest 1."""
     which, how_far = jr.split(key)
-    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
+    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(farthest)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
 
 
