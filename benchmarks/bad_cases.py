@@ -442,15 +442,24 @@ def of_models() -> dict[str, Cases]:
         },
         "dequantise": {
             "an integer for the key": lambda: fd.dequantise(0, [1, 2]),
-            "numbers that are not whole": lambda: fd.dequantise(KEY, DATA),
-            "numbers above the levels": lambda: fd.dequantise(KEY, [0, 300]),
+            "numbers that are not rounded": lambda: fd.dequantise(KEY, DATA),
+            "a wrong unit": lambda: fd.dequantise(KEY, [[0.1], [0.2], [0.3]], unit=0.25),
+            "values that are not finite": lambda: fd.dequantise(KEY, [1, np.nan]),
             "text": lambda: fd.dequantise(KEY, ["a"]),
-            "`levels=1`": lambda: fd.dequantise(KEY, [0], levels=1),
+            "`unit=-1`": lambda: fd.dequantise(KEY, [0], unit=-1),
+            "units of too many columns": lambda: fd.dequantise(KEY, [[0, 1]], unit=[1, 1, 1]),
         },
         "bits_per_dimension": {
-            "`levels=0`": lambda: fd.bits_per_dimension(DATA, 2, levels=0),
+            "`unit=0`": lambda: fd.bits_per_dimension(DATA, 2, unit=0),
             "text": lambda: fd.bits_per_dimension(["a"], 2),
             "`dim=0`": lambda: fd.bits_per_dimension(DATA, 0),
+        },
+        "Rounded": {
+            "a number for the distribution": lambda: fd.Rounded(3),
+            "a discrete distribution": lambda: fd.Rounded(dist.Poisson(1.0)),
+            "units of too many columns": lambda: fd.Rounded(dist.Normal(), unit=[1, 1]),
+            "`unit=-1`": lambda: fd.Rounded(dist.Normal(), unit=-1),
+            "`points=12`": lambda: fd.Rounded(dist.Normal(), points=12),
         },
     }
 

@@ -240,7 +240,7 @@ def compare_images(name: str) -> dict:
     }
     for kind, cost in costs(timed, points[:4]).items():
         rows[kind] |= cost
-    bits = fd.bits_per_dimension(log_prob(learned, points, 8), model.dim)
+    bits = fd.bits_per_dimension(log_prob(learned, points, 8), model.dim, unit=1 / 256)
     return {
         "rows": rows,
         "dim": model.dim,
@@ -360,7 +360,7 @@ def note(c: dict) -> str:
     text = f"{c['dim']} dimensions, `log_prob` of {c['points']} held-out points in nats"
     if c["levels"] is None:
         return f"{text}."
-    bits = fd.bits_per_dimension(c["held out"], c["dim"], c["levels"])
+    bits = fd.bits_per_dimension(c["held out"], c["dim"], unit=1 / c["levels"])
     return f"{text}. The model has {bits:.3f} bits per dimension there, with the exact divergence."
 
 

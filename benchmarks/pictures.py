@@ -1,5 +1,6 @@
 """Real images in whole numbers: scikit-learn's digits, and patches of its two photographs."""
 
+import jax
 import jax.random as jr
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
@@ -11,14 +12,14 @@ TRAINED_ON = 0.75
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,500 training rows and 297 held out, events of shape `(8, 8, 1)`, dequantised from 17 levels."""
+    """1,500 training rows and 297 held out, events of shape `(8, 8, 1)`, 17 levels spread over (0, 1)."""
     images = np.random.default_rng(0).permutation(load_digits().images)[..., None]
-    spread = fd.dequantise(jr.key(0), images, levels=17)
+    spread = _over_levels(jr.key(0), images, 17)
     return spread[:1500], spread[1500:]
 
 
 def patches(size: int, count: int, held_out: int, *, grey: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Square patches of both photographs, events of shape `(size, size, channels)`, dequantised from 256 levels."""
+    """Square patches of both photographs, events of shape `(size, size, channels)`, 256 levels spread over (0, 1)."""
     rng = np.random.default_rng(size)
     photographs = [np.mean(p, axis=2, keepdims=True).round() if grey else p for p in load_sample_images().images]
 
@@ -32,10 +33,14 @@ def patches(size: int, count: int, held_out: int, *, grey: bool) -> tuple[np.nda
         return rng.permutation(np.stack(found))
 
     train, test = cut(count, 0.0, TRAINED_ON), cut(held_out, TRAINED_ON, 1.0)
-    return fd.dequantise(jr.key(1), train), fd.dequantise(jr.key(2), test)
+    return _over_levels(jr.key(1), train, 256), _over_levels(jr.key(2), test, 256)
 
 
 def without_mean(images: np.ndarray) -> np.ndarray:
     """Patches less their mean, without the last pixel, which the others then determine: rows of one dimension less."""
     flat = images.reshape(len(images), -1)
     return (flat - flat.mean(1, keepdims=True))[:, :-1]
+
+
+def _over_levels(key: jax.Array, images: np.ndarray, levels: int) -> np.ndarray:
+    return (fd.dequantise(key, images) + 0.5) / levels

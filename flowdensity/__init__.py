@@ -1,7 +1,7 @@
 """Learned densities as numpyro distributions."""
 
-from .data.images import bits_per_dimension as bits_per_dimension
-from .data.images import dequantise as dequantise
+from .data.rounding import bits_per_dimension as bits_per_dimension
+from .data.rounding import dequantise as dequantise
 from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
 from .diagnostics.diagnose import diagnose as diagnose
 from .diagnostics.findings import Diagnosis as Diagnosis
@@ -24,6 +24,7 @@ from .distributions.guide import AutoFlow as AutoFlow
 from .distributions.guide import as_guide as as_guide
 from .distributions.guide import flow_module as flow_module
 from .distributions.reparam import FlowReparam as FlowReparam
+from .distributions.rounded import Rounded as Rounded
 from .distributions.sites import sample_sites as sample_sites
 from .divergence.calibration import Residuals as Residuals
 from .divergence.exact import ExactDivergence as ExactDivergence

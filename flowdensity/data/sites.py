@@ -78,6 +78,11 @@ class Sites(NamedTuple):
         """The values in a vector, each of shape `(*batch, *shape)`."""
         return dict(zip(self.names, split(vector, self.shapes), strict=True))
 
+    def site_of(self, column: int) -> str:
+        """The site that a column of the vector belongs to."""
+        ends = np.cumsum([prod(shape) for shape in self.shapes])
+        return self.names[int(np.searchsorted(ends, column, side="right"))]
+
 
 def named_columns(caller: str, name: str, values: Any) -> dict[str, Any] | None:
     """Named values with one event in each row, or None where `values` has no names.

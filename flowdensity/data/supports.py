@@ -138,7 +138,7 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
         if support.is_discrete:
             raise ValueError(
                 f"{caller} expected a continuous `{name}`; got {support}. A density of integers is none. "
-                "Fix: fd.dequantise(key, data) spreads each over a unit interval"
+                "Fix: fd.dequantise(key, data) spreads each over its cell, and fd.Rounded has their probabilities"
             )
         biject_to(support)
     except NotImplementedError as error:

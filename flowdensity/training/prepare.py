@@ -9,6 +9,7 @@ import numpy as np
 from .._checks import check_key, check_kind, check_number
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
+from ..data.singular import warn_where_singular
 from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
@@ -52,6 +53,7 @@ def prepare(
         TypeError, ValueError: if one is unusable.
     """
     events = event_table(caller, data, support)
+    warn_where_singular(caller, events)
     contexts = context_table(caller, context, len(events.rows))
     weighing = weight_table(caller, weights, len(events.rows))
     rows = len(events.rows) if weighing is None else effective_rows(weighing)

@@ -1,0 +1,113 @@
+"""Rounded columns, such as counts, grey levels and lengths to a millimetre, as data of a continuous density."""
+
+import math
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+
+from .._checks import check_count, check_key, check_number, real_array
+from .._typing import ArrayLike, Key
+
+MOSTLY = 0.8
+"""Share of the rows that are multiples of what a column is rounded to, as some may have been recorded more finely."""
+WHOLE = 1e-3
+"""What is a multiple of a unit to within this fraction of it is one."""
+
+
+def dequantise(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
+    r"""Spread rounded values over their cells: $x + w(u - \tfrac12)$ with $w$ the unit and $u$ uniform on [0, 1).
+
+    A density has no value where rows are tied: learned from them as they are, it grows without bound. The expected log density
+    of the result, plus $\sum_i\log w_i$, is a lower bound on the log probability of the rounded values (Theis et al. 2016,
+    arXiv 1511.01844); that probability itself is what `Rounded` has.
+
+    Args:
+        key: JAX PRNG key.
+        data: values of which nearly all are rounded to the nearest multiple of the unit, shape `(n, *event_shape)`. To what is
+            rounded down, such as an age in years, add half a unit first.
+        unit: what the values are rounded to, in their own units; of a shape that broadcasts against `data`, so that each
+            column can have its own. 0 leaves a column as it is.
+
+    Returns:
+        Float64 array of the shape of `data`.
+
+    Raises:
+        TypeError: if `key` is no key, or `data` or `unit` are no numbers.
+        ValueError: if a value is not finite, a unit negative or of another shape, or many values are no multiples of it.
+    """
+    check_key("dequantise", key)
+    table = np.atleast_1d(real_array("dequantise", "data", data))
+    if not np.isfinite(table).all():
+        raise ValueError(
+            "dequantise expected `data` with finite values; got "
+            f"{np.count_nonzero(~np.isfinite(table))} that are not. Fix: leave these rows out"
+        )
+    units = units_of("dequantise", unit, table.shape)
+    _check_multiples(table, units)
+    return table + units * (np.asarray(jr.uniform(key, table.shape), np.float64) - 0.5)
+
+
+def bits_per_dimension(log_prob: ArrayLike, dim: int, unit: float = 1.0) -> np.ndarray:
+    r"""Log densities of dequantised events as bits per dimension, $-(\log p + D\log w)/(D\ln 2)$: less is better.
+
+    Args:
+        log_prob: log densities in nats, any shape.
+        dim: number of coordinates $D$ of an event.
+        unit: width $w$ of the cells, as in `dequantise`: 1 for grey levels as they are, 1/256 for those over 256.
+
+    Returns:
+        Array of the same shape.
+
+    Raises:
+        TypeError: if `log_prob` are no real numbers.
+        ValueError: if `dim` is no integer of at least 1, or `unit` not above 0.
+    """
+    dim = check_count("bits_per_dimension", "dim", dim, fix=64)
+    unit = check_number("bits_per_dimension", "unit", unit, 0.0, fix=1.0)
+    return -(real_array("bits_per_dimension", "log_prob", log_prob) / dim + math.log(unit)) / math.log(2.0)
+
+
+def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Units as an array that broadcasts against values of a shape.
+
+    Raises:
+        TypeError: if they are no numbers.
+        ValueError: if they do not broadcast, or one is negative or not finite.
+    """
+    units = real_array(caller, "unit", unit)
+    try:
+        fits = np.broadcast_shapes(units.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{caller} expected `unit` of a shape that broadcasts to {shape}; got {units.shape}. "
+            "Fix: one number, or one for each column"
+        )
+    bad = ~(np.isfinite(units) & (units >= 0))
+    if bad.any():
+        raise ValueError(
+            f"{caller} expected `unit` at least 0 and finite; got {units[bad].flat[0]}. Fix: unit=0 for what is not rounded"
+        )
+    return units
+
+
+def is_whole(values: Any, unit: Any) -> Any:
+    """Which values, NumPy's or JAX's, are multiples of a unit above 0, by what float32 has left of them."""
+    cells = values / unit
+    return abs(cells - cells.round()) <= WHOLE * (1.0 + WHOLE * abs(cells))
+
+
+def _check_multiples(table: np.ndarray, units: np.ndarray) -> None:
+    units = np.broadcast_to(units, table.shape)
+    width = np.where(units == 0, 1.0, units)
+    shares = [np.mean((units == 0) | is_whole(table + start * width, width), axis=0) for start in (0.0, 0.5)]
+    least = np.min(np.maximum(*shares), initial=1.0)
+    if least < MOSTLY:
+        column = tuple(int(i) for i in np.argwhere(np.maximum(*shares) == least)[0])
+        place = f"data[:, {', '.join(map(str, column))}]" if column else "data"
+        raise ValueError(
+            f"dequantise expected multiples of `unit`, from 0 or from half a unit; got {place}, of which {least:.0%} of the rows "
+            f"are multiples of {units[(0, *column)]:g}. Fix: for `unit` what each column is rounded to, 0 for one that is not"
+        )
