@@ -6,8 +6,8 @@ Every method gets the same columns, and a score is the log density of the column
   columns has uniform noise of the width of its rounding added. So have the grey levels of digits and photographs. The noise is
   that of the split's seed. Breast cancer has four or five digits and is left as it is.
 - **Left out.** Of diabetes the sex, which has two values. Of breast cancer the 13 tumours without any concavity: that 0 is an
-  atom, and the narrower the spike that a method puts there, the higher its score. Of the posteriors what is a function of the rest (theta of the
-  non-centred one) and draws that repeat the one before, where the sampler stayed.
+  atom, and the narrower the spike that a method puts there, the higher its score. Of the posteriors what is a function of the
+  rest (theta of the non-centred one) and draws that repeat the one before, where the sampler stayed.
 - **Splits.** A fifth of the rows is held out; of a posterior whole stretches of 50 draws, since neighbours are alike; of the
   photographs a quarter of their columns. Synthetic tables are drawn anew for every split: 10,000 rows and 2,000 held out.
 """
