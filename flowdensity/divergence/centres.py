@@ -19,8 +19,8 @@ from .kernel import Kernel, draw_frame
 
 MINIMUM_WIDTH = 0.01
 """Least kernel width in whitened units: below it the differences of the velocity drown in float32."""
-FARTHEST = 4.0
-"""Inflated centres are moved outwards by a factor of at most this."""
+FARTHEST = 10.0
+"""What is moved outwards is so by a factor of at most this: beyond the reach of the data, where log densities level off."""
 
 
 class AbstractCentres(eqx.Module):
@@ -39,7 +39,7 @@ class AbstractCentres(eqx.Module):
             key: JAX PRNG key.
             count: number of kernels.
             rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
-            tails: fraction of centres that are moved outwards by a factor between 1 and 4, uniform in its logarithm, because
+            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
                 a sampler visits where there are no data.
             directions: draws about each centre.
         """
@@ -120,10 +120,10 @@ class TrajectoryCentres(AbstractCentres):
         )
 
 
-def inflation(key: Key, count: int, tails: float, farthest: float = FARTHEST) -> Float[Array, "count 1"]:
-    """Factors of which a fraction `tails` is between 1 and `farthest`, uniform in the logarithm, and the rest 1."""
+def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
+    """Factors of which a fraction `tails` is between 1 and 10, uniform in the logarithm, and the rest 1."""
     which, how_far = jr.split(key)
-    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(farthest)))
+    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
 
 

@@ -33,8 +33,6 @@ CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
 """Fractions of the labelled states that are samples with noise, and samples moved outwards; the rest are samples."""
-FARTHEST = 10.0
-"""Samples are moved outwards by a factor of at most this: beyond the reach of the data, where the log density levels off."""
 LEAST_NOISE = 0.05
 """Noise has a standard deviation between this and 1 in whitened units, uniform in its logarithm."""
 CHECKED, EACH = 8, 128
@@ -183,7 +181,7 @@ def _moved(key: Key, states: Rows) -> Rows:
     kind = jr.uniform(kind_key, (len(states), 1))
     size = jnp.exp(jr.uniform(size_key, kind.shape, minval=jnp.log(LEAST_NOISE)))
     noised = states + size * jr.normal(noise_key, states.shape)
-    far = inflation(far_key, len(states), 1.0, FARTHEST) * states
+    far = inflation(far_key, len(states), 1.0) * states
     return jnp.where(kind < NOISED, noised, jnp.where(kind < NOISED + INFLATED, far, states))
 
 
