@@ -1,15 +1,16 @@
 """How accurate are the learned density and its learned divergence? Mixtures in 2, 8 and 32 dimensions, defaults only.
 
-    python benchmarks/accuracy.py            # all cells: about an hour and a half on two cores; resumes
-    python benchmarks/accuracy.py --quick    # two dimensions, one seed
-    python benchmarks/accuracy.py --cached   # only the tables, from the cells that are there
+    python benchmarks/accuracy.py                  # all cells: about an hour and a half on two cores; resumes
+    python benchmarks/accuracy.py --only '*-8-*'   # a part of them
+    python benchmarks/accuracy.py --quick          # two dimensions, one seed
+    python benchmarks/accuracy.py --cached         # only the tables, from the cells that are there
 
 Writes docs/accuracy.md and the table in README.md.
 """
 
-import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from mixtures import Mixture
-from tables import cell, is_cached, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 
+PAGE = Path("docs/accuracy.md")
 DIMENSIONS, SEEDS = (2, 8, 32), (0, 1, 2)
 ROWS, POINTS, FAR_POINTS, CHUNK = 20_000, 4_000, 1_000, 500
 
@@ -172,25 +174,22 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
 
 def main() -> None:
     """Compute the cells that are missing and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two dimensions and one seed; writes nothing")
-    parser.add_argument(
-        "--cached", action="store_true", help="compute nothing; write the tables of the cells there are"
-    )
-    args = parser.parse_args()
-    dims, seeds = ((2,), (0,)) if args.quick else (DIMENSIONS, SEEDS)
-    found: dict[str, dict[tuple[int, int], dict]] = {"flowdensity": {}, "flowjax": {}}
-    for name, compute in (("flowdensity", ours), ("flowjax", flowjax)):
-        for seed, dim in ((seed, dim) for seed in seeds for dim in dims):
-            file = f"accuracy/{name}-{dim}-{seed}"
-            if not args.cached or is_cached(file):
-                found[name][dim, seed] = cell(file, lambda f=compute, d=dim, s=seed: f(d, s))
-                print(name, dim, seed, found[name][dim, seed], flush=True)
+    names = {
+        f"{name}-{dim}-{seed}": (name, dim, seed)
+        for name in ("flowdensity", "flowjax")
+        for seed in SEEDS
+        for dim in DIMENSIONS
+    }
+    kinds = {"flowdensity": ours, "flowjax": flowjax}
+    jobs = {name: partial(kinds[kind], dim, seed) for name, (kind, dim, seed) in names.items()}
+    found: dict[str, dict[tuple[int, int], dict]] = {kind: {} for kind in kinds}
+    for name, each in cells_of(__doc__, "accuracy", jobs, quick=("flowdensity-2-0", "flowjax-2-0")).items():
+        kind, *cell = names[name]
+        found[kind][cell[0], cell[1]] = each
     text = report(found["flowdensity"], found["flowjax"], "python benchmarks/accuracy.py")
     print(text)
-    if not args.quick:
-        Path("docs/accuracy.md").write_text(f"# Accuracy\n\n{text}")
-        replace_block(Path("README.md"), "accuracy", text.split("\n\n## Every cell")[0])
+    PAGE.write_text(f"# Accuracy\n\n{text}")
+    replace_block(Path("README.md"), "accuracy", text.split("\n\n## Every cell")[0])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """How good is each way to have a divergence, and what does it cost? Mixtures, digits and patches; flows, diffusions, a CNF.
 
-    python benchmarks/divergence.py            # all cells: about three hours on two cores; resumes
-    python benchmarks/divergence.py flow-8     # only the cells whose names are given
-    python benchmarks/divergence.py --quick    # two dimensions, few steps; writes nothing
-    python benchmarks/divergence.py --cached   # only the page, from the cells that are there
+    python benchmarks/divergence.py                   # all cells: about three hours on two cores; resumes
+    python benchmarks/divergence.py --only 'flow-*'   # a part of them
+    python benchmarks/divergence.py --quick           # only the flow in two dimensions
+    python benchmarks/divergence.py --cached          # only the page, from the cells that are there
 
 Writes the tables and the picture of docs/which-divergence.md.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +21,7 @@ from accuracy import log_prob
 from mixtures import Mixture
 from noise_predictor import BETAS, train
 from pictures import digits, patches, without_mean
-from tables import cell, is_cached, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 
@@ -426,25 +424,9 @@ def jobs() -> dict[str, Callable[[], dict]]:
 
 def main() -> None:
     """Compute the cells that are missing and write tables and picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "cells", nargs="*", choices=[*jobs(), []], metavar="cell", help="names of cells; all by default"
-    )
-    parser.add_argument("--quick", action="store_true", help="two dimensions, few steps; writes nothing")
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
-    args = parser.parse_args()
-    if args.quick:
-        CELLS["flow-2"] = (CELLS["flow-2"][0], lambda data: flow(data, steps=1000))
-        print(json.dumps(compare("flow-2"), indent=1))
-        return
-    cells = {}
-    for name, compute in jobs().items():
-        file = f"divergence/{name.replace(', ', '-').replace(' ', '-')}"
-        if is_cached(file) or (not args.cached and (not args.cells or name in args.cells)):
-            cells[name] = cell(file, compute)
-            print(name, "done", flush=True)
-            replace_block(PAGE, "divergences", tables(cells))
-            picture(cells)
+    cells = cells_of(__doc__, "divergence", jobs(), quick=("flow-2",))
+    replace_block(PAGE, "divergences", tables(cells))
+    picture(cells)
 
 
 if __name__ == "__main__":
