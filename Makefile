@@ -52,6 +52,7 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/reparam.py
 	$(BIN)/python benchmarks/guides.py
 	$(BIN)/python benchmarks/diagnose.py
+	$(BIN)/python benchmarks/cells.py
 	$(BIN)/python benchmarks/choices.py
 	$(BIN)/python benchmarks/peers.py
 

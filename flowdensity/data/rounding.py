@@ -1,7 +1,6 @@
 """Rounded columns, such as counts, grey levels and lengths to a millimetre, as data of a continuous density."""
 
 import math
-from typing import Any
 
 import jax.random as jr
 import numpy as np
@@ -19,13 +18,13 @@ def dequantise(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
     r"""Spread rounded values over their cells: $x + w(u - \tfrac12)$ with $w$ the unit and $u$ uniform on [0, 1).
 
     A density has no value where rows are tied: learned from them as they are, it grows without bound. The expected log density
-    of the result, plus $\sum_i\log w_i$, is a lower bound on the log probability of the rounded values (Theis et al. 2016,
-    arXiv 1511.01844); that probability itself is what `Rounded` has.
+    of the result, plus $\sum_i\log w_i$ over the rounded columns, is a lower bound on the log probability of the rounded values
+    (Theis et al. 2016, arXiv 1511.01844); that probability itself is what `Rounded` has.
 
     Args:
         key: JAX PRNG key.
-        data: values of which nearly all are rounded to the nearest multiple of the unit, shape `(n, *event_shape)`. To what is
-            rounded down, such as an age in years, add half a unit first.
+        data: an array of values of which nearly all are multiples of the unit, shape `(n, *event_shape)`. Cells are centred on
+            them: of what was rounded down, such as an age in years, the result is half a unit too low.
         unit: what the values are rounded to, in their own units; of a shape that broadcasts against `data`, so that each
             column can have its own. 0 leaves a column as it is.
 
@@ -93,21 +92,20 @@ def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     return units
 
 
-def is_whole(values: Any, unit: Any) -> Any:
-    """Which values, NumPy's or JAX's, are multiples of a unit above 0, by what float32 has left of them."""
+def is_whole(values: np.ndarray, unit: ArrayLike) -> np.ndarray:
+    """Which values are multiples of a unit above 0, by what is left of them in float32."""
     cells = values / unit
-    return abs(cells - cells.round()) <= WHOLE * (1.0 + WHOLE * abs(cells))
+    return np.abs(cells - np.round(cells)) <= np.minimum(WHOLE + 1e-7 * np.abs(cells), 0.1)
 
 
 def _check_multiples(table: np.ndarray, units: np.ndarray) -> None:
     units = np.broadcast_to(units, table.shape)
-    width = np.where(units == 0, 1.0, units)
-    shares = [np.mean((units == 0) | is_whole(table + start * width, width), axis=0) for start in (0.0, 0.5)]
-    least = np.min(np.maximum(*shares), initial=1.0)
-    if least < MOSTLY:
-        column = tuple(int(i) for i in np.argwhere(np.maximum(*shares) == least)[0])
+    shares = np.mean((units == 0) | is_whole(table, np.where(units == 0, 1.0, units)), axis=0)
+    if np.min(shares, initial=1.0) < MOSTLY:
+        column = tuple(int(i) for i in np.unravel_index(np.argmin(shares), shares.shape))
         place = f"data[:, {', '.join(map(str, column))}]" if column else "data"
         raise ValueError(
-            f"dequantise expected multiples of `unit`, from 0 or from half a unit; got {place}, of which {least:.0%} of the rows "
-            f"are multiples of {units[(0, *column)]:g}. Fix: for `unit` what each column is rounded to, 0 for one that is not"
+            f"dequantise expected multiples of `unit`; got {place}, of which {shares[column]:.0%} of the rows are multiples of "
+            f"{units[(0, *column)]:g}. Fix: for `unit` what each column is rounded to, 0 for one that is not, and columns as "
+            "they were recorded, before any standardising"
         )

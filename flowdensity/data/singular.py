@@ -1,4 +1,4 @@
-"""Tables that have no density: rows that are tied in a column, and columns that follow from others."""
+"""Tables that have no density: rows that repeat, rows that are tied in a column, columns that follow from others."""
 
 import math
 import warnings
@@ -8,14 +8,19 @@ import numpy as np
 
 from .rounding import MOSTLY, is_whole
 from .scaling import FULL_COVARIANCE_LIMIT, unconstrain
+from .sites import split
 from .tables import Table
 
 TIED, LEAST = 0.02, 5
 """A column has ties if one of its values is in more than this share of the rows, and in more rows than this."""
-LOOKED_AT = 1000
-"""Rows that are looked at for ties."""
+LOOKED_AT = 2000
+"""Rows, drawn at random, that are looked at for ties."""
+REPEATED = 0.1
+"""Rows repeat if more than this share of them is there already."""
 FLAT = 1e-7
-"""A direction in which standardised columns have so little variance is none: float32 does not see it."""
+"""A direction in which standardised columns have less variance is taken to have none."""
+SHOWN = 12
+"""Units of so many columns are written out."""
 
 
 def warn_where_singular(caller: str, table: Table) -> None:
@@ -26,28 +31,28 @@ def warn_where_singular(caller: str, table: Table) -> None:
         table: checked events.
     """
     rows = table.rows.reshape(len(table.rows), -1)
-    found = ties(rows)
-    if found:
-        most = max(found, key=lambda each: each.share)
-        place = _place(table, most.column)
-        fix = "leave it out, or model the rows that have this value apart"
-        if most.unit is not None:
-            fix = f"{place} = fd.dequantise(key, {place}, unit={most.unit:g})"
-        others = f"; {len(found) - 1} more columns have ties" if len(found) > 1 else ""
-        warnings.warn(
-            f"{caller} expected columns of `data` with few ties; got {place}, in which {most.share:.1%} of the rows are "
-            f"{most.value:g}{others}. A density learned from them grows without bound there. Fix: {fix}",
-            stacklevel=2,
+    found, distinct = ties(rows), len({row.tobytes() for row in rows})
+    # Rounding alone makes rows alike, and is cured by itself.
+    if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
+        _warn(
+            f"{caller} expected rows of `data` that are not repeated; got {distinct} different ones among {len(rows)}. Rows that "
+            "are held out are then trained on as well, and over-fitting is not seen",
+            "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
         )
-    free = unconstrain(table.rows, table.support).reshape(len(rows), -1)
-    column = dependent(free)
+    elif found:
+        most = max(found, key=lambda each: (each.unit is not None, each.share))
+        others = f", and {len(found) - 1} other columns have ties" if len(found) > 1 else ""
+        _warn(
+            f"{caller} expected columns of `data` with few ties; got {_place(table, most.column)}, in which {most.share:.1%} of "
+            f"the rows are {most.value:g}{others}. A density learned from them grows without bound there",
+            _cure(table, found, most),
+        )
+    column = dependent(table)
     if column is not None:
-        place = _place(table, column) if free.shape == rows.shape else f"coordinate {column} on the real line"
-        warnings.warn(
-            f"{caller} expected columns of `data` none of which follows from the others; got some that add up to a constant, "
-            f"{place} among them. A density learned from them grows without bound there. Fix: leave it out, and compute it "
-            "from the others",
-            stacklevel=2,
+        _warn(
+            f"{caller} expected columns of `data` none of which is a linear combination of others; got some that are, "
+            f"{_place(table, column)} among them. A density learned from them grows without bound",
+            "leave it out, and compute it from the others",
         )
 
 
@@ -58,7 +63,7 @@ class Ties(NamedTuple):
         column: its number.
         value: the one with most rows.
         share: of the rows that have it.
-        unit: what the column is rounded to; None if its values are no multiples of anything.
+        unit: what the column is rounded to; None if it does not look rounded.
     """
 
     column: int
@@ -73,38 +78,67 @@ def ties(table: np.ndarray) -> list[Ties]:
     Args:
         table: rows, shape `(n, columns)`.
     """
-    # Some rows from the whole of the table will do, as it may be sorted.
-    some = np.sort(table[:: -(-len(table) // LOOKED_AT)], axis=0)
+    some = table
+    if len(table) > LOOKED_AT:
+        some = table[np.random.default_rng(0).choice(len(table), LOOKED_AT, replace=False)]
+    some = np.sort(some, axis=0)
     # A value in more rows than these is found again so many rows farther on in a sorted column.
     apart = max(LEAST, math.ceil(TIED * len(some)))
     tied = np.any(some[apart:] == some[:-apart], axis=0)
     return [_described(int(column), some[:, column]) for column in np.flatnonzero(tied)]
 
 
+def dependent(table: Table) -> int | None:
+    """A column that is a linear combination of others, as it is or on the real line; None if there is none."""
+    rows = table.rows.reshape(len(table.rows), -1)
+    if rows.shape[1] > FULL_COVARIANCE_LIMIT or len(rows) < 2 * rows.shape[1]:
+        return None
+    free = unconstrain(table.rows, table.support).reshape(len(rows), -1)
+    # On a simplex and its like columns add up to a constant, and on the real line they do not.
+    for each in (free, rows) if free.shape == rows.shape else (free,):
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(each, rowvar=False)))
+        if values[0] < FLAT:
+            return int(np.argmax(np.abs(vectors[:, 0])))
+    return None
+
+
 def _described(column: int, rows: np.ndarray) -> Ties:
     values, counts = np.unique(rows, return_counts=True)
     most = int(np.argmax(counts))
+    others = rows[rows != values[most]]
+    distinct = np.delete(values, most)
     unit = None
     # Where hardly any value but one is found twice, that one is not the work of rounding.
-    if 2 < len(values) <= MOSTLY * len(rows):
+    if 2 < len(distinct) <= MOSTLY * len(others):
         # The widest gap between neighbours of which nearly all others are multiples, to as many digits as float32 has.
         gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
-        others = rows[rows != values[most]]
         unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MOSTLY), None)
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
-def dependent(table: np.ndarray) -> int | None:
-    """A column that is a linear combination of others, the one with most part in it; None if there is none.
-
-    Args:
-        table: rows on the real line, shape `(n, columns)`.
-    """
-    rows, columns = table.shape
-    if rows <= columns or columns > FULL_COVARIANCE_LIMIT:
-        return None
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(table, rowvar=False)))
-    return int(np.argmax(np.abs(vectors[:, 0]))) if values[0] < FLAT else None
+def _cure(table: Table, found: list[Ties], most: Ties) -> str:
+    """A line of code that spreads the rounded columns; where there is none, words."""
+    units = np.zeros(math.prod(table.rows.shape[1:]))
+    for each in found:
+        units[each.column] = each.unit or 0.0
+    if most.unit is None or unconstrain(table.rows[:1], table.support).size != units.size:
+        return (
+            "a column that was rounded is spread by fd.dequantise, as it was recorded and before it is combined with others; "
+            "a value with a meaning of its own, such as none, is for a model of its own"
+        )
+    name, shape = "data", table.rows.shape[1:]
+    if table.sites is not None:
+        site = table.sites.site_of(most.column)
+        name = f"data[{site!r}]"
+        units = dict(zip(table.sites.names, split(units, table.sites.shapes), strict=True))[site]
+        shape = units.shape
+    if np.all(units == units.flat[0]):
+        unit = f"{units.flat[0]:g}"
+    elif units.ndim == 1 and len(units) <= SHOWN:
+        unit = f"[{', '.join(f'{each:g}' for each in units)}]"
+    else:
+        unit = f"units, of shape {shape}, with {most.unit:g} for this column"
+    return f"{name} = fd.dequantise(key, {name}, unit={unit})"
 
 
 def _place(table: Table, column: int) -> str:
@@ -113,3 +147,7 @@ def _place(table: Table, column: int) -> str:
         return f"data[{table.sites.site_of(column)!r}]"
     shape = table.rows.shape[1:]
     return f"data[:, {', '.join(str(i) for i in np.unravel_index(column, shape))}]" if shape else "data"
+
+
+def _warn(got: str, fix: str) -> None:
+    warnings.warn(f"{got}. Fix: {fix}", stacklevel=3)

@@ -1,45 +1,43 @@
 """Rounded values of a continuous density, as a numpyro distribution."""
 
 import copy
+import functools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from numpyro.distributions import constraints
+from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
 from .._checks import check_count, check_kind, real_jax_array
 from .._typing import Array, ArrayLike, Key
-from ..data.rounding import is_whole, units_of
+from ..data.rounding import units_of
 
 
-class _Multiples(constraints.Constraint):
-    """Multiples of a unit; any number where it is 0. By numpyro's custom the class has the underscore."""
+class _Recorded(constraints.Constraint):
+    """Any finite number, in the middle of its cell. By numpyro's custom the class has the underscore."""
 
     is_discrete = True
 
-    def __init__(self, unit: Array):
-        self.unit = unit
-
-    def __call__(self, x: Any) -> Array:
-        return jnp.isfinite(x) & ((self.unit == 0) | is_whole(x, jnp.where(self.unit > 0, self.unit, 1.0)))
+    def __call__(self, x: Any) -> Any:
+        # As numpyro's own: numpy stays numpy, so that constants are checked under jit too.
+        return np.isfinite(x) if isinstance(x, np.ndarray | np.number | float | int) else jnp.isfinite(x)
 
     def feasible_like(self, prototype: Any) -> Array:
         return jnp.zeros_like(prototype)
 
-    def eq(self, other: object, static: bool = False) -> Any:
-        if not isinstance(other, _Multiples) or jnp.shape(self.unit) != jnp.shape(other.unit):
-            return False
-        same = jnp.all(self.unit == other.unit)
-        return bool(same) if static else same
+    def eq(self, other: object, static: bool = False) -> bool:
+        return isinstance(other, _Recorded)
 
     def tree_flatten(self) -> Any:
-        return (self.unit,), (("unit",), {})
+        return (), ((), {})
 
 
 class Rounded(dist.Distribution):
@@ -47,11 +45,12 @@ class Rounded(dist.Distribution):
 
     The log probability of a recorded value is that of its cell,
 
-    $$\log P(x) = \log\int_{[-1/2, 1/2]^D} p(x + w \odot u)\,\mathrm{d}u + \sum_i\log w_i ,$$
+    $$\log P(x) = \log\int_{[-1/2, 1/2]^D} p(x + w \odot u)\,\mathrm{d}u + \sum_{i: w_i > 0}\log w_i ,$$
 
-    over a scrambled Sobol sequence (Owen 1998, ACM TOMACS 8), the same for every value: it is deterministic, and smooth in what
-    `base` depends on. What of a cell is beyond the support of `base` counts for nothing. Where the unit of a coordinate is 0 it
-    is not rounded, and what comes is a density in it.
+    over a scrambled Sobol sequence (Owen 1998, J. Complexity 14, 466), the same for every value: it is deterministic, and smooth
+    in what `base` depends on. What of a cell is beyond the support of `base` counts for nothing. Where the unit of a coordinate
+    is 0 it is not rounded, and what comes is a density in it. How many points are needed grows with the dimension and with the
+    cells: docs, "Real columns".
 
     Args:
         base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantise`d rows.
@@ -60,8 +59,9 @@ class Rounded(dist.Distribution):
         validate_args: as in numpyro.
 
     Raises:
-        TypeError: if `base` is no distribution, or `unit` are no numbers.
-        ValueError: if `base` is discrete, a unit negative or of another shape, or `points` no power of 2.
+        TypeError: if `base` is no distribution, or `unit` are no numbers that are known before tracing.
+        ValueError: if `base` is discrete or on a surface, such as a simplex; if a unit is negative or of another shape; if
+            `points` is no power of 2.
     """
 
     arg_constraints = {}
@@ -69,32 +69,37 @@ class Rounded(dist.Distribution):
     pytree_data_fields = ("base", "unit", "offsets")
 
     def __init__(
-        self, base: dist.Distribution, unit: ArrayLike = 1.0, *, points: int = 16, validate_args: bool | None = None
+        self, base: dist.Distribution, unit: ArrayLike = 1.0, *, points: int = 64, validate_args: bool | None = None
     ):
         check_kind("Rounded", "base", base, dist.Distribution, "fd.Rounded(density, unit=0.1)")
-        if base.is_discrete:
-            raise ValueError(
-                f"Rounded expected a continuous `base`; got {type(base).__name__}, which is discrete. Fix: use it as it is"
+        shape = base.event_shape
+        _check_cells("Rounded", base)
+        if isinstance(unit, Tracer):
+            raise TypeError(
+                "Rounded expected `unit` as numbers that are known before tracing; got a traced array. "
+                "Fix: make the distribution with a constant, or with a numpy array"
             )
-        points = check_count("Rounded", "points", points, fix=16)
+        units = np.broadcast_to(units_of("Rounded", unit, shape), shape)
+        points = check_count("Rounded", "points", points, fix=64)
         if points & (points - 1):
             raise ValueError(
                 f"Rounded expected `points` as a power of 2, for which a Sobol sequence is balanced; got {points}. "
                 f"Fix: points={1 << points.bit_length()}"
             )
-        shape = base.event_shape
-        units = np.broadcast_to(units_of("Rounded", unit, shape), shape)
-        middle = np.full((1, *shape), 0.5)
-        cube = qmc.Sobol(math.prod(shape), rng=0).random(points).reshape(points, *shape) if points > 1 else middle
         self.base = base
-        self.unit = jnp.asarray(units, float)
-        self.offsets = jnp.asarray(units * (cube - 0.5), float)
+        with jax.ensure_compile_time_eval():
+            self.unit = jnp.asarray(units, float)
+            self.offsets = jnp.asarray(units * _cube(math.prod(shape), points).reshape(points, *shape), float)
         super().__init__(base.batch_shape, shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True)  # type: ignore[arg-type]
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        multiples = _Multiples(self.unit)
-        return constraints.independent(multiples, self.event_dim) if self.event_dim else multiples
+        return constraints.independent(_Recorded(), self.event_dim) if self.event_dim else _Recorded()
+
+    @property
+    def has_rsample(self) -> bool:
+        """Samples are steps: they have no derivative."""
+        return False
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
         value = self.base.sample(key, sample_shape)
@@ -105,16 +110,50 @@ class Rounded(dist.Distribution):
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log probability in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
         value = real_jax_array("Rounded.log_prob", "value", value, "numpy.asarray(value, float)")
-        points = len(self.offsets)
         axes = value.ndim - self.event_dim
-        inside = value + self.offsets.reshape(points, *[1] * axes, *self.event_shape)
+        if axes < 0 or value.shape[axes:] != self.event_shape:
+            raise ValueError(
+                f"Rounded.log_prob expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
+                f"{value.shape}. Fix: reshape `value` so that its last axes are one event"
+            )
+        # The points are in front of all axes of the batch, so these must all be there.
+        batch = jnp.broadcast_shapes(value.shape[:axes], self.batch_shape)
+        points = len(self.offsets)
+        offsets = self.offsets.reshape(points, *[1] * len(batch), *self.event_shape)
+        inside = jnp.broadcast_to(value, (*batch, *self.event_shape)) + offsets
         support: Any = self.base.support
-        kept = jnp.asarray(support(inside))
+        kept = jnp.broadcast_to(support(inside), (points, *batch))
         # Beyond the support a density may be nan, and so would be its gradient.
         somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
         log_probs = jnp.where(kept, self.base.log_prob(somewhere), -jnp.inf)
         volume = jnp.sum(jnp.log(jnp.where(self.unit > 0, self.unit, 1.0)))
         return logsumexp(log_probs, axis=0) - math.log(points) + volume
+
+
+@functools.lru_cache(maxsize=32)
+def _cube(dim: int, points: int) -> np.ndarray:
+    """Points of a cube of side 1 about the origin; one point is its middle."""
+    return qmc.Sobol(dim, rng=0).random(points) - 0.5 if points > 1 else np.zeros((1, dim))
+
+
+def _check_cells(caller: str, base: dist.Distribution) -> None:
+    """That a distribution has cells: continuous, with as many coordinates as it has dimensions, and not too many of them."""
+    size = math.prod(base.event_shape)
+    if base.is_discrete:
+        raise ValueError(
+            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete. Fix: use it as it is"
+        )
+    free = math.prod(biject_to(base.support).inverse_shape(base.event_shape))  # type: ignore[arg-type]
+    if free != size:
+        raise ValueError(
+            f"{caller} expected a `base` with as many dimensions as coordinates; got {type(base).__name__} on "
+            f"{base.support}, with {free} for {size}. Fix: a density of {free} of the coordinates"
+        )
+    if size > qmc.Sobol.MAXDIM:
+        raise ValueError(
+            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. Fix: the density in the "
+            "middle of a cell, base.log_prob(value)"
+        )
 
 
 @promote_batch_shape.register(Rounded)  # type: ignore[arg-type]

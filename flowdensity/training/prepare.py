@@ -53,11 +53,11 @@ def prepare(
         TypeError, ValueError: if one is unusable.
     """
     events = event_table(caller, data, support)
-    warn_where_singular(caller, events)
     contexts = context_table(caller, context, len(events.rows))
     weighing = weight_table(caller, weights, len(events.rows))
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
+    warn_where_singular(caller, events)
     scaling, white = fit_scaling(*events, weighing)
     context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
     table = Sample(

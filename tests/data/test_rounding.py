@@ -15,7 +15,7 @@ def test_rounded_values_are_spread_over_their_own_cells():
 
 def test_each_column_has_its_own_unit():
     rng = np.random.default_rng(0)
-    values = np.column_stack([rng.integers(0, 9, 500) + 0.5, rng.normal(size=500), 10.0 * rng.integers(0, 9, 500)])
+    values = np.column_stack([rng.integers(0, 9, 500), rng.normal(size=500), 10.0 * rng.integers(0, 9, 500)])
     moved = fd.dequantise(jr.key(0), values, unit=[1.0, 0.0, 10.0]) - values
     np.testing.assert_array_equal(moved[:, 1], 0.0)
     np.testing.assert_allclose(np.ptp(moved, axis=0), [1.0, 0.0, 10.0], rtol=0.03)
@@ -36,12 +36,13 @@ def test_bits_of_a_uniform_law():
             1.0,
             r"multiples of `unit`.*got data\[:, \d\].*multiples of 1\.",
         ),
+        (np.random.default_rng(0).normal(1e6, 1.0, (50, 1)), 1.0, r"multiples of `unit`.*got data\[:, 0\]"),
         ([1.0, np.nan], 1.0, "finite values; got 1 that are not"),
         ([[1.0, 2.0]], [1.0, 1.0, 1.0], r"broadcasts to \(1, 2\); got \(3,\)"),
         ([1.0, 2.0], -1.0, "at least 0 and finite; got -1.0"),
         ([1.0, 2.0], np.inf, "at least 0 and finite; got inf"),
     ],
-    ids=["not rounded", "nan", "units of too many columns", "negative unit", "infinite unit"],
+    ids=["not rounded", "not rounded and large", "nan", "units of too many columns", "negative unit", "infinite unit"],
 )
 def test_what_cannot_be_spread_is_refused(data, unit, says):
     with pytest.raises(ValueError, match=rf"dequantise expected .*{says}"):

@@ -7,7 +7,7 @@ from numpyro.distributions import constraints
 from sklearn import datasets
 
 import flowdensity as fd
-from flowdensity.data.singular import dependent, ties, warn_where_singular
+from flowdensity.data.singular import ties, warn_where_singular
 from flowdensity.data.tables import event_table
 from flowdensity.training.prepare import prepare
 
@@ -36,6 +36,26 @@ def test_what_has_no_ties_is_left_alone(kind):
     assert not ties(np.zeros((3, 2)))
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("place", [0.0, 100.0])
+def test_an_atom_is_not_the_work_of_rounding(share, place):
+    rng = np.random.default_rng(1)
+    column = np.where(rng.random(1000) < share, place, rng.normal(place, 1.0, 1000))[:, None]
+    (found,) = ties(column)
+    assert (found.value, found.unit) == (place, None)
+    (found,) = ties(np.maximum(rng.normal(100.0, 15.0, (2000, 1)), 90.0))
+    assert (found.value, found.unit) == (90.0, None), "censored"
+
+
+def test_ties_are_found_in_whatever_order():
+    rng = np.random.default_rng(2)
+    for start in range(4):
+        column = rng.normal(size=(4000, 1))
+        column[start::4] = 0.0
+        (found,) = ties(column)
+        assert abs(found.share - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 2000)
+
+
 def warned(data, support=None):
     """What is said of a table."""
     with warnings.catch_warnings(record=True) as caught:
@@ -44,44 +64,77 @@ def warned(data, support=None):
     return [str(each.message) for each in caught]
 
 
-def test_ties_are_named_with_their_remedy():
-    rows = np.random.default_rng(0).normal(size=(300, 2))
-    rows[:, 1] = np.round(rows[:, 1], 1)
+def cured(said, data):
+    """The table after the line of code that the warning ends in."""
+    names = {"fd": fd, "key": jr.key(1), "data": data}
+    exec(said.rpartition("Fix: ")[2], names)
+    return names["data"]
+
+
+def test_the_remedy_for_ties_is_a_line_that_works():
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    rows[:, 1:] = np.round(rows[:, 1:], 1)
     (said,) = warned(rows)
-    assert said.startswith("fit_flow expected columns of `data` with few ties; got data[:, 1], in which ")
-    assert said.endswith("Fix: data[:, 1] = fd.dequantise(key, data[:, 1], unit=0.1)")
-    (said,) = warned({"a": rows[:, :1], "b": rows[:, 1]})
-    assert said.endswith("Fix: data['b'] = fd.dequantise(key, data['b'], unit=0.1)")
-    assert not warned(fd.dequantise(jr.key(1), rows, unit=[0.0, 0.1]))
-    rows[::20, 0] = 0.0
-    (said,) = warned(rows[:, :1])
-    assert said.endswith(
-        "5.0% of the rows are 0. A density learned from them grows without bound there. "
-        "Fix: leave it out, or model the rows that have this value apart"
-    )
+    assert said.startswith("fit_flow expected columns of `data` with few ties; got data[:, ")
+    assert "and 1 other columns have ties" in said
+    assert said.endswith("Fix: data = fd.dequantise(key, data, unit=[0, 0.1, 0.1])")
+    spread = cured(said, rows)
+    assert not warned(spread)
+    assert abs(np.corrcoef((spread - rows)[:, 1:].T)[0, 1]) < 0.3, "each column has noise of its own"
+    counts = np.random.default_rng(0).poisson(3.0, 300)
+    (said,) = warned(counts)
+    assert not warned(cured(said, counts))
+    named = {"a": rows[:, 0], "b": rows[:, :2]}
+    (said,) = warned({"b": rows[:, :2]})
+    assert said.endswith("data['b'] = fd.dequantise(key, data['b'], unit=[0, 0.1])")
+    named = cured(said, {"b": rows[:, :2]})
+    assert not warned(named)
+
+
+def test_a_value_again_and_again_has_no_line_of_code():
+    rows = np.random.default_rng(0).normal(size=(300, 1))
+    rows[::20] = 0.0
+    (said,) = warned(rows)
+    assert "data[:, 0], in which 5.0% of the rows are 0" in said
+    assert said.endswith("such as none, is for a model of its own")
+
+
+def test_repeated_rows_are_weighed_instead():
+    distinct = np.random.default_rng(0).normal(size=(100, 2))
+    data = np.repeat(distinct, 10, axis=0)
+    (said,) = warned(data)
+    assert "got 100 different ones among 1000" in said
+    rows, counts = np.unique(data, axis=0, return_counts=True)
+    assert not warned(rows)
+    np.testing.assert_array_equal(counts, 10)
 
 
 def test_columns_that_follow_from_others_are_found():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 3)) * [1.0, 1e3, 1.0]
-    assert dependent(rows) is None
+    assert not warned(rows)
     rows[:, 2] = 1e-3 * rows[:, 1] - 0.1 * rows[:, 0] + 7.0
-    assert dependent(rows) in (1, 2)
     (said,) = warned(rows)
-    assert "add up to a constant, data[:, " in said
-    near = rows + [0.0, 0.0, 1.0] * rng.normal(size=(300, 1)) * 1e-2
-    assert dependent(near) is None, "a hundredth of a deviation is enough"
-    assert dependent(rows[:3]) is None, "three rows are on a plane whatever they are"
+    assert "is a linear combination of others; got some that are, data[:, " in said
+    assert not warned(rows + [0.0, 0.0, 1e-2] * rng.normal(size=(300, 1))), "a hundredth of a deviation is enough"
+    assert not warned(rows[:4]), "few rows are on a plane whatever they are"
+    parts = rng.gamma(2.0, size=(300, 2))
+    (said,) = warned(np.column_stack([parts, parts.sum(1)]), constraints.positive)
+    assert "linear combination" in said, "of what was recorded, if not of its logarithms"
 
 
 def test_a_simplex_is_no_plane_to_its_own_support():
     shares = np.random.default_rng(0).dirichlet([2.0, 3.0, 4.0], 300)
     assert not warned(shares, constraints.simplex)
     (said,) = warned(shares)
-    assert "add up to a constant" in said
+    assert "linear combination" in said
+    few = np.random.default_rng(0).multinomial(10, [0.2, 0.3, 0.5], 300) / 10.0
+    few = few[(few > 0.0).all(1)]
+    (said,) = warned(few[np.unique(few, axis=0, return_index=True)[1]], constraints.simplex)
+    assert said.endswith("is for a model of its own"), "noise would leave the simplex"
 
 
 def test_a_fit_says_so_before_any_work():
-    rows = np.round(np.random.default_rng(0).normal(size=(300, 1)), 1)
+    rows = np.round(np.random.default_rng(0).normal(size=(300, 2)), 1)
     with pytest.warns(UserWarning, match="fit_flow expected columns of `data` with few ties"):
         prepare("fit_flow", jr.key(0), rows, None, None, None, None, None, None, None)
