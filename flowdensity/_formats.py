@@ -6,10 +6,16 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 3
+FORMAT = 4
 """Of the files that are written; older ones are read."""
-ADDED = {"Flow": "start", "Diffusion": "start", "FitReport": "start", "Scaling": "tails"}
-"""Format 2 had no fields of these names, by type: where there was no choice they are null."""
+ADDED = {
+    "Flow": (3, "start"),
+    "Diffusion": (3, "start"),
+    "FitReport": (3, "start"),
+    "Scaling": (3, "tails"),
+    "History": (4, "gain"),
+}
+"""The format in which a type got a field of this name: null in older ones, where there was no choice."""
 
 
 def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
@@ -32,9 +38,8 @@ def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
     tree = {key: upgrade(value, number, tensors) for key, value in tree.items()}
     if number < 2 and tree.get("type") == "ResidualMLP":
         tree = _with_experts(tree, tensors)
-    if number < 3 and tree.get("type") in ADDED:
-        tree = tree | {"fields": tree["fields"] | {ADDED[tree["type"]]: None}}
-    return tree
+    first, field = ADDED.get(tree.get("type", ""), (number, ""))
+    return tree if number >= first else tree | {"fields": tree["fields"] | {field: None}}
 
 
 def _with_experts(tree: dict[str, Any], tensors: Tensors) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpyro.distributions import constraints
 from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
-from flowdensity._formats import FORMAT
+from flowdensity._formats import FORMAT, upgrade
 from flowdensity._specification import Reader, describe
 from flowdensity.data.johnson import JohnsonSU
 from flowdensity.data.scaling import Scaling
@@ -328,7 +328,10 @@ def test_a_report_comes_back(positive_fit, tmp_path):
     np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow")), log_probs(density))
 
     whole = fd.FitReport(
-        {"a": History([0, 9], [np.nan, 1.5], [np.inf, 2.0], 9, 1.25, "ran all steps", True), "b": History()},
+        {
+            "a": History([0, 9], [np.nan, 1.5], [np.inf, 2.0], 9, 1.25, "ran all steps", True, (0.3, 0.1)),
+            "b": History(),
+        },
         {"a": 1.25, "more": 1e-320},
         fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
@@ -483,15 +486,24 @@ def test_files_of_older_formats_load():
             assert np.all(np.abs(value - expected) <= 1e-5 * (1.0 + np.abs(expected)))
         assert density.flow.sites == NAMED
         assert load_report(file).steps.steps == (4, 6)
+        assert all(history.gain == (0.2, 0.1) for history in load_report(file).histories.values())
     assert {file.stem for file in FILES.glob("format-*.flow")} == {f"format-{n + 1}" for n in range(FORMAT)}
+
+
+def test_a_field_that_came_later_is_null_in_older_formats():
+    now = {"type": "History", "fields": {"step": [0], "gain": None}}
+    before = {"type": "History", "fields": {"step": [0]}}
+    assert upgrade([before], 3, {}) == [now]
+    assert upgrade([before], 4, {}) == [before]
 
 
 if __name__ == "__main__":
     FILES.mkdir(exist_ok=True)
     density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
-    start = fd.StartChoice(2, 0.01, (0.3, 0.1))
+    start, history = fd.StartChoice(2, 0.01, (0.3, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
     events = density.sample(jr.key(0), (4,))
-    save(FILES / f"format-{FORMAT}.flow", density, fd.FitReport({}, {"distillation": 1.0}, steps=steps, start=start))
+    report = fd.FitReport({"flow": history}, {"distillation": 1.0}, steps=steps, start=start)
+    save(FILES / f"format-{FORMAT}.flow", density, report)
     values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
     lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
     (FILES / f"format-{FORMAT}.json").write_text(json.dumps(lists) + "\n")

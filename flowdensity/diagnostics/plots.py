@@ -194,6 +194,8 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
 def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     """Draw the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
 
+    Where held-out rows were judged by their likelihood, its negative has an axis of its own, on the right.
+
     Args:
         report: of `fit_flow`, or of any other fit.
         axes: as many axes as there are stages, to draw into; by default those of a new figure.
@@ -210,10 +212,15 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
         axis.plot(history.step, history.train, color=DATA, linewidth=1, label="training")
-        axis.plot(history.step, history.validation, color=MODEL, label="validation")
-        axis.plot(history.best_step, best, "o", color=MODEL, label=f"kept, step {history.best_step}")
         axis.set(xlabel="step", ylabel=f"{stage} loss{LOSSES.get(stage, '')}")
-        _legend(axis)
+        judged = axis if history.gain is None else axis.twinx()
+        judged.plot(history.step, history.validation, color=MODEL, label="validation")
+        judged.plot(history.best_step, best, "o", color=MODEL, label=f"kept, step {history.best_step}")
+        if judged is not axis:
+            judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL)
+            judged.tick_params(axis="y", labelcolor=MODEL)
+            judged.spines["top"].set_visible(False)
+        _legend(*{axis: None, judged: None})
     return panels
 
 
@@ -329,11 +336,13 @@ def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tu
     return panels
 
 
-def _legend(axis: "Axes") -> None:
-    """A legend with room above what is drawn."""
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.4 * (high - low))
-    axis.legend(frameon=False, loc="upper right")
+def _legend(*axes: "Axes") -> None:
+    """A legend of one panel, whose axes may be two, with room above what is drawn."""
+    for axis in axes:
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.4 * (high - low))
+    drawn = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
+    axes[-1].legend(handles=drawn, frameon=False, loc="upper right")
 
 
 def _finding(diagnosis: Diagnosis, section: str, start: str) -> Finding:

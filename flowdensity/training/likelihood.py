@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import Key, Scalar
+from .._typing import Array, Float, Key, Scalar
 from ..data.tables import Sample
 from ..divergence.stochastic import unbiased_divergence
 from ..models.flows import AbstractProbabilityFlow, Model, with_network
-from ..solving import FixedStep, state_log_prob
+from ..solving import AbstractSolver, FixedStep, state_log_prob
 from .checkpoints import Checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .options import Options, held_out
@@ -87,9 +87,15 @@ def maximise_likelihood(
 
 def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key: Key) -> Scalar:
     """Minus the mean log density of whitened rows, in nats per dimension, with fresh probes from `key` in many dimensions."""
+    return -jnp.average(log_likelihoods(model, sample, key, SOLVER), weights=sample.weights) / model.dim
+
+
+def log_likelihoods(
+    model: AbstractProbabilityFlow, sample: Sample, key: Key, solver: AbstractSolver
+) -> Float[Array, " rows"]:
+    """Log density of each of the whitened rows, in nats; in many dimensions an unbiased estimate with a probe from `key`."""
 
     def one(key: Key, row: Sample) -> Scalar:
-        return state_log_prob(model, unbiased_divergence(key, model.dim), row.states, row.contexts, SOLVER)
+        return state_log_prob(model, unbiased_divergence(key, model.dim), row.states, row.contexts, solver)
 
-    terms = jax.vmap(one)(jr.split(key, len(sample.states)), sample)
-    return -jnp.average(terms, weights=sample.weights) / model.dim
+    return jax.vmap(one)(jr.split(key, len(sample.states)), sample)

@@ -48,7 +48,20 @@ class Schedule:
 
 @dataclass
 class History:
-    """Losses of one stage: equal-length lists of step, training loss since the last entry, and validation loss."""
+    """Losses of one stage: equal-length lists of step, training loss since the last entry, and validation loss.
+
+    Attributes:
+        step: optimiser steps done.
+        train: mean training loss since the last entry.
+        validation: what held-out rows, or fresh draws, have.
+        best_step: step of the weights that were kept.
+        seconds: wall time.
+        stopped: how the stage ended.
+        interrupted: whether by Ctrl-C.
+        gain: where held-out rows were judged by their likelihood, and `validation` is minus their mean log density in nats per
+            dimension of the whitened rows: by how much that of a row was above the start's, at its best, in nats, and its
+            standard error. None where `validation` is the training loss on other rows.
+    """
 
     step: list[int] = field(default_factory=list)
     train: list[float] = field(default_factory=list)
@@ -57,6 +70,7 @@ class History:
     seconds: float = 0.0
     stopped: str = "ran all steps"
     interrupted: bool = False
+    gain: tuple[float, float] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The three series as arrays."""

@@ -94,9 +94,14 @@ class FitReport:
         """A few lines of text: what each stage reached, and what the residuals say of the learned divergence."""
         lines = [] if self.start is None else [self.start.summary()]
         for stage, history in self.histories.items():
+            if history.gain is None:
+                reached = f"validation loss {history.validation[0]:.4f} -> {min(history.validation):.4f}"
+            else:
+                gain, error = history.gain
+                reached = f"at best held-out rows are {gain:+.3f} +- {error:.3f} nats above the start"
             lines.append(
-                f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.stopped}; validation loss "
-                f"{history.validation[0]:.4f} -> {min(history.validation):.4f}, weights of step {history.best_step}"
+                f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.stopped}; {reached}, "
+                f"weights of step {history.best_step}"
             )
         if self.residuals is not None:
             bias, error = self.residuals.bias

@@ -1,27 +1,51 @@
 """Fitting the velocity of a model on the circle: one split into training and held-out rows, or several."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .._typing import Key, Scalar
+from .._typing import Array, Float, Int, Key, Scalar
+from ..data.weights import shares
 from ..models.flows import AbstractCircle, Diffusion, Flow, Started, with_network, with_start
 from ..models.networks import AbstractNetwork
+from ..solving import FixedStep
 from .checkpoints import Checkpoint
+from .likelihood import log_likelihoods
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options, held_out
 from .start import FOLDS, StartChoice, choose_start, fit_start, whiten_again
 
-Inputs: TypeAlias = tuple[Flow | Diffusion, Sample, MatchingDraws]
-"""What the losses are handed, folds leading: the models, the rows to train on and draws from the rows held out."""
+FEWEST = 20
+"""Fewer rows cannot be whitened fold by fold."""
+HELD = 1024
+"""At most so many rows of all folds together have their likelihood at every validation."""
+SOLVER = FixedStep(16)
+"""Of that likelihood, which is compared with itself only."""
+
+
+class HeldRows(NamedTuple):
+    """Rows to be judged by their likelihood, and the key of the probes where the divergence takes any."""
+
+    sample: Sample
+    key: Key
+
+
+class Inputs(NamedTuple):
+    """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by."""
+
+    models: Flow | Diffusion
+    kept: Sample
+    held: MatchingDraws | HeldRows
 
 
 def fit_velocity(
@@ -37,11 +61,12 @@ def fit_velocity(
 ) -> tuple[Started, History, StartChoice | None]:
     """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
-    From 2,000 rows on, the weights kept are those that did best on one held-out part. Below, one part is too few rows to
-    tell: five networks, each with another part held out, are trained side by side, and what is kept of them is the step
-    at which their mean held-out loss was least. The model is then trained on all rows for as many steps. Each starts at a
-    mixture of Gaussians, fitted to its own rows, if held-out rows are likelier under such a mixture (`choose_start`); with
-    contexts they start at the fitted Gaussian.
+    From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
+    few rows to tell, and that loss too noisy: five networks, each with another part held out, are trained side by side and
+    judged by the likelihood of what they have not seen. The model is then trained on all rows for as many steps as did best,
+    or left at its start unless the gain over it is above its own standard error. Each starts at a mixture of Gaussians,
+    fitted to its own rows, if held-out rows are likelier under such a mixture (`choose_start`); with contexts they start at
+    the fitted Gaussian.
 
     Args:
         key: JAX PRNG key.
@@ -63,8 +88,8 @@ def fit_velocity(
     small = table.effective < SMALL
     split_key, held_key, train_key, final_key, start_key = jr.split(key, 5)
     held = held_out(rows, validation)
-    folds = min(FOLDS, rows // held) if small and table.effective >= 20 else 1  # fewer cannot be whitened fold by fold
-    order = jr.permutation(split_key, rows)
+    folds = min(FOLDS, rows // held) if small and table.effective >= FEWEST else 1
+    order = _repeats_together(jr.permutation(split_key, rows), table)
     splits = [(part[held:], part[:held]) for part in (jnp.roll(order, -fold * held) for fold in range(folds))]
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits]
     choice, models, began = None, [model] * folds, time.monotonic()
@@ -82,11 +107,13 @@ def fit_velocity(
             checkpoint = checkpoint.narrowed(models, model)
     preparation = time.monotonic() - began
     kept_rows, held_rows = (_stack(side) for side in zip(*pairs, strict=True))
-    # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
-    draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16)) // folds
-    held_draws = eqx.filter_vmap(lambda k, sample: draw_matching(k, sample, model, draws))(
-        jr.split(held_key, folds), held_rows
-    )
+    held_keys = jr.split(held_key, folds)
+    if folds > 1:
+        judged = HeldRows(jax.tree.map(lambda leaf: leaf[:, : HELD // folds], held_rows), held_keys)
+    else:
+        # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
+        draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16))
+        judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws))(held_keys, held_rows)
     schedule = Schedule(
         options.steps,
         options.learning_rate or (3e-4 if small else 1e-3),
@@ -94,46 +121,74 @@ def fit_velocity(
     )
 
     def loss(networks: AbstractNetwork, key: Key, args: Inputs) -> Scalar:
-        models, kept, _ = args
-
         def one(model: AbstractCircle, key: Key, sample: Sample) -> Scalar:
             return matching_loss(model, draw_matching(key, sample, model, options.batch_size))
 
-        return _mean_over_folds(one, with_network(models, networks), jr.split(key, len(kept.states)), kept)
+        keys = jr.split(key, len(args.kept.states))
+        return jnp.mean(eqx.filter_vmap(one)(with_network(args.models, networks), keys, args.kept))
 
     def validate(networks: AbstractNetwork, args: Inputs) -> Scalar:
-        models, _, held = args
-        return _mean_over_folds(matching_loss, with_network(models, networks), held)
+        return jnp.mean(eqx.filter_vmap(_judge)(with_network(args.models, networks), args.held))
 
-    def run(
-        key: Key, models: list[Started], kept: Sample, draws: MatchingDraws, schedule: Schedule, name: str
-    ) -> tuple[Started, History]:
-        stacked = _stack(models)
+    def run(key: Key, args: Inputs, schedule: Schedule, name: str) -> tuple[Any, History]:
         try:
             networks, history = train(
-                key, stacked.network, loss, validate, (stacked, kept, draws), schedule,
+                key, args.models.network, loss, validate, args, schedule,
                 stage=name, progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         except TrainingDiverged as error:
-            error.best = with_network(models[0], _first(error.best))
+            error.best = _first(with_network(args.models, error.best))
             raise
-        return with_network(models[0], _first(networks)), history
+        return with_network(args.models, networks), history
 
-    best, history = run(train_key, models, kept_rows, held_draws, schedule, stage)
+    started = _stack(models)
+    trained, history = run(train_key, Inputs(started, kept_rows, judged), schedule, stage)
     history.seconds += preparation
-    if folds == 1 or history.interrupted:
-        return best, history, choice
-    if history.best_step == 0:
-        history.stopped = "no step did better on held-out rows than the start, which is kept"
+    if isinstance(judged, HeldRows):
+        history.gain = _gain(started, trained, judged)
+    if history.gain is None or history.interrupted:
+        return _first(trained), history, choice
+    gain, error = history.gain
+    if not gain > error:
+        history.best_step, history.stopped = 0, "held-out rows do not gain enough to leave the start, which is kept"
         return model, history, choice
     everything = table.take(order[None])
     final = dataclasses.replace(schedule, patience=None, stop=history.best_step)
     # Nothing is held out from the last run: what is reported is the cross-validation.
-    one_fold = jax.tree.map(lambda leaf: leaf[:1], held_draws)
-    best, last = run(final_key, [model], everything, one_fold, final, f"{stage}, all rows")
+    one_fold = jax.tree.map(lambda leaf: leaf[:1], judged)
+    best, last = run(final_key, Inputs(_stack([model]), everything, one_fold), final, f"{stage}, all rows")
     history.seconds += last.seconds
     history.interrupted = last.interrupted
-    return best, history, choice
+    return _first(best), history, choice
+
+
+def _judge(model: AbstractCircle, held: MatchingDraws | HeldRows) -> Scalar:
+    """What validation minimises: the matching loss, or minus the mean log density in nats per dimension."""
+    if isinstance(held, MatchingDraws):
+        return matching_loss(model, held)
+    return -jnp.average(_log_likelihoods(model, held), weights=held.sample.weights) / model.dim
+
+
+def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> tuple[float, float]:
+    """By how much held-out rows are likelier than at the start: their mean in nats, and its standard error."""
+    each = eqx.filter_jit(eqx.filter_vmap(_log_likelihoods))
+    above = np.asarray(each(trained, held) - each(started, held), np.float64).ravel()
+    weights = held.sample.weights
+    share = shares(None if weights is None else np.asarray(weights, np.float64).ravel(), above.size)
+    gain = float(share @ above)
+    return gain, math.sqrt(np.square(share) @ np.square(above - gain))
+
+
+def _log_likelihoods(model: AbstractCircle, held: HeldRows) -> Float[Array, " rows"]:
+    return log_likelihoods(model, held.sample, held.key, SOLVER)
+
+
+def _repeats_together(order: Int[Array, " rows"], table: Sample) -> Int[Array, " rows"]:
+    """The order with every repeated row moved to the first of its kind, so that no row is trained on and held out as well."""
+    rows = np.concatenate([np.asarray(table.states), np.asarray(table.contexts)], axis=1)
+    _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    place = np.argsort(order)[first][kind.ravel()]
+    return jnp.asarray(np.argsort(place, kind="stable"))
 
 
 def _stack(trees: Sequence[Any]) -> Any:
@@ -143,7 +198,3 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 def _first(stacked: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, stacked)
-
-
-def _mean_over_folds(function: Callable[..., Scalar], *args: Any) -> Scalar:
-    return jnp.mean(eqx.filter_vmap(function)(*args))

@@ -307,6 +307,18 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
     assert axes[1].get_ylabel() == "divergence loss, nats² + constant"
 
 
+def test_held_out_likelihood_has_an_axis_of_its_own():
+    history = History([0, 10, 20], [1.0, 0.9, 0.8], [1.41, 1.39, 1.40], best_step=10, gain=(0.04, 0.01))
+    (axis,) = plot_training(fd.FitReport({"flow": history}, {}))
+    assert not lines(axis, MODEL)
+    (right,) = [each for each in axis.figure.axes if each is not axis]
+    validation, marked = lines(right, MODEL)
+    np.testing.assert_array_equal(validation[:, 1], history.validation)
+    np.testing.assert_array_equal(marked, [(10, 1.39)])
+    assert "nats per dimension" in right.get_ylabel()
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["training", "validation", "kept, step 10"]
+
+
 def draws(*moved, count=1000):
     """A posterior of the plane: normal, with half the prior's standard deviation, about moved means; one event for each."""
     noise = np.random.default_rng(8).normal(size=(2, count, len(moved), 2))

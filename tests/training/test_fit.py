@@ -249,8 +249,11 @@ def test_few_rows_are_learned_from_without_a_part_held_out():
     assert gain > 4.5 * error
     missing, error = paired(banana_log_prob(fresh), model)
     assert missing > -4.5 * error
-    flow = report.losses["flow"]
-    assert report.histories["flow"].best_step == flow["step"][np.argmin(flow["validation"])]
+    flow, history = report.losses["flow"], report.histories["flow"]
+    assert history.best_step == flow["step"][np.argmin(flow["validation"])]
+    # The same rows at the start and at the best step, per dimension.
+    assert history.gain[0] == pytest.approx(2.0 * (flow["validation"][0] - flow["validation"].min()), abs=1e-4)
+    assert "at best held-out rows are +{:.3f} +- {:.3f} nats above the start".format(*history.gain) in report.summary()
 
 
 @pytest.mark.slow
@@ -266,7 +269,8 @@ def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
     assert isinstance(density.divergence, fd.SteinDivergence)
     np.testing.assert_allclose(density.log_prob(np.float32(data)), expected, rtol=32.0 * EPS32, atol=32.0 * EPS32)
     assert report.start.components == 1
-    assert "no step did better on held-out rows than the start, which is kept" in report.summary()
+    assert report.histories["flow"].best_step == 0
+    assert "held-out rows do not gain enough to leave the start, which is kept" in report.summary()
 
 
 @pytest.mark.slow
