@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from accuracy import log_prob
@@ -31,6 +33,39 @@ TABLE_NAMES = (
     *("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16", "digits-64"),
     *("moons", "checkerboard", "funnel", "mixture-8", "mixture-32"),
 )
+
+
+class LikelihoodAngles(fd.AbstractPath):
+    r"""Angles drawn so that the plain matching loss has the weight which bounds the likelihood, on the grid of `CondOT`.
+
+    An error $\Delta F$ of the velocity is one of $\tan\phi\,\Delta F$ in the score, and the Kullback-Leibler divergence of a
+    diffusion of constant signal-to-noise decay is at most $\int\tan\phi\,|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum
+    likelihood training", arXiv 2101.09258). The tangent is cut at `most`, and a share of the draws is that of `CondOT`.
+
+    Args:
+        most: largest weight of an angle.
+        share: of the draws that have the weight.
+    """
+
+    most: float = 10.0
+    share: float = 0.5
+
+    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        angle = self.angle(t)
+        return jnp.sin(angle), jnp.cos(angle)
+
+    def angle(self, t: jax.Array) -> jax.Array:
+        # The first times have the one law and the last the other: the order of a batch does not matter.
+        cut = jnp.arctan(self.most)
+        until = -jnp.log(jnp.cos(cut))
+        whole = until + self.most * (0.5 * jnp.pi - cut)
+        u = jnp.clip(t / self.share, 0.0, 1.0) * whole
+        weighted = jnp.where(u < until, jnp.arccos(jnp.exp(-u)), cut + (u - until) / self.most)
+        plain = fd.CondOT().angle(jnp.clip((t - self.share) / max(1.0 - self.share, 1e-6), 0.0, 1.0))
+        return jnp.where(t < self.share, weighted, plain)
+
+    def grid(self, steps: int) -> jax.Array:
+        return fd.CondOT().grid(steps)
 
 
 class Choice(NamedTuple):
@@ -64,6 +99,8 @@ CHOICES: Mapping[str, Choice] = {
     "16 experts": experts(16),
     "Trigonometric": Choice(lambda rows, dim: {"path": fd.Trigonometric()}),
     "VariancePreserving": Choice(lambda rows, dim: {"path": fd.VariancePreserving()}),
+    "half the angles for the likelihood": Choice(lambda rows, dim: {"path": LikelihoodAngles()}),
+    "all angles for the likelihood": Choice(lambda rows, dim: {"path": LikelihoodAngles(share=1.0)}),
 }
 
 
