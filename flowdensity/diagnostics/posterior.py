@@ -133,14 +133,16 @@ def smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, flo
     """
     import arviz
 
-    if hasattr(arviz, "psislw"):
-        weights, shape = arviz.psislw(log_ratios, reff=efficiency)
-        return np.asarray(weights), float(shape)
-    from arviz_stats.base import array_stats  # type: ignore[import-not-found]  # what arviz 1 is made of
+    # Repeated draws make a tail of ties, to which no Pareto shape is too small: what overflows weighs nothing.
+    with np.errstate(over="ignore"):
+        if hasattr(arviz, "psislw"):
+            weights, shape = arviz.psislw(log_ratios, reff=efficiency)
+            return np.asarray(weights), float(shape)
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found]  # what arviz 1 is made of
 
-    # It takes log likelihoods, of which the ratios of leave-one-out are the reciprocals.
-    weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
-    return weights, float(shape)
+        # It takes log likelihoods, of which the ratios of leave-one-out are the reciprocals.
+        weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
+        return weights, float(shape)
 
 
 def _finite(caller: str, events: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A posterior that was sampled with a learned or amortized density, weighted to the one under the exact density."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .posterior import effective, smoothed, standard_errors, with_draws
 
 LEAST = 25
 """Draws that arviz's fit of the tail takes at least."""
+FEW = 50
+"""Effective draws of which fewer know a mean to no better than a seventh of a posterior standard deviation."""
 EVEN = 1e-3
 """Spread of log ratios in nats below which they are equal but for rounding, and have no tail to fit."""
 
@@ -175,12 +178,7 @@ class Reweighted:
             f"which {total} draws can be weighted",
             f"effective draws{many}: {kept:.0f} of {total}",
         ]
-        if not self.reliable:
-            bad = int(np.sum(shapes >= self.threshold))
-            lines.append(
-                (f"{bad} of {shapes.size} groups are above: their" if self.factorised else "these")
-                + f" weighted means cannot be trusted. Fix: {self._fix()}"
-            )
+        lines += self._troubles()
         lines += [f"corrected at site {name}: {what}" for name, what in self.correction.errors.items()]
         lines.append(
             "not corrected: what the flow did not learn of its data, and what no draw came near; a mode that the sampled "
@@ -188,11 +186,25 @@ class Reweighted:
         )
         return "\n".join(lines)
 
-    def _fix(self) -> str:
-        name = next(iter(self.correction.targets))
-        return (
-            f"MCMC(fd.DelayedAcceptance(NUTS(model), exact={{{name!r}: density}}), ...), or NUTS with the exact density"
-        )
+    def _troubles(self) -> list[str]:
+        """Why the weighted means are not to be trusted, each reason with a remedy."""
+        troubles = []
+        shapes, sizes = np.asarray(self.pareto_k), np.asarray(self.effective_sample_size)
+        if not self.reliable:
+            bad, name = int(np.sum(shapes >= self.threshold)), next(iter(self.correction.targets))
+            whose = f"{bad} of {shapes.size} groups are above: their" if self.factorised else "these"
+            troubles.append(
+                f"{whose} weighted means cannot be trusted. Fix: "
+                f"MCMC(fd.DelayedAcceptance(NUTS(model), exact={{{name!r}: density}}), ...), or NUTS with the exact density"
+            )
+        if sizes.min() < FEW:
+            few = f"{int(np.sum(sizes < FEW))} of {sizes.size} groups have" if self.factorised else "these are"
+            troubles.append(
+                f"{few} fewer than {FEW} effective draws: means are known to {1.0 / math.sqrt(sizes.min()):.2g} posterior "
+                "standard deviations. Fix: more draws, if arviz.rhat is near 1 for those sampled; if not, chains may be where "
+                "only the sampled density has mass, and a density closer to the exact one is needed"
+            )
+        return troubles
 
     def _note(self) -> str:
         sites = "; ".join(f"{name}: {what}" for name, what in self.correction.errors.items())
@@ -217,7 +229,8 @@ def reweight(
     sampling (arviz's). This corrects the error of a learned or estimated divergence, of an amortisation, and of a solver where
     `exact` has a finer one. It cannot correct what the flow did not learn of its data.
 
-    A warning says where the weights cannot be trusted. Then `DelayedAcceptance` samples the exact posterior.
+    A warning says where the weights cannot be trusted, or leave too few effective draws. Then `DelayedAcceptance` samples the
+    exact posterior.
 
     Args:
         key: JAX PRNG key of the resampling.
@@ -274,10 +287,11 @@ def reweight(
         values=values,
         key=key,
     )
-    if not result.reliable:
+    troubles = result._troubles()
+    if troubles:
         warnings.warn(
-            f"Pareto k is {float(np.max(shapes)):.2f}, and {chains * count} draws can be weighted up to {result.threshold:.2f}: "
-            f"the sampled density is too far from the exact one for weights. Fix: {result._fix()}",
+            f"Pareto k is {float(np.max(shapes)):.2f}, and {chains * count} draws can be weighted up to {result.threshold:.2f}; "
+            f"effective draws: {float(np.min(sizes)):.0f}. {'. '.join(troubles)}",
             stacklevel=2,
         )
     return result
