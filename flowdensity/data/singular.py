@@ -35,8 +35,8 @@ def warn_where_singular(caller: str, table: Table) -> None:
     # Rounding alone makes rows alike, and is cured by itself.
     if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
         _warn(
-            f"{caller} expected rows of `data` that are not repeated; got {distinct} different ones among {len(rows)}. Rows that "
-            "are held out are then trained on as well, and over-fitting is not seen",
+            f"{caller} expected rows of `data` that are not repeated; got {distinct} different ones among {len(rows)}. Each "
+            "counts as a row of its own, and the table as larger than it is",
             "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
         )
     elif found:

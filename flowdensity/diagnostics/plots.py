@@ -194,7 +194,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
 def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     """Draw the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
 
-    Where held-out rows were judged by their likelihood, its negative has an axis of its own, on the right.
+    Where held-out rows were judged by their likelihood, its negative has an axis of its own on the right, in `axis.figure.axes`.
 
     Args:
         report: of `fit_flow`, or of any other fit.
@@ -211,7 +211,8 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
-        axis.plot(history.step, history.train, color=DATA, linewidth=1, label="training")
+        # The first entry is not a training loss, and may be in another unit.
+        axis.plot(history.step[1:], history.train[1:], color=DATA, linewidth=1, label="training")
         axis.set(xlabel="step", ylabel=f"{stage} loss{LOSSES.get(stage, '')}")
         judged = axis if history.gain is None else axis.twinx()
         judged.plot(history.step, history.validation, color=MODEL, label="validation")
@@ -220,7 +221,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
             judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL)
             judged.tick_params(axis="y", labelcolor=MODEL)
             judged.spines["top"].set_visible(False)
-        _legend(*{axis: None, judged: None})
+        _legend(axis, *([] if judged is axis else [judged]))
     return panels
 
 

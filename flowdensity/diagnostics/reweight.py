@@ -198,7 +198,7 @@ class Reweighted:
                 f"MCMC(fd.DelayedAcceptance(NUTS(model), exact={{{name!r}: density}}), ...), or NUTS with the exact density"
             )
         if sizes.min() < FEW:
-            few = f"{int(np.sum(sizes < FEW))} of {sizes.size} groups have" if self.factorised else "these are"
+            few = f"{int(np.sum(sizes < FEW))} of {sizes.size} groups have" if self.factorised else "there are"
             troubles.append(
                 f"{few} fewer than {FEW} effective draws: means are known to {1.0 / math.sqrt(sizes.min()):.2g} posterior "
                 "standard deviations. Fix: more draws, if arviz.rhat is near 1 for those sampled; if not, chains may be where "
@@ -229,7 +229,7 @@ def reweight(
     sampling (arviz's). This corrects the error of a learned or estimated divergence, of an amortisation, and of a solver where
     `exact` has a finer one. It cannot correct what the flow did not learn of its data.
 
-    A warning says where the weights cannot be trusted, or leave too few effective draws. Then `DelayedAcceptance` samples the
+    A warning says where the weights leave too few effective draws, or cannot be trusted. Then `DelayedAcceptance` samples the
     exact posterior.
 
     Args:
@@ -291,7 +291,7 @@ def reweight(
     if troubles:
         warnings.warn(
             f"Pareto k is {float(np.max(shapes)):.2f}, and {chains * count} draws can be weighted up to {result.threshold:.2f}; "
-            f"effective draws: {float(np.min(sizes)):.0f}. {'. '.join(troubles)}",
+            f"effective draws: {float(np.min(sizes)):.0f}; {'; '.join(troubles)}",
             stacklevel=2,
         )
     return result

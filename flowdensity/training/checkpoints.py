@@ -15,6 +15,8 @@ from .. import _container
 from .._checks import check_path
 
 SUFFIX = ".checkpoint"
+VERSION = 2
+"""Of what a stage keeps and how it judges: a fit that an older version began is not gone on with."""
 
 
 class Checkpoint(NamedTuple):
@@ -84,7 +86,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
     folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob(f".*{SUFFIX}.*"):
         partial.unlink()  # of a process that was killed while it wrote
-    opened = Checkpoint(caller, folder, digest_of((caller, *inputs)))
+    opened = Checkpoint(caller, folder, digest_of((VERSION, caller, *inputs)))
     if opened.read("fit", ()) is None:
         if any(folder.glob(f"*{SUFFIX}")):
             raise _foreign(caller, folder)

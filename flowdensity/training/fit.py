@@ -72,7 +72,8 @@ def fit_flow(
         learning_rate: peak learning rate; by default 1e-3 for the velocity (3e-4 below 2,000 rows) and
             2e-3 for its divergence.
         validation: fraction of the rows held out for early stopping, between 0 and 1. Below 2,000 rows the number of steps
-            is that under which five such parts are likeliest, and the flow is then trained on all rows.
+            is that under which five such parts are likeliest, and the flow is then trained on all rows; it is left at its
+            start unless these gain more over that than the standard error.
         weights: how much each row counts, shape `(n,)`, of any sum: importance weights, or counts; None for all alike.
         tolerance: error of `log_prob`, in nats, that the solver may make: the fewest steps are taken that keep within it.
         checkpoint: a folder in which the state of the fit is kept, some fifty times a stage. Where the process was ended, even

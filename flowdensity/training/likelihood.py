@@ -14,6 +14,7 @@ from ..solving import AbstractSolver, FixedStep, state_log_prob
 from .checkpoints import Checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
 from .options import Options, held_out
+from .splits import splits
 
 SOLVER = FixedStep(8)
 """Coarse: the velocity starts smooth, and every step is paid for in every gradient."""
@@ -60,10 +61,8 @@ def maximise_likelihood(
         TrainingDiverged: with the best model until then in its `best`.
     """
     split_key, held_key, train_key = jr.split(key, 3)
-    rows = len(table.states)
-    held = held_out(rows, validation)
-    order = jr.permutation(split_key, rows)
-    args = Inputs(model, table.take(order[held:]), table.take(order[: min(held, HELD)]))
+    ((kept, held),) = splits(split_key, table, held_out(len(table.states), validation), 1)
+    args = Inputs(model, table.take(kept), table.take(held[:HELD]))
 
     def loss(network: Any, key: Key, args: Inputs) -> Scalar:
         rows_key, probe_key = jr.split(key)

@@ -52,8 +52,8 @@ class History:
 
     Attributes:
         step: optimiser steps done.
-        train: mean training loss since the last entry.
-        validation: what held-out rows, or fresh draws, have.
+        train: mean training loss since the last entry; the first entry, before any step, is that of `validation`.
+        validation: loss of held-out rows or of fresh draws; minus their log density where there is a `gain`.
         best_step: step of the weights that were kept.
         seconds: wall time.
         stopped: how the stage ended.

@@ -1,6 +1,5 @@
 """Where a flow on few rows starts: at a mixture of Gaussians, if held-out rows are likelier under it than under one."""
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -
         for number, part in enumerate(parts)
     ]
     held = [np.asarray(out.states, np.float64) for _, out in splits]
-    weights = shares(_weights(table), rows)[np.concatenate(parts)]
+    weights, kind = shares(_weights(table), rows)[np.concatenate(parts)], group.ravel()[np.concatenate(parts)]
 
     def tried(components: int, floor: float) -> StartChoice:
         mixtures = [_fit(kept, components, floor) for kept, _ in splits]
@@ -89,7 +88,9 @@ def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -
             [m.score_samples(out) - norm.logpdf(out).sum(axis=1) for m, out in zip(mixtures, held, strict=True)]
         )
         gain = float(weights @ above)
-        return StartChoice(components, floor, (gain, math.sqrt(np.square(weights) @ np.square(above - gain))))
+        return StartChoice(
+            components, floor, (gain, float(np.linalg.norm(np.bincount(kind, weights * (above - gain)))))
+        )
 
     floors = tqdm.tqdm(FLOORS, desc="start", unit="floor", disable=not progress)
     choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)

@@ -1,7 +1,6 @@
 """Fitting the velocity of a model on the circle: one split into training and held-out rows, or several."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .._typing import Array, Float, Int, Key, Scalar
+from .._typing import Array, Float, Key, Scalar
 from ..data.weights import shares
 from ..models.flows import AbstractCircle, Diffusion, Flow, Started, with_network, with_start
 from ..models.networks import AbstractNetwork
@@ -23,6 +22,7 @@ from .likelihood import log_likelihoods
 from .loop import History, Schedule, TrainingDiverged, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options, held_out
+from .splits import kinds, splits
 from .start import FOLDS, StartChoice, choose_start, fit_start, whiten_again
 
 FEWEST = 20
@@ -64,9 +64,9 @@ def fit_velocity(
     From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
     few rows to tell, and that loss too noisy: five networks, each with another part held out, are trained side by side and
     judged by the likelihood of what they have not seen. The model is then trained on all rows for as many steps as did best,
-    or left at its start unless the gain over it is above its own standard error. Each starts at a mixture of Gaussians,
-    fitted to its own rows, if held-out rows are likelier under such a mixture (`choose_start`); with contexts they start at
-    the fitted Gaussian.
+    unless the gain in likelihood over the start is within the standard error of that gain: then it is left there. Each
+    starts at a mixture of Gaussians, fitted to its own rows, if held-out rows are likelier under such a mixture
+    (`choose_start`); with contexts they start at the fitted Gaussian.
 
     Args:
         key: JAX PRNG key.
@@ -84,14 +84,14 @@ def fit_velocity(
     Raises:
         TrainingDiverged: with the best model until then in its `best`.
     """
+    if table.weights is not None:
+        table = table.take(jnp.flatnonzero(table.weights))  # others are no rows
     rows = len(table.states)
     small = table.effective < SMALL
     split_key, held_key, train_key, final_key, start_key = jr.split(key, 5)
     held = held_out(rows, validation)
     folds = min(FOLDS, rows // held) if small and table.effective >= FEWEST else 1
-    order = _repeats_together(jr.permutation(split_key, rows), table)
-    splits = [(part[held:], part[:held]) for part in (jnp.roll(order, -fold * held) for fold in range(folds))]
-    pairs = [(table.take(kept), table.take(out)) for kept, out in splits]
+    pairs = [(table.take(kept), table.take(out)) for kept, out in splits(split_key, table, held, folds)]
     choice, models, began = None, [model] * folds, time.monotonic()
     if folds > 1:
         # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
@@ -109,7 +109,8 @@ def fit_velocity(
     kept_rows, held_rows = (_stack(side) for side in zip(*pairs, strict=True))
     held_keys = jr.split(held_key, folds)
     if folds > 1:
-        judged = HeldRows(jax.tree.map(lambda leaf: leaf[:, : HELD // folds], held_rows), held_keys)
+        some = [_some(key, out, HELD // folds) for key, (_, out) in zip(held_keys, pairs, strict=True)]
+        judged = HeldRows(_stack(some), held_keys)
     else:
         # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
         draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16))
@@ -128,7 +129,10 @@ def fit_velocity(
         return jnp.mean(eqx.filter_vmap(one)(with_network(args.models, networks), keys, args.kept))
 
     def validate(networks: AbstractNetwork, args: Inputs) -> Scalar:
-        return jnp.mean(eqx.filter_vmap(_judge)(with_network(args.models, networks), args.held))
+        models, held = with_network(args.models, networks), args.held
+        if isinstance(held, MatchingDraws):
+            return jnp.mean(eqx.filter_vmap(matching_loss)(models, held))
+        return -jnp.average(_log_likelihoods(models, held), weights=held.sample.weights) / model.dim
 
     def run(key: Key, args: Inputs, schedule: Schedule, name: str) -> tuple[Any, History]:
         try:
@@ -144,51 +148,49 @@ def fit_velocity(
     started = _stack(models)
     trained, history = run(train_key, Inputs(started, kept_rows, judged), schedule, stage)
     history.seconds += preparation
-    if isinstance(judged, HeldRows):
-        history.gain = _gain(started, trained, judged)
-    if history.gain is None or history.interrupted:
+    if isinstance(judged, MatchingDraws):
         return _first(trained), history, choice
-    gain, error = history.gain
+    history.gain = gain, error = _gain(started, trained, judged)
     if not gain > error:
-        history.best_step, history.stopped = 0, "held-out rows do not gain enough to leave the start, which is kept"
+        history.best_step = 0
+        history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
         return model, history, choice
-    everything = table.take(order[None])
+    if history.interrupted:
+        return _first(trained), history, choice
+    everything = table.take(jr.permutation(split_key, rows)[None])
     final = dataclasses.replace(schedule, patience=None, stop=history.best_step)
     # Nothing is held out from the last run: what is reported is the cross-validation.
-    one_fold = jax.tree.map(lambda leaf: leaf[:1], judged)
+    one_fold = jax.tree.map(lambda leaf: leaf[:1], judged._replace(sample=judged.sample._replace(weights=None)))
     best, last = run(final_key, Inputs(_stack([model]), everything, one_fold), final, f"{stage}, all rows")
     history.seconds += last.seconds
     history.interrupted = last.interrupted
     return _first(best), history, choice
 
 
-def _judge(model: AbstractCircle, held: MatchingDraws | HeldRows) -> Scalar:
-    """What validation minimises: the matching loss, or minus the mean log density in nats per dimension."""
-    if isinstance(held, MatchingDraws):
-        return matching_loss(model, held)
-    return -jnp.average(_log_likelihoods(model, held), weights=held.sample.weights) / model.dim
+def _some(key: Key, part: Sample, most: int) -> Sample:
+    """The rows of a part that are judged: all, or where they are many so many, which stand for all."""
+    if len(part.states) <= most:
+        return part
+    if part.weights is None:
+        return part.take(jnp.arange(most))
+    return part.draw(key, most)._replace(weights=jnp.full(most, jnp.sum(part.weights) / most))
+
+
+@eqx.filter_jit
+def _log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "folds rows"]:
+    """Of held-out rows, each under the model of its fold, in nats."""
+    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
 
 
 def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> tuple[float, float]:
     """By how much held-out rows are likelier than at the start: their mean in nats, and its standard error."""
-    each = eqx.filter_jit(eqx.filter_vmap(_log_likelihoods))
-    above = np.asarray(each(trained, held) - each(started, held), np.float64).ravel()
+    above = np.asarray(_log_likelihoods(trained, held) - _log_likelihoods(started, held), np.float64).ravel()
     weights = held.sample.weights
     share = shares(None if weights is None else np.asarray(weights, np.float64).ravel(), above.size)
     gain = float(share @ above)
-    return gain, math.sqrt(np.square(share) @ np.square(above - gain))
-
-
-def _log_likelihoods(model: AbstractCircle, held: HeldRows) -> Float[Array, " rows"]:
-    return log_likelihoods(model, held.sample, held.key, SOLVER)
-
-
-def _repeats_together(order: Int[Array, " rows"], table: Sample) -> Int[Array, " rows"]:
-    """The order with every repeated row moved to the first of its kind, so that no row is trained on and held out as well."""
-    rows = np.concatenate([np.asarray(table.states), np.asarray(table.contexts)], axis=1)
-    _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    place = np.argsort(order)[first][kind.ravel()]
-    return jnp.asarray(np.argsort(place, kind="stable"))
+    _, kind = kinds(held.sample)
+    # Rows that are repeated say no more than one.
+    return gain, float(np.linalg.norm(np.bincount(kind, share * (above - gain))))
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -299,7 +299,7 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
     assert axes.shape == (2,)
     for axis, (stage, history), kept in zip(axes, REPORT.histories.items(), [(20, 1.7), (10, -1.8)], strict=True):
         (training,) = lines(axis, DATA)
-        np.testing.assert_array_equal(training, np.stack([history.step, history.train], axis=1))
+        np.testing.assert_array_equal(training, np.stack([history.step, history.train], axis=1)[1:])
         validation, marked = lines(axis, MODEL)
         np.testing.assert_array_equal(validation, np.stack([history.step, history.validation], axis=1))
         np.testing.assert_array_equal(marked, [kept])

@@ -4,32 +4,62 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 from references import random_flow
 from scipy.stats import norm
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.training.velocity import SOLVER, HeldRows, _gain, _judge, _repeats_together, _stack
+from flowdensity.training.splits import splits
+from flowdensity.training.velocity import SOLVER, HeldRows, _gain, _some, _stack
 
 
 def plain(states: jax.Array, weights: jax.Array | None = None) -> Sample:
     return Sample(states, jnp.zeros((len(states), 0)), weights)
 
 
-def test_rows_without_repeats_keep_their_order():
-    order = jr.permutation(jr.key(0), 50)
-    np.testing.assert_array_equal(_repeats_together(order, plain(jr.normal(jr.key(1), (50, 2)))), order)
+def test_each_row_is_held_out_once():
+    table = plain(jr.normal(jr.key(1), (50, 2)))
+    pairs = splits(jr.key(0), table, 10, 5)
+    np.testing.assert_array_equal(np.sort(np.concatenate([out for _, out in pairs])), np.arange(50))
+    for kept, out in pairs:
+        np.testing.assert_array_equal(np.sort(np.concatenate([kept, out])), np.arange(50))
+    assert np.any(pairs[0][1] != np.arange(10))
 
 
-def test_repeated_rows_are_neighbours():
-    """Sixty rows of twenty kinds; the same state in another context is another row."""
-    kinds = np.tile(np.arange(20), 3)
-    table = Sample(jnp.asarray(kinds[:, None] // 2, float), jnp.asarray(kinds[:, None] % 2, float))
-    order = np.asarray(_repeats_together(jr.permutation(jr.key(2), 60), table))
-    np.testing.assert_array_equal(np.sort(order), np.arange(60))
-    in_order = kinds[order].reshape(20, 3)
-    np.testing.assert_array_equal(in_order, in_order[:, :1].repeat(3, axis=1))
-    assert np.any(in_order[:, 0] != np.arange(20))
+@pytest.mark.parametrize("held", [3, 6, 7])
+def test_no_row_is_trained_on_and_held_out(held):
+    """Sixty rows of twenty kinds, three each; the same state in another context is another row."""
+    kind = np.tile(np.arange(20), 3)
+    table = Sample(jnp.asarray(kind[:, None] // 2, float), jnp.asarray(kind[:, None] % 2, float))
+    for kept, out in splits(jr.key(2), table, held, 5):
+        assert (len(kept), len(out)) == (60 - held, held)
+        assert not set(kind[kept]) & set(kind[out])
+        assert len(set(kind[out])) <= 1 + -(-held // 3)
+
+
+def test_many_weighted_rows_are_judged_by_a_part_that_stands_for_all():
+    rng = np.random.default_rng(0)
+    states, weights = rng.normal(size=(5000, 1)), rng.exponential(size=5000)
+    part = Sample(jnp.asarray(states, float), jnp.zeros((5000, 0)), jnp.asarray(weights / weights.sum(), float))
+    some = _some(jr.key(0), part, 1000)
+    np.testing.assert_allclose(jnp.sum(some.weights), 1.0, rtol=1e-5)
+    mean = float(jnp.average(some.states[:, 0], weights=some.weights))
+    assert abs(mean - np.average(states[:, 0], weights=weights)) < 4.5 / np.sqrt(1000)
+    few = part.take(jnp.arange(1000))
+    assert _some(jr.key(0), few, 1000) is few
+
+
+def test_rows_without_weight_are_no_rows():
+    """Of a part that is held out none may have any."""
+    rng = np.random.default_rng(1)
+    data = np.concatenate([rng.normal(size=(30, 2)), 9.0 + rng.normal(size=(270, 2))])
+    weights = np.repeat([1.0, 0.0], [30, 270])
+    network = fd.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
+    options = {"network": network, "steps": 2, "divergence": fd.ExactDivergence(), "progress": False}
+    _, report = fd.fit_flow(jr.key(0), data, weights=weights, **options)
+    history = report.histories["flow"]
+    assert np.all(np.isfinite([*history.validation, *history.gain]))
 
 
 def test_rows_are_judged_by_their_likelihood():
@@ -46,6 +76,6 @@ def test_rows_are_judged_by_their_likelihood():
     expected = np.sum(share * above)
     np.testing.assert_allclose(gain, expected, atol=1e-5)
     np.testing.assert_allclose(error, np.sqrt(np.sum(np.square(share * (above - expected)))), rtol=1e-4)
-    one = HeldRows(plain(states[0], weights[0]), jr.key(6))
-    loss = -np.average(density.log_prob(states[0]), weights=weights[0]) / 2.0
-    np.testing.assert_allclose(_judge(model, one), loss, rtol=1e-5)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], axis=1), held.sample)
+    again, of_copies = _gain(_stack([start, start]), _stack([model, model]), held._replace(sample=twice))
+    np.testing.assert_allclose([again, of_copies], [gain, error], rtol=1e-4)
