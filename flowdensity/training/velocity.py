@@ -85,7 +85,7 @@ def fit_velocity(
         TrainingDiverged: with the best model until then in its `best`.
     """
     if table.weights is not None:
-        table = table.take(jnp.flatnonzero(table.weights))  # others are no rows
+        table = table.take(jnp.flatnonzero(table.weights))  # rows of no weight say nothing
     rows = len(table.states)
     small = table.effective < SMALL
     split_key, held_key, train_key, final_key, start_key = jr.split(key, 5)
