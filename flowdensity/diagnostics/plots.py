@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.random as jr
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from .._checks import check_key, check_kind
 from .._typing import ArrayLike, Key
@@ -24,6 +23,7 @@ from ..training.report import FitReport
 from .findings import Diagnosis, Finding
 from .log_prob_checks import AGREEMENT, TAILS
 from .posterior import draws, events_of
+from .smoothing import Span, smoothed, span_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # matplotlib is imported where a figure is made: it takes a second
@@ -40,7 +40,6 @@ LOSSES = {"divergence": ", nats² + constant", "likelihood": ", nats per dimensi
 """Units of the losses that have one."""
 
 Coordinates: TypeAlias = str | int | Sequence[str | int]
-Span: TypeAlias = tuple[float, float]
 
 
 def plot_density(
@@ -84,7 +83,7 @@ def plot_density(
     sample_key, row_key = jr.split(key)
     rows, samples = rows.reshape(len(rows), -1)[:, chosen], _samples(sample_key, flow)[:, chosen]
     points = rows[np.asarray(jr.permutation(row_key, len(rows)))[:POINTS]]
-    spans = [_span(*columns) for columns in zip(rows.T, samples.T, strict=True)]
+    spans = [span_of(*columns) for columns in zip(rows.T, samples.T, strict=True)]
     for (i, j), axis in np.ndenumerate(grid):
         if i < j:
             axis.set_axis_off()
@@ -95,7 +94,7 @@ def plot_density(
             _marginal(axis, samples[:, i], spans[i], color=MODEL, label="model")
         else:
             axis.plot(points[:, j], points[:, i], ".", color=DATA, alpha=0.5, markersize=2, rasterized=True, zorder=1)
-            (x, y), heights, levels = _smoothed(samples[:, [j, i]], (spans[j], spans[i]))
+            (x, y), heights, levels = smoothed(samples[:, [j, i]], (spans[j], spans[i]), SHARES)
             axis.contour(x, y, heights.T, levels=levels[::-1], colors=MODEL, linewidths=list(SHARES.values())[::-1])
             axis.set(xlim=spans[j], ylim=spans[i])
         axis.tick_params(labelbottom=i == count - 1, labelleft=i > j == 0)
@@ -214,14 +213,15 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
         # The first entry is not a training loss, and may be in another unit.
         axis.plot(history.step[1:], history.train[1:], color=DATA, linewidth=1, label="training")
         axis.set(xlabel="step", ylabel=f"{stage} loss{LOSSES.get(stage, '')}")
-        judged = axis if history.gain is None else axis.twinx()
+        panel = [axis] if history.gain is None else [axis, axis.twinx()]
+        judged = panel[-1]
         judged.plot(history.step, history.validation, color=MODEL, label="validation")
         judged.plot(history.best_step, best, "o", color=MODEL, label=f"kept, step {history.best_step}")
-        if judged is not axis:
+        if history.gain is not None:
             judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL)
             judged.tick_params(axis="y", labelcolor=MODEL)
             judged.spines["top"].set_visible(False)
-        _legend(axis, *([] if judged is axis else [judged]))
+        _legend(*panel)
     return panels
 
 
@@ -267,7 +267,7 @@ def plot_prior_posterior(
     events = events.swapaxes(0, 1).reshape(events.shape[0] * events.shape[1], -1, samples.shape[1])
     thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
     for axis, which, label in zip(panels, chosen, labels, strict=True):
-        span = _span(samples[:, which], events[:, :, which])
+        span = span_of(samples[:, which], events[:, :, which])
         _marginal(axis, samples[:, which], span, color=MODEL, label="prior")
         for number, column in enumerate(events[:, :, which].T):
             _marginal(axis, column, span, color=POSTERIOR, label="" if number else "posterior", **thin)
@@ -350,51 +350,9 @@ def _finding(diagnosis: Diagnosis, section: str, start: str) -> Finding:
     return next(f for f in diagnosis.findings if f.section == section and f.quantity.startswith(start))
 
 
-def _span(*values: np.ndarray) -> Span:
-    """Ends of a panel: all but 0.1 % of the values at either end, and a margin."""
-    ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
-    low, high = float(ends.min()), float(ends.max())
-    return low - 0.08 * (high - low), high + 0.08 * (high - low)
-
-
 def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:
     """The density of some numbers as a line, without a scale for its height."""
-    (middles,), heights, _ = _smoothed(values[:, None], (span,))
+    (middles,), heights, _ = smoothed(values[:, None], (span,))
     axis.plot(middles, heights, **style)
     axis.set(xlim=span, ylim=(0.0, 1.05 * max(axis.dataLim.ymax, heights.max())), yticks=[])
     axis.spines["left"].set_visible(False)
-
-
-def _smoothed(values: np.ndarray, spans: Sequence[Span]) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
-    """Density of rows of one or two coordinates on a grid, its points along each, and its levels above which the `SHARES` are.
-
-    The kernel's width is Silverman's or up to eight times less: the largest which, fitted to half of the rows, is within 0.5 % of
-    the least squared error on the other half. Where more than 1 % of the rows are within a width of the last one, there is the
-    end of a support: the kernel is folded back and the density falls to zero.
-    """
-    count, dim = values.shape
-    cells, span = {1: 1024, 2: 128}[dim], np.array(spans).T
-    quartiles = np.quantile(values, [0.25, 0.75], axis=0)
-    spread = np.minimum(values.std(axis=0), (quartiles[1] - quartiles[0]) / 1.34)
-    # Draws of a chain that is stuck may all be the same.
-    width = np.maximum(0.9 * spread * count ** (-1.0 / (4.0 + dim)), 1e-3 * (span[1] - span[0]))
-    least, most = values.min(axis=0), values.max(axis=0)
-    low, high = np.mean(values < least + width, axis=0), np.mean(values > most - width, axis=0)
-    low, high = np.where(low > 0.01, least, least - 4.0 * width), np.where(high > 0.01, most, most + 4.0 * width)
-    low, high = np.maximum(low, span[0]), np.maximum(np.minimum(high, span[1]), low + width)
-    size = (high - low) / cells
-    ends = list(zip(low, high, strict=True))
-    halves = [np.histogramdd(half, cells, ends)[0] for half in (values[: count // 2], values[count // 2 :])]
-    errors = {}
-    for factor in 0.5 ** np.arange(0.0, 3.1, 0.5):
-        smooth = [gaussian_filter(half, factor * width / size) for half in halves]
-        errors[factor] = sum(np.sum(s * s - 2.0 * s * half) for s, half in zip(smooth, halves[::-1], strict=True))
-    best = min(errors.values())
-    factor = next(factor for factor, error in errors.items() if error - best <= 0.005 * abs(best))
-    counts = halves[0] + halves[1]
-    density = gaussian_filter(counts, factor * width / size) / (counts.sum() * size.prod())
-    order = np.argsort(density, axis=None)[::-1]
-    held = np.cumsum(counts.ravel()[order]) / counts.sum()
-    levels = [float(density.ravel()[order][np.searchsorted(held, share)]) for share in SHARES]
-    grid = [start + step * (np.arange(-1, cells + 1) + 0.5) for start, step in zip(low, size, strict=True)]
-    return grid, np.pad(density, 1), levels

@@ -16,9 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from .._typing import Key
 from ..data.scaling import FULL_COVARIANCE_LIMIT, Scaling, times_rows, whitening
 from ..data.tables import Sample
-from ..data.weights import resampled, shares
+from ..data.weights import mean_and_error, resampled, shares
 from ..models.mixture import GaussianMixture
 from .options import SMALL
+from .splits import kinds
 
 COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOORS = (0.01, 0.03, 0.1, 0.3)
@@ -69,28 +70,26 @@ def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -
     """
     rows, dim = table.states.shape
     # Rows that are repeated are held out together, and say no more than one.
-    distinct, group = np.unique(np.asarray(table.states), axis=0, return_inverse=True)
+    distinct, kind = kinds(table)
     most = int(0.8 * min(table.effective, len(distinct))) // (dim + 1)
     if dim > FULL_COVARIANCE_LIMIT or most < COMPONENTS[0]:
         return None
-    fold = np.asarray(jr.permutation(key, len(distinct)) % FOLDS)[group.ravel()]
+    fold = np.asarray(jr.permutation(key, len(distinct)) % FOLDS)[kind]
     parts = [np.flatnonzero(fold == number) for number in range(FOLDS)]
     splits = [
         whiten_again(scaling, table.take(jnp.asarray(np.flatnonzero(fold != number))), table.take(jnp.asarray(part)))
         for number, part in enumerate(parts)
     ]
     held = [np.asarray(out.states, np.float64) for _, out in splits]
-    weights, kind = shares(_weights(table), rows)[np.concatenate(parts)], group.ravel()[np.concatenate(parts)]
+    order = np.concatenate(parts)
+    weights = shares(_weights(table), rows)[order]
 
     def tried(components: int, floor: float) -> StartChoice:
         mixtures = [_fit(kept, components, floor) for kept, _ in splits]
         above = np.concatenate(
             [m.score_samples(out) - norm.logpdf(out).sum(axis=1) for m, out in zip(mixtures, held, strict=True)]
         )
-        gain = float(weights @ above)
-        return StartChoice(
-            components, floor, (gain, float(np.linalg.norm(np.bincount(kind, weights * (above - gain)))))
-        )
+        return StartChoice(components, floor, mean_and_error(above, weights, kind[order]))
 
     floors = tqdm.tqdm(FLOORS, desc="start", unit="floor", disable=not progress)
     choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)

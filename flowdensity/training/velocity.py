@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .._typing import Array, Float, Key, Scalar
-from ..data.weights import shares
+from ..data.weights import mean_and_error, shares
 from ..models.flows import AbstractCircle, Diffusion, Flow, Started, with_network, with_start
 from ..models.networks import AbstractNetwork
 from ..solving import FixedStep
@@ -187,10 +187,8 @@ def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> t
     above = np.asarray(_log_likelihoods(trained, held) - _log_likelihoods(started, held), np.float64).ravel()
     weights = held.sample.weights
     share = shares(None if weights is None else np.asarray(weights, np.float64).ravel(), above.size)
-    gain = float(share @ above)
     _, kind = kinds(held.sample)
-    # Rows that are repeated say no more than one.
-    return gain, float(np.linalg.norm(np.bincount(kind, share * (above - gain))))
+    return mean_and_error(above, share, kind)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

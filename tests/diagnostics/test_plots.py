@@ -32,7 +32,6 @@ from flowdensity.diagnostics.plots import (
     DATA,
     MODEL,
     POSTERIOR,
-    _smoothed,
     plot_density,
     plot_errors,
     plot_prior_posterior,
@@ -151,33 +150,6 @@ def test_contours_hold_half_and_nine_tenths_of_the_model():
         held = path.contains_points(fresh).mean()
         # Both samples are finite, and the kernel makes the level uncertain by as much again.
         assert abs(held - share) < 3.0 * np.sqrt(share * (1.0 - share) * (1 / 8192 + 1 / 20_000)) + 0.01
-
-
-def test_two_far_modes_are_not_smoothed_into_each_other():
-    """Silverman's width is 2.5 times that of either mode here, and would take 63 % off their peaks."""
-    rng = np.random.default_rng(3)
-    values = np.concatenate([rng.normal(-5.0, 0.3, 4096), rng.normal(5.0, 0.3, 4096)])
-    rng.shuffle(values)
-    (x,), height, _ = _smoothed(values[:, None], [(-8.0, 8.0)])
-    exact = 0.5 * (norm(-5.0, 0.3).pdf(x) + norm(5.0, 0.3).pdf(x))
-    # A squared error of 0.5 % above the best is a width of 0.44, which takes 9 % off; and four standard errors of 2.4 %.
-    assert np.max(np.abs(height - exact)) < (0.09 + 4.0 * 0.024) * exact.max()
-
-
-def test_the_end_of_a_support_is_not_smoothed_away():
-    values = np.random.default_rng(4).exponential(size=8192)
-    (x,), height, _ = _smoothed(values[:, None], [(-1.0, 7.0)])
-    assert x[0] > -0.01
-    assert height[0] == 0.0
-    assert abs(height[1] - 1.0) < 0.15
-    assert abs(np.sum(height) * (x[1] - x[0]) - 1.0) < 1e-9
-
-
-@pytest.mark.parametrize("values", [np.full(100, 2.0), np.repeat([1.0, 2.0], 50), np.array([1.0, 2.0, 4.0, 8.0])])
-def test_draws_of_stuck_chains_and_few_draws_have_a_density(values):
-    (x,), height, _ = _smoothed(values[:, None], [(0.0, 10.0)])
-    assert np.isfinite(height).all()
-    assert abs(np.sum(height) * (x[1] - x[0]) - 1.0) < 1e-9
 
 
 @pytest.mark.slow

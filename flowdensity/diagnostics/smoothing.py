@@ -1,0 +1,53 @@
+"""Samples of one or two coordinates as a smooth density on a grid, for the lines and contours of plots."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+Span: TypeAlias = tuple[float, float]
+
+
+def span_of(*values: np.ndarray) -> Span:
+    """Ends of a panel: all but 0.1 % of the values at either end, and a margin."""
+    ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
+    low, high = float(ends.min()), float(ends.max())
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+
+def smoothed(
+    values: np.ndarray, spans: Sequence[Span], shares: Iterable[float] = ()
+) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
+    """Density of rows of one or two coordinates on a grid, its points along each, and its levels above which the `shares` are.
+
+    The kernel's width is Silverman's or up to eight times less: the largest which, fitted to half of the rows, is within 0.5 % of
+    the least squared error on the other half. Where more than 1 % of the rows are within a width of the last one, there is the
+    end of a support: the kernel is folded back and the density falls to zero.
+    """
+    count, dim = values.shape
+    cells, span = {1: 1024, 2: 128}[dim], np.array(spans).T
+    quartiles = np.quantile(values, [0.25, 0.75], axis=0)
+    spread = np.minimum(values.std(axis=0), (quartiles[1] - quartiles[0]) / 1.34)
+    # Draws of a chain that is stuck may all be the same.
+    width = np.maximum(0.9 * spread * count ** (-1.0 / (4.0 + dim)), 1e-3 * (span[1] - span[0]))
+    least, most = values.min(axis=0), values.max(axis=0)
+    low, high = np.mean(values < least + width, axis=0), np.mean(values > most - width, axis=0)
+    low, high = np.where(low > 0.01, least, least - 4.0 * width), np.where(high > 0.01, most, most + 4.0 * width)
+    low, high = np.maximum(low, span[0]), np.maximum(np.minimum(high, span[1]), low + width)
+    size = (high - low) / cells
+    ends = list(zip(low, high, strict=True))
+    halves = [np.histogramdd(half, cells, ends)[0] for half in (values[: count // 2], values[count // 2 :])]
+    errors = {}
+    for factor in 0.5 ** np.arange(0.0, 3.1, 0.5):
+        smooth = [gaussian_filter(half, factor * width / size) for half in halves]
+        errors[factor] = sum(np.sum(s * s - 2.0 * s * half) for s, half in zip(smooth, halves[::-1], strict=True))
+    best = min(errors.values())
+    factor = next(factor for factor, error in errors.items() if error - best <= 0.005 * abs(best))
+    counts = halves[0] + halves[1]
+    density = gaussian_filter(counts, factor * width / size) / (counts.sum() * size.prod())
+    order = np.argsort(density, axis=None)[::-1]
+    held = np.cumsum(counts.ravel()[order]) / counts.sum()
+    levels = [float(density.ravel()[order][np.searchsorted(held, share)]) for share in shares]
+    grid = [start + step * (np.arange(-1, cells + 1) + 0.5) for start, step in zip(low, size, strict=True)]
+    return grid, np.pad(density, 1), levels
