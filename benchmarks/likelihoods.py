@@ -1,9 +1,9 @@
 """Learned likelihoods beside known ones: single data sets, calibration, a hierarchy, and one posterior after another.
 
-    python benchmarks/likelihoods.py            # about an hour on two cores; resumes
-    python benchmarks/likelihoods.py --cached   # only the page, from the cells that are there
+    python benchmarks/likelihoods.py            # about two hours on two cores; resumes
+    python benchmarks/likelihoods.py --cached   # only the tables, from the cells that are there
 
-Writes docs/likelihoods.md.
+Writes the tables of docs/likelihoods.md.
 """
 
 import functools
@@ -19,8 +19,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS, init_to_median
-from scipy.stats import chisquare
-from tables import cells_of, markdown, provenance
+from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 
@@ -29,7 +28,6 @@ SETS = 100
 """Data sets of the calibration."""
 RANKS = 99
 """Draws that the truth is ranked among."""
-BINS = 10
 Given = Callable[[dict[str, Any]], dist.Distribution]
 
 
@@ -113,63 +111,70 @@ def learn(name: str) -> fd.FlowDensity:
     return fd.fit_flow(jr.key(1), np.asarray(y[:, 0]), {n: np.asarray(v) for n, v in values.items()})[0]
 
 
-def posterior(problem: Problem, likelihood: Given, key: Any, y: Any, warmup: int, samples: int, chains: int) -> dict:
-    """NUTS for one data set."""
+def model_of(problem: Problem, likelihood: Given) -> Callable[[Any], None]:
+    """The problem's numpyro model of one data set, with a likelihood."""
 
-    def model() -> None:
+    def model(y: Any) -> None:
         values = {name: numpyro.sample(name, prior) for name, prior in problem.prior.items()}
         with numpyro.plate("observations", problem.observations):
             numpyro.sample("y", likelihood(values), obs=y)
 
+    return model
+
+
+def sampled(model: Callable[..., None], samples: int, *args: Any) -> dict:
+    """Draws of the posterior by NUTS, as columns: by site, shape `(draws, numbers)`."""
+    kernel = NUTS(model, init_strategy=init_to_median(num_samples=20))
     mcmc = MCMC(
-        NUTS(model, init_strategy=init_to_median(num_samples=20)),
-        num_warmup=warmup,
+        kernel,
+        num_warmup=500,
         num_samples=samples,
-        num_chains=chains,
+        num_chains=4,
         chain_method="vectorized",
         progress_bar=False,
     )
-    mcmc.run(key)
-    return mcmc.get_samples()
+    mcmc.run(jr.key(1), *args)
+    draws = mcmc.get_samples()
+    return {name: np.asarray(each, np.float64).reshape(len(each), -1) for name, each in draws.items()}
+
+
+def beside(ours: np.ndarray, theirs: np.ndarray) -> tuple[list[float], list[float]]:
+    """Differences of posterior means in the standard deviations of the second, and ratios of standard deviations."""
+    gaps = np.abs(ours.mean(0) - theirs.mean(0)) / theirs.std(0)
+    return gaps.tolist(), (ours.std(0) / theirs.std(0)).tolist()
 
 
 def single(name: str) -> dict:
     """Five data sets: posterior means and deviations under the learned and the known likelihood; then ranks."""
     problem = PROBLEMS[name]
-    learned = learn(name)
-    truths, sets = simulate(problem, jr.key(2), SETS, problem.observations)
+    likelihoods = {"learned": learn(name).given, "known": problem.known}
+    _, sets = simulate(problem, jr.key(2), 5, problem.observations)
     result: dict = {"mean gap": [], "deviation ratio": []}
-    for row in range(5):
-        known = posterior(problem, problem.known, jr.key(row), sets[row], 500, 2000, 4)
-        draws = posterior(problem, learned.given, jr.key(row), sets[row], 500, 1000, 4)
-        flat = {n: (np.asarray(draws[n], np.float64), np.asarray(known[n], np.float64)) for n in problem.prior}
-        gaps = [np.abs(ours.mean(0) - theirs.mean(0)) / theirs.std(0) for ours, theirs in flat.values()]
-        ratios = [ours.std(0) / theirs.std(0) for ours, theirs in flat.values()]
-        result["mean gap"].append(np.hstack(gaps).tolist())
-        result["deviation ratio"].append(np.hstack(ratios).tolist())
-        print(name, row, result["mean gap"][-1], flush=True)
-
-    for label, likelihood in (("learned", learned.given), ("known", problem.known)):
-
-        def ranks(key: Any, y: Any, likelihood: Given = likelihood) -> dict:
-            return posterior(problem, likelihood, key, y, 300, 5 * RANKS, 1)
-
-        draws = jax.jit(jax.vmap(ranks))(jr.split(jr.key(3), SETS), sets)
-        columns = []
-        for site, prior in problem.prior.items():
-            thinned = np.asarray(draws[site])[:, ::5].reshape(SETS, RANKS, -1)
-            truth = np.asarray(truths[site]).reshape(SETS, 1, -1)
-            columns += [np.sum(thinned < truth, axis=1)[:, i] for i in range(max(1, int(np.prod(prior.event_shape))))]
-        counts = [np.histogram(ranks, bins=BINS, range=(0, RANKS + 1))[0] for ranks in columns]
-        result[f"p, {label}"] = [float(chisquare(count).pvalue) for count in counts]
-        result[f"counts, {label}"] = [count.tolist() for count in counts]
-        print(name, label, result[f"p, {label}"], flush=True)
+    for y in sets:
+        ours, theirs = (
+            np.hstack([*sampled(model_of(problem, likelihood), 2000, y).values()])
+            for likelihood in likelihoods.values()
+        )
+        for key, values in zip(result, beside(ours, theirs), strict=True):
+            result[key].append(values)
+        print(name, result["mean gap"][-1], flush=True)
+    for label, likelihood in likelihoods.items():
+        ranks = fd.simulation_based_calibration(
+            jr.key(3),
+            model_of(problem, likelihood),
+            simulator=model_of(problem, problem.known),
+            simulations=SETS,
+            draws=RANKS,
+            model_args=(sets[0],),
+        )
+        result[f"p, {label}"] = np.hstack([np.ravel(ranks.p_values[site]) for site in problem.prior]).tolist()
+        print(name, ranks.summary(), flush=True)
     return result
 
 
-def hierarchy() -> dict:
-    """Fifty groups with a normal population: its mean and deviation under the learned and the known likelihood."""
-    problem, learned, groups = PROBLEMS["linear-Gaussian"], learn("linear-Gaussian"), 50
+def hierarchy(groups: int) -> dict:
+    """Groups with a normal population: its mean and deviation under the learned and the known likelihood."""
+    problem, learned = PROBLEMS["linear-Gaussian"], learn("linear-Gaussian")
     result: dict = {"mean gap": [], "deviation ratio": []}
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -183,25 +188,11 @@ def hierarchy() -> dict:
                 z = numpyro.sample("z", dist.Normal().expand([2]).to_event(1))
                 numpyro.sample("y", likelihood({"theta": mu + tau * z}), obs=jnp.asarray(y, float))
 
-        both = {}
-        for label, likelihood in (("learned", learned.given), ("known", problem.known)):
-            mcmc = MCMC(
-                NUTS(model),
-                num_warmup=500,
-                num_samples=1000,
-                num_chains=2,
-                chain_method="vectorized",
-                progress_bar=False,
-            )
-            mcmc.run(jr.key(seed), likelihood)
-            draws = mcmc.get_samples()
-            both[label] = np.concatenate([np.asarray(draws["mu"]), np.log(np.asarray(draws["tau"]))], axis=1).astype(
-                np.float64
-            )
-        ours, theirs = both["learned"], both["known"]
-        result["mean gap"].append((np.abs(ours.mean(0) - theirs.mean(0)) / theirs.std(0)).tolist())
-        result["deviation ratio"].append((ours.std(0) / theirs.std(0)).tolist())
-        print("hierarchy", seed, result["mean gap"][-1], flush=True)
+        ours, theirs = (sampled(model, 1000, likelihood) for likelihood in (learned.given, problem.known))
+        gaps, ratios = beside(*(np.hstack([d["mu"], np.log(d["tau"])]) for d in (ours, theirs)))
+        result["mean gap"].append(gaps)
+        result["deviation ratio"].append(ratios)
+        print(groups, "groups", seed, gaps, flush=True)
     return result
 
 
@@ -225,11 +216,8 @@ def sequential() -> dict:
             with numpyro.plate("rows", len(x[rows])):
                 numpyro.sample("y", dist.Normal(v["alpha"] + v["beta"] * x[rows], v["sigma"]), obs=y[rows])
 
-        mcmc = MCMC(
-            NUTS(model), num_warmup=500, num_samples=5000, num_chains=4, chain_method="vectorized", progress_bar=False
-        )
-        mcmc.run(jr.key(1))
-        return {name: np.asarray(mcmc.get_samples()[name], np.float64) for name in ("alpha", "beta", "sigma")}
+        draws = sampled(model, 5000)
+        return {name: draws[name][:, 0] for name in ("alpha", "beta", "sigma")}
 
     stage = run(first, slice(0, 30))
     learned, _ = fd.fit_flow(jr.key(0), stage, support=supports)
@@ -245,66 +233,72 @@ def sequential() -> dict:
     }
 
 
-def page(cells: Mapping[str, dict]) -> str:
-    """The page as Markdown, of the cells that there are."""
-    parts = [
-        "# Likelihoods\n\nLearned from 30,000 simulations, one observation each, with the defaults of `fit_flow`, and put beside "
-        "the likelihood that the simulations came from. Differences of posterior means are in posterior standard deviations."
+def single_table(cells: Mapping[str, dict]) -> str:
+    """Single data sets and calibration, of the cells that there are."""
+    header = [
+        *("", "difference of means: median", "largest", "ratio of sds"),
+        *("p of uniform ranks, learned", "the same, known"),
     ]
-    singles = {name: cells[name] for name in PROBLEMS if name in cells}
-    if singles:
-        rows = [
-            [
-                f"{name}, {PROBLEMS[name].observations} observations",
-                f"{np.median(c['mean gap']):.3f}",
-                f"{np.max(c['mean gap']):.3f}",
-                f"{np.min(c['deviation ratio']):.3f} to {np.max(c['deviation ratio']):.3f}",
-                ", ".join(f"{p:.2f}" for p in c["p, learned"]),
-                ", ".join(f"{p:.2f}" for p in c["p, known"]),
-            ]
-            for name, c in singles.items()
+    rows = [
+        [
+            f"{name}, {PROBLEMS[name].observations} observations",
+            f"{np.median(c['mean gap']):.3f}",
+            f"{np.max(c['mean gap']):.3f}",
+            f"{np.min(c['deviation ratio']):.3f} to {np.max(c['deviation ratio']):.3f}",
+            ", ".join(f"{p:.2f}" for p in c["p, learned"]),
+            ", ".join(f"{p:.2f}" for p in c["p, known"]),
         ]
-        header = [
-            "",
-            "difference of means: median",
-            "largest",
-            "ratio of sds",
-            "p of uniform ranks, learned",
-            "the same, known",
-        ]
-        parts.append(
-            "## Single data sets\n\nMeans and sds of five data sets by NUTS. Then simulation-based calibration: ranks of the "
-            f"truth among {RANKS} draws of the posterior of each of {SETS} data sets, NUTS vmapped over data sets; by parameter, "
-            f"the p-value of a chi-squared test of uniformity in {BINS} bins.\n\n{markdown(header, rows)}"
-        )
-    if "hierarchy" in cells:
-        c = cells["hierarchy"]
-        rows = [
-            [f"seed {seed}", *(f"{gap:.3f}" for gap in gaps), f"{min(ratios):.3f} to {max(ratios):.3f}"]
-            for seed, (gaps, ratios) in enumerate(zip(c["mean gap"], c["deviation ratio"], strict=True))
-        ]
-        parts.append(
-            "## A hierarchy\n\nFifty groups with one observation each, whose parameters have a normal population with mean "
-            "mu and deviation tau. What the likelihood has not learned adds up over groups.\n\n"
-            + markdown(["difference of means", "mu[0]", "mu[1]", "log tau[0]", "log tau[1]", "ratio of sds"], rows)
-        )
-    if "sequential" in cells:
-        c = {name: each for name, each in cells["sequential"].items() if name != "made with"}
-        rows = [[n, f"{e['moved']:.2f}", f"{e['mean gap']:.3f}", f"{e['deviation ratio']:.3f}"] for n, e in c.items()]
-        parts.append(
-            "## One posterior after another\n\nA regression with 60 rows: 30, whose posterior is learned as the prior of the "
-            "other 30, beside all at once.\n\n"
-            + markdown(["", "moved by the second half, in sd", "difference of means, in sd", "ratio of sds"], rows)
-        )
-    return "\n\n".join([*parts, provenance("python benchmarks/likelihoods.py", cells.values())]) + "\n"
+        for name, c in cells.items()
+    ]
+    return markdown(header, rows)
+
+
+def hierarchy_table(cells: Mapping[str, dict]) -> str:
+    """Hierarchies, of the cells that there are: a row for each seed."""
+    rows = [
+        [f"{name}, seed {seed}", *(f"{gap:.3f}" for gap in gaps), f"{min(ratios):.3f} to {max(ratios):.3f}"]
+        for name, c in cells.items()
+        for seed, (gaps, ratios) in enumerate(zip(c["mean gap"], c["deviation ratio"], strict=True))
+    ]
+    return markdown(["difference of means", "mu[0]", "mu[1]", "log tau[0]", "log tau[1]", "ratio of sds"], rows)
+
+
+def sequential_table(cells: Mapping[str, dict]) -> str:
+    """The regression in two stages."""
+    (cell,) = cells.values()
+    rows = [
+        [name, f"{each['moved']:.2f}", f"{each['mean gap']:.3f}", f"{each['deviation ratio']:.3f}"]
+        for name, each in cell.items()
+        if name != "made with"
+    ]
+    return markdown(["", "moved by the second half, in sd", "difference of means, in sd", "ratio of sds"], rows)
+
+
+class Section(NamedTuple):
+    """A table of the page, and the cells that it is made of."""
+
+    table: Callable[[Mapping[str, dict]], str]
+    jobs: dict[str, Callable[[], dict]]
+
+
+SECTIONS = {
+    "sequential": Section(sequential_table, {"sequential": sequential}),
+    "hierarchy": Section(
+        hierarchy_table, {f"{groups} groups": functools.partial(hierarchy, groups) for groups in (10, 50, 250)}
+    ),
+    "single": Section(single_table, {name: functools.partial(single, name) for name in PROBLEMS}),
+}
 
 
 def main() -> None:
-    """Compute the cells that are missing and write the page."""
-    jobs: dict[str, Callable[[], dict]] = {"sequential": sequential, "hierarchy": hierarchy}
-    jobs |= {name: lambda name=name: single(name) for name in PROBLEMS}
+    """Compute the cells that are missing and write the tables."""
+    jobs = {name: job for section in SECTIONS.values() for name, job in section.jobs.items()}
     cells = cells_of(__doc__, "likelihoods", jobs)
-    Path("docs/likelihoods.md").write_text(page(cells))
+    for name, section in SECTIONS.items():
+        found = {job: cells[job] for job in section.jobs if job in cells}
+        if found:
+            text = f"{section.table(found)}\n\n{provenance('python benchmarks/likelihoods.py', found.values())}"
+            replace_block(Path("docs/likelihoods.md"), name, text)
 
 
 if __name__ == "__main__":
