@@ -52,12 +52,12 @@ class Fitted:
     Attributes:
         log_prob: log density of rows in the table's units.
         sample: so many draws.
-        exact: as `log_prob`, with the exact divergence, where `log_prob` has a learned one.
+        density: the same as a numpyro distribution, of this package.
     """
 
     log_prob: LogProb
     sample: Callable[[int], np.ndarray]
-    exact: LogProb | None = None
+    density: fd.FlowDensity | None = None
 
 
 class Method(NamedTuple):
@@ -224,7 +224,7 @@ def ours(fit_density: Callable[..., tuple[fd.FlowDensity, fd.FitReport]]) -> Cal
         return Fitted(
             partial(log_prob, density),
             lambda count: np.asarray(density.sample(sample_key, (count,)), np.float64),
-            partial(log_prob, density.with_divergence(fd.ExactDivergence())),
+            density,
         )
 
     return fit
