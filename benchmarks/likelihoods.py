@@ -104,11 +104,14 @@ def simulate(problem: Problem, key: Any, count: int, observations: int) -> tuple
 
 
 @functools.cache
-def learn(name: str) -> fd.FlowDensity:
-    """p(y | parameters) from one observation for each of 30,000 parameters, by the defaults of `fit_flow`."""
+def learn(name: str) -> fd.AmortizedDensity:
+    """p(y | parameters) from one observation for each of 30,000 parameters, by the defaults of `fit_flow` and `distill`."""
     problem = PROBLEMS[name]
     values, y = simulate(problem, jr.key(0), SIMULATIONS, 1)
-    return fd.fit_flow(jr.key(1), np.asarray(y[:, 0]), {n: np.asarray(v) for n, v in values.items()})[0]
+    density, _ = fd.fit_flow(jr.key(1), np.asarray(y[:, 0]), {n: np.asarray(v) for n, v in values.items()})
+    fast, report = fd.distill(jr.key(2), density)
+    print(name, report.summary(), flush=True)
+    return fast
 
 
 def model_of(problem: Problem, likelihood: Given) -> Callable[[Any], None]:

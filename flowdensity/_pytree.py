@@ -52,6 +52,11 @@ def split(tree: Any) -> tuple[Arrays, Rest]:
     return arrays, Rest(structure, others)
 
 
+def without_copies(tree: Any, axes: int) -> Any:
+    """The first of the copies along the leading `axes` of every array, such as numpyro's `scan` makes for each step."""
+    return jax.tree.map(lambda leaf: leaf[(0,) * axes] if eqx.is_array(leaf) else leaf, tree) if axes > 0 else tree
+
+
 def merge(arrays: Arrays, rest: Rest) -> Any:
     """Undo `split`; the arrays may meanwhile have become tracers, or anything else."""
     leaves = [other if array is None else array for array, other in zip(arrays, rest.others, strict=True)]

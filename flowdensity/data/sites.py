@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import real_jax_array
 from .._typing import Array, ArrayLike, Float
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
@@ -47,6 +48,7 @@ class Sites(NamedTuple):
             values: a value of each site, shape `(*batch, *shape)`.
 
         Raises:
+            TypeError: if values are no real numbers.
             ValueError: if a site is missing, too many, or of another shape.
         """
         if set(values) != set(self.names):
@@ -54,7 +56,10 @@ class Sites(NamedTuple):
                 f"{caller} expected values of the sites {list(self.names)}; got {sorted(map(str, values))}. "
                 f"Fix: {{name: values[name] for name in {list(self.names)}}}"
             )
-        arrays = {name: jnp.asarray(values[name], float) for name in self.names}
+        arrays = {
+            name: real_jax_array(caller, name, values[name], f"{name}=numpy.asarray({name}, float)")
+            for name in self.names
+        }
         leading = {}
         for (name, array), shape in zip(arrays.items(), self.shapes, strict=True):
             axes = array.ndim - len(shape)

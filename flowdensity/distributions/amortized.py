@@ -3,19 +3,20 @@
 import copy
 from typing import Any
 
-import jax
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .._checks import check_kind
-from .._pytree import merge, split
+from .._pytree import merge, split, without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.tables import Named
 from ..models.energy import EnergyNetwork
 from . import batching
 from .flow import FlowDensity
+from .scanned import is_one, promoted
 
 
 class AmortizedDensity(dist.Distribution):
@@ -36,20 +37,26 @@ class AmortizedDensity(dist.Distribution):
 
     arg_constraints = {}
     reparametrized_params = []
-    pytree_data_fields = ("_arrays", "flow")
+    pytree_data_fields = ("_arrays", "_flow")
     pytree_aux_fields = ("_rest",)
 
     def __init__(self, energy: EnergyNetwork, flow: FlowDensity, *, validate_args: bool | None = None):
         for name, value, kind in (("energy", energy, EnergyNetwork), ("flow", flow, FlowDensity)):
             check_kind("AmortizedDensity", name, value, kind, "fast, report = fd.distill(key, density)")
         self._arrays, self._rest = split(energy)
-        self.flow = flow
+        self._flow = flow
         super().__init__(flow.batch_shape, flow.event_shape, validate_args=validate_args)
 
     @property
     def energy(self) -> EnergyNetwork:
         """The network that has the log density of a whitened state."""
-        return merge(self._arrays, self._rest)
+        energy = merge(self._arrays, self._rest)
+        return without_copies(energy, np.ndim(energy.normaliser) - 1) if is_one(self.flow) else energy
+
+    @property
+    def flow(self) -> FlowDensity:
+        """The density it was distilled from."""
+        return promoted(self._flow, self.batch_shape)
 
     def given(self, context: ArrayLike | Named) -> "AmortizedDensity":
         """The density conditional on `context`, as `FlowDensity.given`.
@@ -83,10 +90,6 @@ class AmortizedDensity(dist.Distribution):
 
 @promote_batch_shape.register(AmortizedDensity)  # type: ignore[arg-type]
 def _promote_batch_shape(density: Any) -> Any:
-    """As for a flow: the network has no batch axes."""
-    promoted = copy.copy(density)
-    promoted.flow = promote_batch_shape(density.flow)
-    promoted._batch_shape = promoted.flow.batch_shape
-    axes = len(promoted.batch_shape) - len(density.batch_shape)
-    promoted._arrays = jax.tree.map(lambda leaf: leaf[(0,) * axes], density._arrays)
-    return promoted
+    outer = copy.copy(density)
+    outer._batch_shape = promote_batch_shape(density.flow).batch_shape
+    return outer

@@ -28,6 +28,7 @@ class PathGradientELBO(ELBO):
 
     Raises:
         ValueError: if `num_particles` is no integer of at least 1.
+        NotImplementedError: in training, if the model or the guide has mutable state.
     """
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | Callable[..., Any] = True):
@@ -56,7 +57,13 @@ class PathGradientELBO(ELBO):
             fixed = jax.lax.stop_gradient(param_map)
             at_values = seed(substitute(guide, data=values), density_key)
             log_q, _ = log_density(at_values, args, kwargs, fixed)
-            log_p, _ = log_density(replay(seed(model, model_key), drawn), args, kwargs, param_map)
+            log_p, scored = log_density(replay(seed(model, model_key), drawn), args, kwargs, param_map)
+            mutable = [name for t in (drawn, scored) for name, site in t.items() if site["type"] == "mutable"]
+            if mutable:
+                raise NotImplementedError(
+                    f"PathGradientELBO expected a model and a guide without mutable state; got the sites {mutable}. "
+                    "Fix: numpyro.infer.Trace_ELBO()"
+                )
             return log_p - log_q
 
         if self.num_particles == 1:

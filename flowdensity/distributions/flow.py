@@ -9,11 +9,10 @@ import jax.random as jr
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.distributions.batch_util import _default_promote_batch_shape, promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
-from .._pytree import merge, split
+from .._pytree import merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
 from ..data.tables import Named
@@ -22,6 +21,7 @@ from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import AbstractSolver, FixedStep
 from . import batching
+from .scanned import is_one
 
 
 class FlowDensity(dist.Distribution):
@@ -74,7 +74,10 @@ class FlowDensity(dist.Distribution):
 
     @property
     def _parts(self) -> tuple[AbstractProbabilityFlow, AbstractDivergence, AbstractSolver]:
-        return merge(self._arrays, self._rest)
+        parts = merge(self._arrays, self._rest)
+        # Of a scan numpyro gets a copy of everything for each step, and hands it on with these as batch axes. A model has none
+        # of its own, and what a step does not sample is the same in all.
+        return without_copies(parts, np.ndim(parts[0].scaling.location) - 1) if is_one(self) else parts
 
     @property
     def model(self) -> AbstractProbabilityFlow:
@@ -322,13 +325,3 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         with jax.ensure_compile_time_eval():
             return jnp.asarray(flat)
     return flat
-
-
-@promote_batch_shape.register(FlowDensity)  # type: ignore[arg-type]
-def _promote_batch_shape(density: Any) -> Any:
-    """What numpyro's `scan` makes of a density: a copy of everything for each step, of which contexts are a batch."""
-    promoted: Any = _default_promote_batch_shape(density)
-    axes = len(promoted.batch_shape) - len(density.batch_shape)
-    # A model has no batch axes, and what a step does not sample is the same in all of them.
-    promoted._arrays = jax.tree.map(lambda leaf: leaf[(0,) * axes], density._arrays)
-    return promoted

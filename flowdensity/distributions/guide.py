@@ -1,7 +1,7 @@
 """Probability flows as guides in stochastic variational inference."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +154,13 @@ class AutoFlow(AutoContinuous):
             reach=jnp.asarray(REACH * np.sqrt(dim)),
         )
         return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))
+
+    def get_transform(self, params: dict[str, Any]) -> NoReturn:
+        """There is none in numpyro's form; `get_posterior(params)` carries noise to latent variables by its `from_base`."""
+        raise NotImplementedError(
+            "AutoFlow expected a use that needs no `get_transform`, as NeuTraReparam does: its map is an ODE. "
+            "Fix: AutoBNAFNormal or AutoIAFNormal for NeuTraReparam"
+        )
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDensity:
         """The density of the unconstrained latent variables, with its exact divergence; `fit_divergence` distils it."""

@@ -17,8 +17,10 @@ from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
 from .._checks import check_count, check_kind, real_jax_array
+from .._pytree import without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.rounding import units_of
+from .scanned import promoted
 
 
 class _Recorded(constraints.Constraint):
@@ -66,7 +68,7 @@ class Rounded(dist.Distribution):
 
     arg_constraints = {}
     reparametrized_params = []
-    pytree_data_fields = ("base", "unit", "offsets")
+    pytree_data_fields = ("_base", "_cells")
 
     def __init__(
         self, base: dist.Distribution, unit: ArrayLike = 1.0, *, points: int = 64, validate_args: bool | None = None
@@ -86,11 +88,31 @@ class Rounded(dist.Distribution):
                 f"Rounded expected `points` as a power of 2, for which a Sobol sequence is balanced; got {points}. "
                 f"Fix: points={1 << points.bit_length()}"
             )
-        self.base = base
+        self._base = base
         with jax.ensure_compile_time_eval():
-            self.unit = jnp.asarray(units, float)
-            self.offsets = jnp.asarray(units * _cube(math.prod(shape), points).reshape(points, *shape), float)
+            offsets = units * _cube(math.prod(shape), points).reshape(points, *shape)
+            self._cells = jnp.asarray(units, float), jnp.asarray(offsets, float)
         super().__init__(base.batch_shape, shape, validate_args=validate_args)
+
+    @property
+    def base(self) -> dist.Distribution:
+        """The distribution that is rounded."""
+        return promoted(self._base, self.batch_shape)
+
+    @property
+    def unit(self) -> Array:
+        """What values are rounded to, shape `event_shape`."""
+        return self._one_cell[0]
+
+    @property
+    def offsets(self) -> Array:
+        """Points of a cell about its middle, shape `(points, *event_shape)`."""
+        return self._one_cell[1]
+
+    @property
+    def _one_cell(self) -> tuple[Array, Array]:
+        # Units are constants: copies that a scan has made of them are alike.
+        return without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim)
 
     @constraints.dependent_property(is_discrete=True)  # type: ignore[arg-type]
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -158,10 +180,6 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
 
 @promote_batch_shape.register(Rounded)  # type: ignore[arg-type]
 def _promote_batch_shape(density: Any) -> Any:
-    """What numpyro's `scan` makes of it: cells have no batch axes."""
-    promoted = copy.copy(density)
-    promoted.base = promote_batch_shape(density.base)
-    promoted._batch_shape = promoted.base.batch_shape
-    axes = len(promoted.batch_shape) - len(density.batch_shape)
-    promoted.unit, promoted.offsets = (leaf[(0,) * axes] for leaf in (density.unit, density.offsets))
-    return promoted
+    outer = copy.copy(density)
+    outer._batch_shape = promote_batch_shape(density.base).batch_shape
+    return outer

@@ -1,10 +1,11 @@
 """A density over named values in a model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import trace
+from numpyro.handlers import condition, do, scope, substitute, trace
 from numpyro.primitives import _PYRO_STACK
 
 from .amortized import AmortizedDensity
@@ -27,7 +28,7 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
 
     Raises:
         TypeError: if the density is none of named values.
-        ValueError: if one of the names is taken.
+        ValueError: if one of the names is taken, or is given a value by a handler, of which only the joint site takes one.
     """
     flow = density
     while isinstance(flow, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
@@ -45,12 +46,32 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
             f"Fix: numpyro.sample({name!r}, density)"
         )
     # numpyro notices two sample sites of one name, but lets a deterministic one take the place of another site.
-    taken = {name}.union(*(handler.trace for handler in _PYRO_STACK if isinstance(handler, trace)))
+    taken = {name, *_known(sites.names, trace, "trace")}
     clashes = [site for site in sites.names if site in taken]
     if clashes:
         raise ValueError(
             f"sample_sites expected names that no other site has; {clashes} of this density are taken, the joint site being "
             f"called {name!r}. Fix: another name for the other site, or numpyro.handlers.scope(prefix=...) around one of them"
         )
+    given = _known(sites.names, (substitute, condition, do), "data")
+    if given and not _known((name, f"{name}_base"), (substitute, condition, do), "data"):
+        raise ValueError(
+            f"sample_sites expected values for the joint site {name!r}, from which {list(sites.names)} follow; got some for "
+            f"{given} alone. Fix: data={{{name!r}: density.pack({{site: values[site] for site in {list(sites.names)}}})}}"
+        )
     values = flow.unpack(numpyro.sample(name, density))
     return {site: numpyro.deterministic(site, value) for site, value in values.items()}
+
+
+def _known(names: Iterable[str], kinds: Any, attribute: str) -> list[str]:
+    """Those of some names that handlers of these kinds around a site have in an attribute, by what scopes call them there."""
+    found = []
+    for name in names:
+        called = name
+        for handler in reversed(_PYRO_STACK):
+            if isinstance(handler, scope):
+                called = f"{handler.prefix}{handler.divider}{called}"
+            elif isinstance(handler, kinds) and called in (getattr(handler, attribute) or ()):
+                found.append(name)
+                break
+    return found

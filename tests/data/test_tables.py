@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import pandas as pd
 import pytest
-from numpyro.distributions import constraints
+from numpyro.distributions import biject_to, constraints
 from references import EPS32, gaussian_flow, patch_everywhere, untrained_flow
 
 import flowdensity as fd
@@ -470,3 +470,17 @@ def test_equal_weights_are_no_weights():
         np.testing.assert_allclose(again, white, rtol=1e-12, atol=1e-12)
         for name in ("location", "scale", "log_scale"):
             np.testing.assert_allclose(getattr(equal, name), getattr(scaling, name), rtol=2.0 * EPS32, atol=2.0 * EPS32)
+
+
+@pytest.mark.parametrize(
+    ("support", "free"),
+    [(constraints.corr_cholesky, 3), (constraints.zero_sum(1), 2), (constraints.simplex, 2)],
+    ids=["corr_cholesky", "zero_sum", "simplex"],
+)
+def test_draws_in_float32_lie_on_a_surface(support, free):
+    """To the precision they were made with: numpyro asks for that of the array's own type, and a table is in float64."""
+    rows = np.asarray(biject_to(support)(jr.normal(jr.key(0), (200, free))), np.float64)
+    np.testing.assert_array_equal(event_table("fit_flow", rows, support).rows, rows)
+    rows[17, ..., 0] += 0.01
+    with pytest.raises(ValueError, match=r"(?s)expected `data` on the support .* at index \(17,\), and 1 such"):
+        event_table("fit_flow", rows, support)

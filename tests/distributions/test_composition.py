@@ -218,3 +218,46 @@ def test_a_scan_scores_every_step(conditional, kind):
     steps = (chained.given(before) if conditional else chained).log_prob(xs) + dist.Normal(xs[:, 0], 1.0).log_prob(0.0)
     score, _ = log_density(walk, (ys,), {}, {"x": xs})
     np.testing.assert_allclose(score, jnp.sum(steps), rtol=1e-5)
+
+
+def walker(conditional: bool) -> fd.FlowDensity:
+    return fd.FlowDensity(random_flow(jr.key(0), 1, size=0.5, context_dim=int(conditional)), solver=SOLVER)
+
+
+# name: what is sampled in a plate of two, given the state of a walk
+STEPS = {
+    "a flow": lambda state: walker(False),
+    "one context": lambda state: walker(True).given(state),
+    "a context for each": lambda state: walker(True).given(jnp.stack([state, 2.0 * state])),
+    "expanded": lambda state: walker(True).given(state).expand((2,)),
+    "amortized": lambda state: amortized(walker(True)).given(state),
+    "rounded": lambda state: fd.Rounded(walker(True).given(state), 0.5, points=4),
+}
+
+
+@pytest.mark.parametrize("here", STEPS.values(), ids=STEPS.keys())
+def test_a_plate_in_a_scan_scores_every_step(here):
+    """numpyro gives the axis of the steps to what a plate has expanded past the density's own say in it."""
+    states = jnp.array([[0.1], [0.2], [-0.3]])
+
+    def walk():
+        def step(_, state):
+            with numpyro.plate("both", 2):
+                numpyro.sample("x", here(state))
+            return None, None
+
+        scan(step, None, states)
+
+    xs = jr.normal(jr.key(1), (3, 2, *here(states[0]).event_shape))
+    score, _ = log_density(walk, (), {}, {"x": xs})
+    steps = [jnp.sum(here(state).log_prob(x)) for state, x in zip(states, xs, strict=True)]
+    np.testing.assert_allclose(score, sum(steps), rtol=1e-5)
+
+
+def test_densities_that_were_mapped_are_not_taken_for_one():
+    """The first of several models would be a wrong answer without a sign of it."""
+    several = jax.vmap(lambda key: fd.FlowDensity(random_flow(key, 1), solver=SOLVER))(jr.split(jr.key(0), 3))
+    apart = jax.vmap(lambda one: one.log_prob(jnp.ones(1)))(several)
+    assert len(np.unique(apart)) == 3
+    with pytest.raises((TypeError, ValueError)):
+        several.log_prob(jnp.ones(1))

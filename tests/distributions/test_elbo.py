@@ -163,3 +163,18 @@ def test_parameters_of_the_model_are_learned_too():
     expected = 3.0 / 0.8 - (np.sum(OBSERVED**2) + 3.0 * 0.25) / 0.8**3
     draws = np.asarray(slopes["scale"], np.float64)
     assert abs(draws.mean() - expected) < 4.5 * draws.std() / np.sqrt(4000) + 1e-5
+
+
+def test_mutable_state_is_refused():
+    def counting(y):
+        state = numpyro.primitives.mutable("state", {"n": jnp.zeros(())})
+        state["n"] = state["n"] + 1.0
+        numpyro.sample("y", dist.Normal(numpyro.sample("theta", dist.Normal()), 1.0), obs=y)
+
+    def guide(y):
+        numpyro.sample("theta", dist.Normal(numpyro.param("loc", 0.0), 1.0))
+
+    svi = SVI(counting, guide, optax.adam(1e-2), fd.PathGradientELBO())
+    state = svi.init(jr.key(0), 0.5)
+    with pytest.raises(NotImplementedError, match=r"PathGradientELBO expected .*\['state'\].*Fix: .*Trace_ELBO"):
+        svi.update(state, 0.5)

@@ -307,6 +307,36 @@ def test_a_scope_makes_room_for_two():
     assert set(trace) == {f"{prefix}/{name}" for prefix in ("one", "two") for name in ("theta", *SHAPES)}
 
 
+def test_a_scope_sees_its_own_names():
+    def apart():
+        numpyro.sample("tau", dist.HalfNormal())
+        with handlers.scope(prefix="one"):
+            fd.sample_sites("theta", density())
+
+    def clash():
+        with handlers.scope(prefix="one"):
+            numpyro.sample("tau", dist.HalfNormal())
+            fd.sample_sites("theta", density())
+
+    assert {"tau", "one/tau", "one/theta"} <= set(trace_of(apart))
+    with pytest.raises(ValueError, match=r"sample_sites expected names.*\['tau'\]"):
+        trace_of(clash)
+
+
+@pytest.mark.parametrize("handler", [handlers.condition, handlers.substitute, handlers.do])
+def test_values_by_name_alone_are_refused(handler):
+    """Only the joint site takes values, and what was given would have been passed over."""
+    values = density().unpack(density().sample(jr.key(5)))
+
+    def model():
+        fd.sample_sites("theta", density())
+
+    with pytest.raises(ValueError, match=r"sample_sites expected values for the joint site 'theta'.*density\.pack"):
+        trace_of(handler(model, data=values))
+    both = handler(model, data={"theta": density().pack(values), **values})
+    np.testing.assert_array_equal(trace_of(both)["tau"]["value"], values["tau"])
+
+
 WRONG = {
     "another distribution": (lambda: dist.Normal(), "got Normal"),
     "a model": (named_flow, "got GaussianFlow"),
