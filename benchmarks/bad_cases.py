@@ -107,6 +107,11 @@ def taken() -> None:
     fd.sample_sites("joint", BY_NAME)
 
 
+def by_name() -> None:
+    """The sites of a density of named values."""
+    fd.sample_sites("joint", BY_NAME)
+
+
 def reparametrised(body: Callable[[], Any]) -> Any:
     """Run a model with `FlowReparam` at the site theta."""
     return in_model(handlers.reparam(body, config={"theta": fd.FlowReparam()}))
@@ -294,6 +299,7 @@ def of_densities() -> dict[str, Cases]:
             "a built-in distribution": lambda: in_model(lambda: fd.sample_sites("theta", dist.Normal(0.0, 1.0))),
             "a density without names": lambda: in_model(lambda: fd.sample_sites("theta", PLAIN)),
             "a name that another site has": lambda: in_model(handlers.trace(taken)),
+            "values for the named sites alone": lambda: in_model(handlers.condition(by_name, {"mu": 0.5})),
         },
         "FlowReparam": {
             "a built-in distribution": lambda: reparametrised(normal_model),
