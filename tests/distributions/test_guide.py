@@ -11,6 +11,7 @@ import optax
 import pytest
 from numpyro import handlers
 from numpyro.infer import SVI, Predictive, Trace_ELBO, init_to_median
+from numpyro.infer.reparam import NeuTraReparam
 from numpyro.infer.util import log_density
 from references import NAMED, cases, conditional_gaussian_flow, named_flow, random_flow, untrained_flow
 from scipy.stats import multivariate_normal
@@ -293,3 +294,8 @@ REFUSED = {
 def test_other_kinds_are_refused(caller, build, error, says):
     with pytest.raises(error, match=rf"{caller} expected .*{says}.*Fix: "):
         fd.as_guide(build()) if caller == "as_guide" else fd.flow_module("q", build())
+
+
+def test_numpyro_is_told_that_it_has_no_transform():
+    with pytest.raises(ValueError, match="NeuTraReparam only supports guides that implement `get_transform`"):
+        NeuTraReparam(fd.AutoFlow(lambda: numpyro.sample("theta", dist.Normal())), {})
