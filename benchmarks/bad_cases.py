@@ -101,15 +101,15 @@ def in_model(body: Callable[[], Any]) -> Any:
     return handlers.seed(body, KEY)()
 
 
-def taken() -> None:
-    """A site of the name of one of the density's."""
-    numpyro.sample("mu", dist.Normal(0.0, 1.0))
-    fd.sample_sites("joint", BY_NAME)
-
-
 def by_name() -> None:
     """The sites of a density of named values."""
     fd.sample_sites("joint", BY_NAME)
+
+
+def taken() -> None:
+    """A site of the name of one of the density's."""
+    numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    by_name()
 
 
 def reparametrised(body: Callable[[], Any]) -> Any:

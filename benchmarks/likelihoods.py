@@ -226,13 +226,11 @@ def sequential() -> dict:
     learned, _ = fd.fit_flow(jr.key(0), stage, support=supports)
     second = run(lambda: fd.sample_sites("yesterday", learned), slice(30, 60))
     whole = run(first, slice(0, 60))
+    before, ours, theirs = (np.column_stack([*each.values()]) for each in (stage, second, whole))
+    (gaps, ratios), (moved, _) = beside(ours, theirs), beside(before, theirs)
     return {
-        name: {
-            "mean gap": float(abs(second[name].mean() - whole[name].mean()) / whole[name].std()),
-            "deviation ratio": float(second[name].std() / whole[name].std()),
-            "moved": float(abs(stage[name].mean() - whole[name].mean()) / whole[name].std()),
-        }
-        for name in whole
+        name: {"mean gap": gap, "deviation ratio": ratio, "moved": step}
+        for name, gap, ratio, step in zip(whole, gaps, ratios, moved, strict=True)
     }
 
 

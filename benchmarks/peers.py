@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.random as jr
 import numpy as np
 import numpyro
 from accuracy import log_prob
+from chains import run_nuts
 from columns import TABLES, Columns, split
-from numpyro.infer import MCMC, NUTS
 from rivals import METHODS, OURS, LogProb, Method
 from tables import cell, is_cached, markdown, provenance, replace_block
 
@@ -74,16 +73,8 @@ def scores(score: LogProb, train: np.ndarray, test: np.ndarray) -> dict:
 
 def divergent(density: fd.FlowDensity) -> float:
     """Share of divergent transitions of NUTS on a density alone, by numpyro's defaults: four chains, 500 draws each."""
-    mcmc = MCMC(
-        NUTS(lambda: numpyro.sample("theta", density)),
-        num_warmup=500,
-        num_samples=500,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    mcmc.run(jr.key(0))
-    return float(np.mean(mcmc.get_extra_fields()["diverging"]))
+    draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=500)
+    return run["divergences"] / (draws.shape[0] * draws.shape[1])
 
 
 def measure(table: Columns, method: Method, seed: int) -> dict:

@@ -8,7 +8,6 @@ Writes docs/posteriors.md.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,11 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from chains import run_nuts
 from fits import mixture_flow
 from mixtures import closed_form, in_view
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
+from numpyro.infer import init_to_value
 from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
@@ -28,30 +27,6 @@ import flowdensity as fd
 ROWS = 20_000
 UNITS = {"1e3": (1e3, 1.0), "1e6": (1e6, 1e5)}
 """Mean and standard deviation of the data."""
-
-
-def run_nuts(
-    model: Callable[[], Any], *, warmup: int, samples: int, start: Callable[..., Any] = init_to_uniform
-) -> tuple[np.ndarray, dict]:
-    """Four vectorised chains of `theta`, shape `(4, samples, dim)`, and what is said of every run."""
-    mcmc = MCMC(
-        NUTS(model, init_strategy=start),
-        num_warmup=warmup,
-        num_samples=samples,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    mcmc.run(jr.key(0), extra_fields=("diverging", "num_steps"))
-    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
-    fields = mcmc.get_extra_fields()
-    columns = [draws[..., i] for i in range(draws.shape[-1])]
-    return draws, {
-        "r_hat": float(max(split_gelman_rubin(column) for column in columns)),
-        "ess": float(min(effective_sample_size(column) for column in columns)),
-        "divergences": int(np.sum(fields["diverging"])),
-        "leapfrogs": float(np.mean(fields["num_steps"])),
-    }
 
 
 def agreement() -> dict:

@@ -17,10 +17,9 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from chains import CHAINS, run_nuts
 from mixtures import Mixture
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import initialize_model
 from tables import cells_of, markdown, provenance, replace_block
 
@@ -30,7 +29,7 @@ DIM = 4
 NOISES = {"weak": 3.0, "medium": 0.5, "strong": 0.05}
 """Standard deviation of the noise on every coordinate, in units of that coordinate's standard deviation under the prior."""
 WAYS = ("`FlowReparam`", "`log_prob`", "`log_prob`, distilled")
-CHAINS, WARMUP, SAMPLES = 4, 200, 250
+WARMUP, SAMPLES = 200, 250
 ROUNDS = 20
 """Of timing a gradient."""
 
@@ -52,10 +51,10 @@ def six_modes(count: int, seed: int) -> np.ndarray:
 PRIORS = {"one mode": one_mode, "six modes": six_modes}
 
 
-def seconds_of_a_gradient(model: Callable[[], None], states: dict[str, jax.Array]) -> float:
+def seconds_of_a_gradient(model: Callable[[], None]) -> float:
     """Median time of what a leapfrog step of all chains computes: everything else in NUTS is small beside a solved ODE."""
-    potential = initialize_model(jr.key(0), model).potential_fn
-    gradient = jax.jit(jax.vmap(jax.value_and_grad(potential)))
+    found = initialize_model(jr.split(jr.key(0), CHAINS), model)
+    gradient, states = jax.jit(jax.vmap(jax.value_and_grad(found.potential_fn))), found.param_info.z
     jax.block_until_ready(gradient(states))
     times = []
     for _ in range(ROUNDS):
@@ -83,27 +82,8 @@ def compare(prior: str) -> dict:
         result[strength] = {}
         through_noise = reparam(partial(model, density), config={"theta": fd.FlowReparam()})
         for way, posterior in zip(WAYS, (through_noise, partial(model, density), partial(model, fast)), strict=True):
-            mcmc = MCMC(
-                NUTS(posterior),
-                num_warmup=WARMUP,
-                num_samples=SAMPLES,
-                num_chains=CHAINS,
-                chain_method="vectorized",
-                progress_bar=False,
-            )
-            mcmc.run(jr.key(1), extra_fields=("diverging", "num_steps"))
-            draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
-            extra = mcmc.get_extra_fields(group_by_chain=True)
-            # A draw takes as many gradients as the chain with the most of them: the others wait.
-            gradients = float(np.sum(np.max(extra["num_steps"], axis=0)))
-            columns = [draws[..., i] for i in range(DIM)]
-            result[strength][way] = {
-                "ess": float(min(effective_sample_size(column) for column in columns)),
-                "r_hat": float(max(split_gelman_rubin(column) for column in columns)),
-                "seconds": gradients * seconds_of_a_gradient(posterior, mcmc.last_state.z),
-                "leapfrogs": float(np.mean(extra["num_steps"])),
-                "divergences": int(np.sum(extra["diverging"])),
-            }
+            _, run = run_nuts(posterior, warmup=WARMUP, samples=SAMPLES)
+            result[strength][way] = run | {"seconds": run["gradients"] * seconds_of_a_gradient(posterior)}
             print(prior, strength, way, result[strength][way], flush=True)
     return result
 
