@@ -32,6 +32,8 @@ WAYS = ("`FlowReparam`", "`log_prob`", "`log_prob`, distilled")
 WARMUP, SAMPLES = 200, 250
 ROUNDS = 20
 """Of timing a gradient."""
+MIXED = 1.05
+"""Largest R-hat with which a chain has an effective sample size."""
 
 
 def one_mode(count: int, seed: int) -> np.ndarray:
@@ -96,11 +98,12 @@ def table(cells: dict[str, dict]) -> str:
             row = [f"{prior}, {strength} data"]
             for way in WAYS:
                 run = c[strength][way]
-                row += [f"{run['ess'] / run['seconds']:.1f}", f"{run['r_hat']:.3f}", f"{run['leapfrogs']:.0f}"]
+                # Of chains that have not met, no number is an effective sample size.
+                rate = run["ess"] / run["seconds"]
+                row.append("-" if run["r_hat"] > MIXED else f"{rate:.1f}" if rate < 100.0 else f"{rate:,.0f}")
+            row += [f"{c[strength][way]['r_hat']:.3f}" for way in WAYS]
             rows.append(row)
-    header = [""] + [
-        f"{way}: {column}" for way in WAYS for column in ("effective draws a second", "R-hat", "leapfrogs")
-    ]
+    header = ["", *(f"{way}: effective draws a second" for way in WAYS), *(f"{way}: R-hat" for way in WAYS)]
     return "\n\n".join([markdown(header, rows), provenance("python benchmarks/reparam.py", cells.values())])
 
 
