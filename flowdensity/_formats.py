@@ -6,16 +6,17 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 4
+FORMAT = 5
 """Of the files that are written; older ones are read."""
 ADDED = {
-    "Flow": (3, "start"),
-    "Diffusion": (3, "start"),
-    "FitReport": (3, "start"),
-    "Scaling": (3, "tails"),
-    "History": (4, "gain"),
+    "Flow": {"start": 3, "context_reach": 5},
+    "Diffusion": {"start": 3, "context_reach": 5},
+    "EnergyNetwork": {"context_reach": 5},
+    "FitReport": {"start": 3},
+    "Scaling": {"tails": 3},
+    "History": {"gain": 4},
 }
-"""The format in which a type got a field of this name: null in older ones, where there was no choice."""
+"""The format in which a type got a field: null in older ones, where there was no choice."""
 
 
 def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
@@ -38,8 +39,8 @@ def upgrade(tree: Any, number: int, tensors: Tensors) -> Any:
     tree = {key: upgrade(value, number, tensors) for key, value in tree.items()}
     if number < 2 and tree.get("type") == "ResidualMLP":
         tree = _with_experts(tree, tensors)
-    first, field = ADDED.get(tree.get("type", ""), (number, ""))
-    return tree if number >= first else tree | {"fields": tree["fields"] | {field: None}}
+    missing = {field: None for field, first in ADDED.get(tree.get("type", ""), {}).items() if number < first}
+    return tree | {"fields": tree["fields"] | missing} if missing else tree
 
 
 def _with_experts(tree: dict[str, Any], tensors: Tensors) -> dict[str, Any]:

@@ -39,8 +39,9 @@ class AbstractCentres(eqx.Module):
             key: JAX PRNG key.
             count: number of kernels.
             rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
-            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
-                a sampler visits where there are no data.
+            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, and of
+                those that have the context of another, half of them moved outwards as well: a sampler visits where there
+                are no data.
             directions: draws about each centre.
         """
 
@@ -74,7 +75,7 @@ class PathCentres(AbstractCentres):
             centre=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
-            context=chosen.contexts,
+            context=mismatched(far, chosen.contexts, tails),
         )
 
 
@@ -116,7 +117,7 @@ class TrajectoryCentres(AbstractCentres):
             centre=here + inflation(far, count, tails) * (point - here),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * between(spread[node], spread[node + 1]), MINIMUM_WIDTH),
-            context=self.contexts[row],
+            context=mismatched(far, self.contexts[row], tails),
         )
 
 
@@ -125,6 +126,18 @@ def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
     which, how_far = jr.split(key)
     factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
+
+
+def mismatched(key: Key, contexts: ContextRows, fraction: float) -> ContextRows:
+    """Contexts of which a fraction is exchanged for those of other rows, half of these moved outwards as well.
+
+    A likelihood is asked for one observation and any parameters, and nearly all of these would not have made it.
+    """
+    if contexts.shape[1] == 0:
+        return contexts
+    which, order, far = jr.split(jr.fold_in(key, 1), 3)
+    others = inflation(far, len(contexts), 0.5) * jr.permutation(order, contexts)
+    return jnp.where(jr.bernoulli(which, fraction, (len(contexts), 1)), others, contexts)
 
 
 def _frames(key: Key, count: int, directions: int, dim: int) -> Float[Array, "count directions dim"]:

@@ -7,22 +7,25 @@ import jax.numpy as jnp
 from .._checks import check_key, check_sizes
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
-from .networks import Activation, ScalarMLP, squash
+from .networks import Activation, ScalarMLP, context_seen, squash
 
 
 class EnergyNetwork(eqx.Module):
     r"""Log density of a whitened state: that of the standard normal, and a scalar network's departure from it.
 
-    $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), c) - b\cdot(1, c)$$
+    $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
 
     The network $h$ sees the state squashed to within the reach of the data, on which it is bounded and Lipschitz: far out
-    what is left is a Gaussian, with gradients that point home. $b$ is the log normaliser, and zero until it is measured.
+    what is left is a Gaussian, with gradients that point home. A context beyond those that it was fitted to is seen as one of
+    them, so that no far context is likely because of what the network makes of it. $b$ is the log normaliser, and zero until it
+    is measured.
 
     Args:
         key: JAX PRNG key of the initial weights.
         dim: dimension of the state.
         context_dim: dimension of the context, 0 for none.
         reach: radius beyond which the network no longer sees how far a state is, in whitened units.
+        context_reach: the same of contexts; None, of no context, is no bound.
         scale: $s$, typical size of the departure in nats.
         width: units in each hidden layer.
         depth: number of residual layers after the first.
@@ -37,6 +40,7 @@ class EnergyNetwork(eqx.Module):
     reach: Scalar
     scale: Scalar
     normaliser: Float[Array, " coefficients"]
+    context_reach: Scalar | None
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class EnergyNetwork(eqx.Module):
         *,
         reach: Scalar,
         scale: Scalar,
+        context_reach: Scalar | None = None,
         width: int = 128,
         depth: int = 3,
         activation: Activation = "silu",
@@ -56,6 +61,7 @@ class EnergyNetwork(eqx.Module):
         self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale
+        self.context_reach = context_reach
         self.normaliser = jnp.zeros(1 + context_dim)
 
     def __call__(self, state: State, context: Context) -> Scalar:
@@ -67,5 +73,10 @@ class EnergyNetwork(eqx.Module):
         # What describes the data, and what is measured afterwards, is not for the optimiser to move.
         reach, scale, normaliser = jax.lax.stop_gradient((self.reach, self.scale, self.normaliser))
         near, _ = squash(state, reach)
-        departure = scale * self.network(jnp.concatenate([near, context]))
-        return departure - normaliser[0] - jnp.dot(normaliser[1:], context)
+        features = self.normaliser_features(context)
+        return scale * self.network(jnp.concatenate([near, features[1:]])) - jnp.dot(normaliser, features)
+
+    def normaliser_features(self, context: Context) -> Float[Array, " coefficients"]:
+        """What the log normaliser is linear in: one, and the context as it is seen."""
+        seen = context_seen(context, jax.lax.stop_gradient(self.context_reach))
+        return jnp.concatenate([jnp.ones(1), seen])

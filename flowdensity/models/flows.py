@@ -15,7 +15,7 @@ from .._checks import check_choice, check_kind
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .mixture import GaussianMixture
-from .networks import AbstractNetwork, squash
+from .networks import AbstractNetwork, context_seen, squash
 from .paths import AbstractPath
 
 Prediction = Literal["velocity", "noise", "data", "score"]
@@ -118,6 +118,7 @@ class Flow(AbstractCircle):
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
         start: what it is with a network of zeros; None is the fitted Gaussian.
+        context_reach: radius of the contexts in whitened units, a scalar: those beyond are seen as at it. None is no bound.
 
     Raises:
         TypeError: if `network` or `path` is of another kind.
@@ -129,12 +130,13 @@ class Flow(AbstractCircle):
     context_scaling: Scaling
     reach: Scalar
     start: GaussianMixture | None = None
+    context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
         _check_parts("Flow", self.network, self.path)
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        return faded(self.network, time, state, context, self.reach)
+        return faded(self.network, time, state, context_seen(context, self.context_reach), self.reach)
 
     def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
         return started(self.start, time, state, self.reach)
@@ -171,6 +173,7 @@ class Diffusion(AbstractCircle):
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
         start: what it is with a network of zeros; None is the fitted Gaussian.
+        context_reach: radius of the contexts in whitened units, a scalar: those beyond are seen as at it. None is no bound.
 
     Raises:
         TypeError: if `network` or `path` is of another kind.
@@ -184,13 +187,14 @@ class Diffusion(AbstractCircle):
     context_scaling: Scaling
     reach: Scalar
     start: GaussianMixture | None = None
+    context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
         _check_parts("Diffusion", self.network, self.path)
         check_choice("Diffusion", "prediction", self.prediction, Prediction, fix="velocity")
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        output, hidden = faded(self.network, time, state, context, self.reach)
+        output, hidden = faded(self.network, time, state, context_seen(context, self.context_reach), self.reach)
         return self._gain(time) * output, hidden
 
     def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:

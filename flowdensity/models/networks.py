@@ -47,6 +47,11 @@ def squash(state: State, reach: Scalar) -> tuple[State, Scalar]:
     return factor * state, factor
 
 
+def context_seen(context: Context, reach: Scalar | None) -> Context:
+    """A whitened context as networks see it: pulled back to within `reach`, beyond which they have learned nothing."""
+    return context if reach is None else squash(context, reach)[0]
+
+
 def angle_embedding(angle: Scalar, frequencies: int) -> Float[Array, " embedding"]:
     r"""Cosines and sines of $2k\phi$ for k up to `frequencies`, shape `(2 * frequencies,)`, with $\phi \in [0, \pi/2]$."""
     phases = 2.0 * angle * jnp.arange(1, frequencies + 1)

@@ -15,7 +15,7 @@ from .._checks import check_count, check_key, check_kind
 from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
-from ..divergence.centres import inflation
+from ..divergence.centres import inflation, mismatched
 from ..models.energy import EnergyNetwork
 from ..models.flows import standard_normal_log_prob
 from ..solving import state_from_noise, state_log_prob
@@ -23,7 +23,7 @@ from .checkpoints import open_checkpoint
 from .loop import Schedule, TrainingDiverged, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
 from .options import check_options, held_out
-from .prepare import REACH
+from .prepare import REACH, reach_of
 from .report import Amortisation, FitReport
 
 LABELS = 32_768
@@ -33,6 +33,8 @@ CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
 """Fractions of the labelled states that are samples with noise, and samples moved outwards; the rest are samples."""
+MISMATCHED = 0.2
+"""Fraction of the labelled states that have another's context."""
 LEAST_NOISE = 0.05
 """Noise has a standard deviation between this and 1 in whitened units, uniform in its logarithm."""
 CHECKED, EACH = 8, 128
@@ -105,6 +107,7 @@ def distill(
         model.dim,
         model.context_scaling.dim,
         reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(kept.states, axis=1))),
+        context_reach=reach_of(contexts_of(point_key, density, labels)) if model.context_scaling.dim else None,
         scale=_typical(kept.departures),
         width=width,
     )
@@ -152,11 +155,14 @@ def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: b
 def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLabels:
     context_key, noise_key, move_key = jr.split(key, 3)
     model, divergence, solver = density.model, density.divergence, density.solver
-    contexts = jnp.repeat(contexts_of(context_key, density, CHUNK // each), each, axis=0)
+    contexts = contexts_of(context_key, density, CHUNK // each)
+    if spread:
+        contexts = inflation(context_key, len(contexts), INFLATED) * contexts
+    contexts = jnp.repeat(contexts, each, axis=0)
     noise = jr.normal(noise_key, (CHUNK, model.dim))
     states = jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
     if spread:
-        states = _moved(move_key, states)
+        states, contexts = _moved(move_key, states), mismatched(move_key, contexts, MISMATCHED)
 
     def departure(state: State, context: Context) -> Scalar:
         return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
@@ -195,7 +201,7 @@ def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: 
     labels = labelled(key, density, samples, each=1, spread=False, progress=False)
     departures, _ = departures_and_slopes(network, labels.states, labels.contexts)
     excess = np.asarray(departures - labels.departures, np.float64)
-    features = np.column_stack([np.ones(len(excess)), np.asarray(labels.contexts, np.float64)])
+    features = np.asarray(jax.vmap(network.normaliser_features)(labels.contexts), np.float64)
     coefficients = np.zeros(features.shape[1])
     coefficients[0] = logsumexp(excess) - np.log(len(excess))
     for _ in range(NEWTON):

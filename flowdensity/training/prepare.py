@@ -28,6 +28,7 @@ class Parts(NamedTuple):
     scaling: Scaling
     context_scaling: Scaling
     reach: Scalar
+    context_reach: Scalar | None
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -75,8 +76,13 @@ def prepare(
                 f"one for {network.dim} and {network.context_dim}. "
                 f"Fix: fd.ResidualMLP(key, dim={scaling.dim}, context_dim={context_scaling.dim})"
             )
-    reach = REACH * np.max(np.linalg.norm(white, axis=1))
-    return Parts(table, network, scaling, context_scaling, jnp.asarray(reach, float)), options
+    context_reach = reach_of(white_contexts) if context_scaling.dim else None
+    return Parts(table, network, scaling, context_scaling, reach_of(white), context_reach), options
+
+
+def reach_of(white: np.ndarray) -> Scalar:
+    """Radius up to which a network is to tell whitened rows apart."""
+    return jnp.asarray(REACH * np.max(np.linalg.norm(white, axis=1)), float)
 
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:

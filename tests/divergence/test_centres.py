@@ -7,7 +7,7 @@ import pytest
 from references import random_flow
 
 from flowdensity.data.tables import Sample
-from flowdensity.divergence.centres import PathCentres, TrajectoryCentres
+from flowdensity.divergence.centres import PathCentres, TrajectoryCentres, mismatched
 
 COUNT = 50_000
 
@@ -60,6 +60,25 @@ def test_a_share_of_the_centres_is_inflated_up_to_ten_times():
     assert abs(inflated.mean() - tails) < 4.5 * np.sqrt(tails * (1.0 - tails) / count)
     mean, error = spread(np.log(stretch[inflated]) / np.log(10.0))
     assert abs(mean - 0.5) < 4.5 * error  # uniform in the logarithm
+
+
+def test_a_share_of_the_centres_has_the_context_of_another():
+    tails, contexts = 0.2, jnp.arange(1.0, 1001.0)[:, None]
+    sample = Sample(jnp.tile(contexts, (1, 2)), contexts)
+    drawn = PathCentres(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), COUNT, rho=1.0, tails=tails, directions=1)
+    middle = np.sin(drawn.time) > 0.1
+    # A centre is its row's number, times the sine, times what it is moved outwards by.
+    ratio = (np.asarray(drawn.context) * np.sin(drawn.time)[:, None] / np.asarray(drawn.centre))[middle, 0]
+    of_their_own = np.isclose(ratio, 1.0, rtol=1e-4)
+    expected = (1.0 - tails) ** 2
+    assert abs(of_their_own.mean() - expected) < 4.5 * np.sqrt(expected * (1.0 - expected) / middle.sum()) + 1e-3
+    # Half of the others are moved outwards: they are no whole numbers any more.
+    context = np.asarray(drawn.context)[:, 0]
+    share, expected = np.mean(np.abs(context - np.round(context)) > 1e-4), 0.5 * tails
+    assert abs(share - expected) < 4.5 * np.sqrt(expected * (1.0 - expected) / COUNT) + 1e-3
+    assert context.max() > 5_000.0
+    none = mismatched(jr.key(0), jnp.zeros((3, 0)), 1.0)
+    assert none.shape == (3, 0)
 
 
 def test_trajectory_centres_lie_on_the_trajectories():

@@ -129,6 +129,21 @@ def test_a_conditional_field_sees_its_context():
     assert flow.context_shape == (3,)
 
 
+def test_a_context_beyond_the_reach_is_seen_as_at_it():
+    free = random_flow(jr.key(4), 2, context_dim=3)
+    reach = 2.0
+    flow = eqx.tree_at(lambda f: f.context_reach, free, jnp.asarray(reach), is_leaf=lambda leaf: leaf is None)
+    direction = jnp.array([2.0, -1.0, 2.0]) / 3.0
+
+    def velocity(model, size):
+        return np.asarray(model.velocity(jnp.asarray(0.7), jnp.array([0.3, -0.2]), size * direction))
+
+    np.testing.assert_allclose(velocity(flow, 0.1 * reach), velocity(free, 0.1 * reach), atol=1e-4)
+    for size in (1e2, 1e4, 1e6):
+        np.testing.assert_allclose(velocity(flow, size), velocity(free, reach), atol=1e-4)
+    assert np.linalg.norm(velocity(free, 1e2) - velocity(free, reach)) > 1.0
+
+
 def test_features_are_the_velocity_and_what_it_was_read_from():
     flow = random_flow(jr.key(5), 2, context_dim=1)
     inputs = np.array([0.1, 0.1, 0.7])
