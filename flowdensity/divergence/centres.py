@@ -39,9 +39,8 @@ class AbstractCentres(eqx.Module):
             key: JAX PRNG key.
             count: number of kernels.
             rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
-            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, and of
-                those that have the context of another, half of them moved outwards as well: a sampler visits where there
-                are no data.
+            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
+                a sampler visits where there are no data; and fraction of those that have the context of another.
             directions: draws about each centre.
         """
 
@@ -65,7 +64,7 @@ class PathCentres(AbstractCentres):
 
     @eqx.filter_jit
     def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
-        rows, times, smear, noise, far = jr.split(key, 5)
+        rows, times, smear, noise, far, swap = jr.split(key, 6)
         chosen = self.sample.draw(rows, count)
         angles = self.model.angle(stratified_times(times, count))
         sine, cosine = jnp.sin(angles), jnp.cos(angles)
@@ -75,7 +74,7 @@ class PathCentres(AbstractCentres):
             centre=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
-            context=mismatched(far, chosen.contexts, tails),
+            context=mismatched(swap, chosen.contexts, tails),
         )
 
 
@@ -98,7 +97,7 @@ class TrajectoryCentres(AbstractCentres):
 
     @eqx.filter_jit
     def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
-        rows, times, noise, far = jr.split(key, 4)
+        rows, times, noise, far, swap = jr.split(key, 5)
         row = jr.randint(rows, (count,), 0, len(self.states))
         position = stratified_times(times, count) * (len(self.times) - 1)
         node = jnp.minimum(jnp.floor(position).astype(int), len(self.times) - 2)
@@ -117,7 +116,7 @@ class TrajectoryCentres(AbstractCentres):
             centre=here + inflation(far, count, tails) * (point - here),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * between(spread[node], spread[node + 1]), MINIMUM_WIDTH),
-            context=mismatched(far, self.contexts[row], tails),
+            context=mismatched(swap, self.contexts[row], tails),
         )
 
 
@@ -135,7 +134,7 @@ def mismatched(key: Key, contexts: ContextRows, fraction: float) -> ContextRows:
     """
     if contexts.shape[1] == 0:
         return contexts
-    which, order, far = jr.split(jr.fold_in(key, 1), 3)
+    which, order, far = jr.split(key, 3)
     others = inflation(far, len(contexts), 0.5) * jr.permutation(order, contexts)
     return jnp.where(jr.bernoulli(which, fraction, (len(contexts), 1)), others, contexts)
 

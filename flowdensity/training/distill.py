@@ -61,7 +61,8 @@ def distill(
     r"""Distil a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
 
     A network is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training", arXiv 1706.04859) at
-    samples of the flow, at samples with noise and at samples moved outwards. Its log normaliser, which for a conditional
+    samples of the flow, at samples with noise and at samples moved outwards, and for a conditional density at samples given
+    another context too. Its log normaliser, which for a conditional
     density is linear in the whitened context, is then measured by importance sampling against the flow and absorbed. What
     is left of it on fresh samples, and by how much the network differs from the flow there, is in the report.
 
@@ -153,16 +154,16 @@ def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: b
 
 @eqx.filter_jit
 def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLabels:
-    context_key, noise_key, move_key = jr.split(key, 3)
+    context_key, noise_key, move_key, far_key, swap_key = jr.split(key, 5)
     model, divergence, solver = density.model, density.divergence, density.solver
     contexts = contexts_of(context_key, density, CHUNK // each)
     if spread:
-        contexts = inflation(context_key, len(contexts), INFLATED) * contexts
+        contexts = inflation(far_key, len(contexts), INFLATED) * contexts
     contexts = jnp.repeat(contexts, each, axis=0)
     noise = jr.normal(noise_key, (CHUNK, model.dim))
     states = jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
     if spread:
-        states, contexts = _moved(move_key, states), mismatched(move_key, contexts, MISMATCHED)
+        states, contexts = _moved(move_key, states), mismatched(swap_key, contexts, MISMATCHED)
 
     def departure(state: State, context: Context) -> Scalar:
         return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)

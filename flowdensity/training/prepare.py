@@ -81,8 +81,8 @@ def prepare(
 
 
 def reach_of(white: np.ndarray) -> Scalar:
-    """Radius up to which a network is to tell whitened rows apart."""
-    return jnp.asarray(REACH * np.max(np.linalg.norm(white, axis=1)), float)
+    """Radius up to which a network is to tell whitened rows apart; of rows that are all alike, that of one deviation."""
+    return jnp.asarray(REACH * max(1.0, np.max(np.linalg.norm(white, axis=1))), float)
 
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:
