@@ -103,12 +103,13 @@ def distill(
 
     held = held_out(labels, 1 / 16)
     kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
+    contexts = np.asarray(contexts_of(point_key, density, labels))
     network = EnergyNetwork(
         net_key,
         model.dim,
         model.context_scaling.dim,
         reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(kept.states, axis=1))),
-        context_reach=reach_of(contexts_of(point_key, density, labels)) if model.context_scaling.dim else None,
+        context_reach=reach_of(contexts) if contexts.shape[1] else None,
         scale=_typical(kept.departures),
         width=width,
     )
