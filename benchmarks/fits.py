@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import jax.random as jr
+import numpy as np
 from mixtures import Mixture
 
 import flowdensity as fd
@@ -15,11 +16,16 @@ ROWS = 20_000
 def mixture_flow(dim: int, components: int = 6) -> tuple[Mixture, fd.FlowDensity, dict[str, float]]:
     """A mixture, the density that `fit_flow` learns from 20,000 rows of it with its defaults, and the seconds of each stage."""
     mixture = Mixture(dim, 0, components)
-    file = KEPT / f"mixture-{dim}-{components}.pickle"
+    return mixture, *flow(f"mixture-{dim}-{components}", mixture.sample(ROWS, 1000))
+
+
+def flow(name: str, data: np.ndarray) -> tuple[fd.FlowDensity, dict[str, float]]:
+    """The density that `fit_flow` learns from the data of that name with its defaults, and the seconds of each stage."""
+    file = KEPT / f"{name}.pickle"
     if not file.exists():
-        density, report = fd.fit_flow(jr.key(0), mixture.sample(ROWS, 1000))
+        density, report = fd.fit_flow(jr.key(0), data)
         KEPT.mkdir(exist_ok=True)
         partial = file.with_suffix(".part")
         partial.write_bytes(pickle.dumps((density, report.seconds)))
         partial.rename(file)
-    return mixture, *pickle.loads(file.read_bytes())
+    return pickle.loads(file.read_bytes())
