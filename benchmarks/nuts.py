@@ -29,9 +29,13 @@ from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
+PAGE, PICTURE = Path("docs/nuts.md"), Path("docs/images/nuts.png")
+RIVALS = ("closed form", "amortized", "learned", "Hutchinson", "exact")
 NOISES, CHAINS = (0.4, 0.2, 0.1), 4
 WARMUP, CHUNK, MOST, SECONDS = 500, 5, 5000, 30.0
 """A rival makes draws in calls of five, until it has 5,000 of each chain or half a minute has passed."""
+ENOUGH = 100
+"""Effective draws from which on those of a rival count."""
 OBJECTS, OBJECT_DRAWS = 1000, 200
 
 
@@ -194,24 +198,54 @@ def population() -> dict:
     return result
 
 
+def price(cell: Mapping[str, dict], rival: str) -> float:
+    """Time of an effective draw, over that under the closed form."""
+    run, unit = cell[rival], cell["closed form"]
+    leapfrogs = (run if run["ess"] > ENOUGH else unit)["leapfrogs per ess"]
+    return run["per leapfrog"] * leapfrogs / (unit["per leapfrog"] * unit["leapfrogs per ess"])
+
+
+def picture(cells: Mapping[str, dict]) -> None:
+    """Milliseconds a leapfrog step, and the price of an effective draw, against the dimension."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+
+    dims = [name for name in cells if name != "population"]
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
+    colours = dict(zip(RIVALS, ("0.5", "#cc3311", "#ee7733", "#4477aa", "#000000"), strict=True))
+    for rival in RIVALS:
+        style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colours[rival], "label": rival}
+        axes[0].plot([int(d) for d in dims], [cells[d][rival]["per leapfrog"] for d in dims], **style)
+        axes[1].plot([int(d) for d in dims], [price(cells[d], rival) for d in dims], **style)
+    axes[0].set(ylabel="ms a leapfrog step of four chains")
+    axes[1].set(ylabel="time an effective draw,\nover that under the closed form")
+    for ax in axes:
+        ax.set(xscale="log", yscale="log", xlabel="dimension")
+        ax.set_xticks([int(d) for d in dims])
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=160)
+    plt.close(figure)
+
+
 def page(cells: Mapping[str, dict]) -> str:
     """The text of docs/nuts.md."""
-    rivals = ("closed form", "amortized", "learned", "Hutchinson", "exact")
     rows = []
     for dim, cell in ((name, cell) for name, cell in cells.items() if name != "population"):
         unit = cell["closed form"]
-        for rival in rivals:
+        for rival in RIVALS:
             run = cell[rival]
-            cost = run["per leapfrog"] * unit["leapfrogs per ess"]
-            own = run["per leapfrog"] * run["leapfrogs per ess"]
-            base = unit["per leapfrog"] * unit["leapfrogs per ess"]
             rows.append(
                 [
                     f"{dim}, {rival}",
                     f"{run['per leapfrog']:.3f}" if run["per leapfrog"] < 1.0 else f"{run['per leapfrog']:.1f}",
                     f"{run['per leapfrog'] / unit['per leapfrog']:.1f}",
-                    f"{run['leapfrogs per ess']:.1f}" if run["ess"] > 100 else "-",
-                    f"{(own if run['ess'] > 100 else cost) / base:.1f}",
+                    f"{run['leapfrogs per ess']:.1f}" if run["ess"] > ENOUGH else "-",
+                    f"{price(cell, rival):.1f}",
                     f"{run['compilation']:.1f}",
                     f"{run['draws']}",
                 ]
@@ -246,8 +280,10 @@ def page(cells: Mapping[str, dict]) -> str:
         "Four vectorised chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
         "20,000 of its rows. All run with the step size and mass matrix adapted under the closed form. A leapfrog step is one "
         "value and gradient of the log density of four points, and what NUTS does around it; compilation is apart. Where too few "
-        "draws were affordable for an effective sample size of 100, the leapfrog steps of the closed form are taken for the "
-        f"rival's own.\n\n{markdown(header, rows)}\n\n"
+        f"draws were affordable for an effective sample size of {ENOUGH}, the leapfrog steps of the closed form are taken for "
+        "the rival's own.\n\n"
+        "![Time of a leapfrog step and of an effective draw against the dimension](images/nuts.png)\n\n"
+        f"{markdown(header, rows)}\n\n"
         f"How far the amortized density is from the flow with its exact divergence, on fresh draws of the mixture, in nats:\n\n"
         f"{errors}\n\nWhat the reports of `distill` said of it:\n\n{reports}\n"
     )
@@ -277,7 +313,8 @@ def main() -> None:
     """Compute the cells that are missing and write the page."""
     jobs: dict[str, Callable[[], dict]] = {str(dim): functools.partial(posterior, dim) for dim in (2, 8, 16, 32)}
     cells = cells_of(__doc__, "nuts", jobs | {"population": population}, quick=("2", "8"))
-    Path("docs/nuts.md").write_text(page(cells))
+    picture(cells)
+    PAGE.write_text(page(cells))
 
 
 if __name__ == "__main__":
