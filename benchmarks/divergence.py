@@ -104,8 +104,8 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
 }
 """Data, and what is fitted to them, with the exact divergence as the reference at every point."""
 IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
-    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(2000, 32, width=16)),
-    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(1500, 16, width=16, scales=4)),
+    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(1000, 32, width=16)),
+    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(500, 16, width=16, scales=4)),
 }
 """The same where the exact divergence can be had at few points only."""
 OBJECTIVES: dict[str, tuple[fd.AbstractObjective, int]] = {
