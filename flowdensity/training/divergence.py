@@ -32,6 +32,8 @@ NODES = 16
 """Steps of the trajectories and of the mean Jacobian."""
 CALIBRATION = 131_072
 """At most so many kernel draws for each of mean Jacobian, calibration and residuals."""
+HELD = 8192
+"""At most so many kernel draws for the validation loss."""
 LEARNING_RATE = 2e-3
 TRUNK = (256, 3)
 """Width and depth of a head that has no hidden features to read."""
@@ -106,10 +108,10 @@ def distil(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
-    # A sixteenth of the draws in training: a short distillation of a dear model is not outweighed by its preparation.
-    share = options.steps * options.batch_size // 16
-    draws = min(CALIBRATION, max(4096, share))
-    centres = centres_of(pool_key, model, table, min(POOL, max(256, share)))
+    # Shares of the draws in training: a short distillation of a dear model is not outweighed by what comes before and after.
+    trained = options.steps * options.batch_size
+    draws = min(CALIBRATION, max(4096, trained // 16))
+    centres = centres_of(pool_key, model, table, min(POOL, max(256, trained // 64)))
     around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
@@ -126,7 +128,7 @@ def distil(
         model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
     )
     head = _new_head(head_key, model, within.draw(scale_key, around, 4096))
-    held = objective.draw(held_key, around, min(8192, draws))
+    held = objective.draw(held_key, around, min(HELD, max(256, trained // 500)))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(
