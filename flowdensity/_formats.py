@@ -6,12 +6,12 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 5
+FORMAT = 6
 """Of the files that are written; older ones are read."""
 ADDED = {
     "Flow": {"start": 3, "context_reach": 5},
     "Diffusion": {"start": 3, "context_reach": 5},
-    "EnergyNetwork": {"context_reach": 5},
+    "EnergyNetwork": {"context_reach": 5, "experts": 6},
     "FitReport": {"start": 3},
     "Scaling": {"tails": 3},
     "History": {"gain": 4},

@@ -31,7 +31,7 @@ from .divergence.exact import ExactDivergence
 from .divergence.interface import AbstractDivergence
 from .divergence.stein import DivergenceHead, SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence, HutchPlusPlusDivergence
-from .models.energy import EnergyNetwork
+from .models.energy import EnergyNetwork, QuadraticExperts
 from .models.fields import VelocityField
 from .models.flows import AbstractProbabilityFlow, ContinuousFlow, Diffusion, Flow
 from .models.mixture import GaussianMixture
@@ -162,7 +162,7 @@ def _single(name: str) -> Kind:
 MODULES = (
     *(Flow, Diffusion, ContinuousFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
     *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling, JohnsonSU),
-    *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, EnergyNetwork, DivergenceHead),
+    *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, QuadraticExperts, EnergyNetwork, DivergenceHead),
     *(ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence, SteinDivergence, FixedStep, Adaptive),
 )
 REPORTS = (FitReport, History, Residuals, StartChoice, StepErrors, Amortisation)

@@ -258,11 +258,17 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
 
 
+def random_energy(dim: int, context_dim: int = 0, *, reach: float = 5.0) -> fd.EnergyNetwork:
+    """A network with all that starts at zero drawn at random."""
+    network = fd.EnergyNetwork(
+        jr.key(0), dim, context_dim, reach=jnp.asarray(reach), scale=jnp.asarray(1.0), width=16, experts=8
+    )
+    parts = [network.network.outward.weight, network.experts.curvatures, network.experts.slopes]
+    drawn = [jr.normal(jr.key(1 + i), part.shape) for i, part in enumerate(parts)]
+    return eqx.tree_at(lambda n: [n.network.outward.weight, n.experts.curvatures, n.experts.slopes], network, drawn)
+
+
 def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
     """With a network that no flow was distilled into: a function like any other."""
     model = flow.model
-    network = fd.EnergyNetwork(
-        jr.key(0), model.dim, model.context_scaling.dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16
-    )
-    weight = jr.normal(jr.key(1), network.network.outward.weight.shape)
-    return fd.AmortizedDensity(eqx.tree_at(lambda n: n.network.outward.weight, network, weight), flow)
+    return fd.AmortizedDensity(random_energy(model.dim, model.context_scaling.dim), flow)

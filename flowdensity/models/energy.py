@@ -3,11 +3,39 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 
 from .._checks import check_key, check_sizes
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
-from .networks import Activation, ScalarMLP, context_seen, squash
+from .networks import Activation, ScalarMLP, context_seen, linear, squash
+
+
+class QuadraticExperts(eqx.Module):
+    r"""A mixture of quadratic functions $\sum_k \pi_k(h)\,(\tfrac12 z^\top A_k z + b_k \cdot z)$, which starts at zero.
+
+    The shares $\pi$ are a softmax of what a network makes of $z$. About a cluster a log density is nearly quadratic, with a
+    matrix that depends on the cluster (Jacobs et al. 1991, "Adaptive mixtures of local experts").
+
+    Args:
+        key: JAX PRNG key of the initial weights.
+        inputs: length of $z$.
+        width: length of the hidden layer $h$.
+        experts: number of quadratic functions.
+    """
+
+    gate: eqx.nn.Linear
+    curvatures: Float[Array, "experts inputs inputs"]
+    slopes: Float[Array, "experts inputs"]
+
+    def __init__(self, key: Key, inputs: int, *, width: int, experts: int):
+        self.gate = linear(key, width, experts)
+        self.curvatures = jnp.zeros((experts, inputs, inputs))
+        self.slopes = jnp.zeros((experts, inputs))
+
+    def __call__(self, hidden: Float[Array, " width"], row: Float[Array, " inputs"]) -> Scalar:
+        gradients = 0.5 * jnp.einsum("kij,j->ki", self.curvatures, row) + self.slopes
+        return jnp.dot(jax.nn.softmax(self.gate(hidden)), gradients @ row)
 
 
 class EnergyNetwork(eqx.Module):
@@ -15,10 +43,10 @@ class EnergyNetwork(eqx.Module):
 
     $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
 
-    The network $h$ sees the state squashed to within the reach of the data, on which it is bounded and Lipschitz: far out
-    what is left is a Gaussian, with gradients that point home. A context beyond those that it was fitted to is seen as one of
-    them, so that no far context is likely because of what the network makes of it. $b$ is the log normaliser, and zero until it
-    is measured.
+    $h$ is a perceptron, with a mixture of quadratic functions beside its last layer if there are `experts`. It sees the state
+    squashed to within the reach of the data, on which it is bounded and Lipschitz: far out what is left is a Gaussian, with
+    gradients that point home. A context beyond those that it was fitted to is seen as one of them, so that no far context is
+    likely because of what the network makes of it. $b$ is the log normaliser, and zero until it is measured.
 
     Args:
         key: JAX PRNG key of the initial weights.
@@ -29,6 +57,7 @@ class EnergyNetwork(eqx.Module):
         scale: $s$, typical size of the departure in nats.
         width: units in each hidden layer.
         depth: number of residual layers after the first.
+        experts: number of quadratic functions.
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
@@ -37,6 +66,7 @@ class EnergyNetwork(eqx.Module):
     """
 
     network: ScalarMLP
+    experts: QuadraticExperts | None
     reach: Scalar
     scale: Scalar
     normaliser: Float[Array, " coefficients"]
@@ -53,12 +83,20 @@ class EnergyNetwork(eqx.Module):
         context_reach: Scalar | None = None,
         width: int = 128,
         depth: int = 3,
+        experts: int = 0,
         activation: Activation = "silu",
     ):
         check_key("EnergyNetwork", key)
         dim, width = check_sizes("EnergyNetwork", 1, dim=dim, width=width)
-        context_dim, depth = check_sizes("EnergyNetwork", 0, context_dim=context_dim, depth=depth)
-        self.network = ScalarMLP(key, dim + context_dim, width=width, depth=depth, activation=activation)
+        context_dim, depth, experts = check_sizes(
+            "EnergyNetwork", 0, context_dim=context_dim, depth=depth, experts=experts
+        )
+        inputs = dim + context_dim
+        self.experts = None
+        if experts:
+            key, gate_key = jr.split(key)
+            self.experts = QuadraticExperts(gate_key, inputs, width=width, experts=experts)
+        self.network = ScalarMLP(key, inputs, width=width, depth=depth, activation=activation)
         self.reach = reach
         self.scale = scale
         self.context_reach = context_reach
@@ -74,7 +112,12 @@ class EnergyNetwork(eqx.Module):
         reach, scale, normaliser = jax.lax.stop_gradient((self.reach, self.scale, self.normaliser))
         near, _ = squash(state, reach)
         features = self.normaliser_features(context)
-        return scale * self.network(jnp.concatenate([near, features[1:]])) - jnp.dot(normaliser, features)
+        row = jnp.concatenate([near, features[1:]])
+        hidden = self.network.features(row)
+        departure = self.network.outward(hidden)
+        if self.experts is not None:
+            departure = departure + self.experts(hidden, row)
+        return scale * departure - jnp.dot(normaliser, features)
 
     def normaliser_features(self, context: Context) -> Float[Array, " coefficients"]:
         """What the log normaliser is linear in: one, and the context as it is seen."""

@@ -92,11 +92,15 @@ class ScalarMLP(eqx.Module):
         self.activation = activation
 
     def __call__(self, row: Float[Array, " inputs"]) -> Scalar:
+        return self.outward(self.features(row))
+
+    def features(self, row: Float[Array, " inputs"]) -> Float[Array, " width"]:
+        """The last hidden layer."""
         act = activation_function(self.activation)
         layer = act(self.inward(row))
         for middle in self.middle:
             layer = layer + act(middle(layer))
-        return self.outward(layer)
+        return layer
 
 
 class AbstractNetwork(eqx.Module):

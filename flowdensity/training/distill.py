@@ -26,9 +26,12 @@ from .options import check_options, held_out
 from .prepare import REACH, reach_of
 from .report import Amortisation, FitReport
 
-LABELS = 32_768
-FEW = 4
-"""In so many dimensions a narrower network will do."""
+LABELS, LEAST, MOST = 4_096, 32_768, 131_072
+"""Labels for each dimension of state and context, and how many there are at least and at most."""
+FEW, MANY = 4, 16
+"""In so few dimensions a narrower network will do, and beyond so many quadratic functions say more than more width."""
+EXPERTS, ENTRIES = 32, 2**17
+"""Quadratic functions at most, and entries that their matrices have together at most."""
 CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
@@ -71,8 +74,10 @@ def distill(
         density: the density, with whatever divergence and solver it is to be distilled with. A conditional density is
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
-        labels: states that the network is fitted to; by default 32,768.
-        width: units of each hidden layer; by default 128, or 64 for at most four dimensions, those of the context included.
+        labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
+            least 32,768 and at most 131,072.
+        width: units of each hidden layer; by default 128. For at most four dimensions it is 64, and for more than 16 too, where
+            the network has up to 32 quadratic functions beside.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
@@ -89,9 +94,10 @@ def distill(
     caller = "distill"
     check_key(caller, key)
     check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
-    labels = LABELS if labels is None else check_count(caller, "labels", labels, least=16, fix=LABELS)
     inputs = density.model.dim + density.model.context_scaling.dim
-    width = (64 if inputs <= FEW else 128) if width is None else check_count(caller, "width", width, fix=128)
+    usual = min(max(LEAST, LABELS * inputs), MOST)
+    labels = usual if labels is None else check_count(caller, "labels", labels, least=16, fix=usual)
+    width = (128 if FEW < inputs <= MANY else 64) if width is None else check_count(caller, "width", width, fix=128)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
     kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
@@ -112,6 +118,7 @@ def distill(
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
         scale=_typical(kept.departures),
         width=width,
+        experts=max(1, min(EXPERTS, ENTRIES // inputs**2)) if inputs > MANY else 0,
     )
     slope = _typical(kept.slopes)
 
