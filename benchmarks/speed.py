@@ -21,7 +21,7 @@ from tables import cells_of, markdown, provenance
 
 import flowdensity as fd
 
-DIMENSIONS, BATCHES, ROUNDS = (2, 8, 32), (1, 4, 100, 1000), 7
+DIMENSIONS, BATCHES, ROUNDS = (2, 8, 16, 32), (1, 4, 100, 1000), 7
 DEAR = 4000
 """The exact divergence is left out where dimensions times points are more."""
 
