@@ -108,10 +108,8 @@ def distil(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
-    # Shares of the draws in training: a short distillation of a dear model is not outweighed by what comes before and after.
-    trained = options.steps * options.batch_size
-    draws = min(CALIBRATION, max(4096, trained // 16))
-    centres = centres_of(pool_key, model, table, min(POOL, max(256, trained // 64)))
+    draws = options.share(16, 4096, CALIBRATION)
+    centres = centres_of(pool_key, model, table, options.share(64, 256, POOL))
     around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
@@ -128,7 +126,7 @@ def distil(
         model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
     )
     head = _new_head(head_key, model, within.draw(scale_key, around, 4096))
-    held = objective.draw(held_key, around, min(HELD, max(256, trained // 500)))
+    held = objective.draw(held_key, around, options.share(500, 256, HELD))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(

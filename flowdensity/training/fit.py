@@ -25,7 +25,7 @@ from .objectives import LangevinStein
 from .options import Options, check_options
 from .prepare import Parts, check_shared, prepare, whitened
 from .report import FitReport
-from .steps import choose_steps
+from .steps import ROWS, choose_steps
 from .velocity import fit_velocity
 
 
@@ -313,6 +313,6 @@ def _finish(
         )
     density = FlowDensity(model, divergence=divergence)
     started = time.monotonic()
-    solver, errors = choose_steps(step_key, density, table, tolerance)
+    solver, errors = choose_steps(step_key, density, table, tolerance, options.share(8000, 64, ROWS))
     seconds = report.seconds | {"solver": time.monotonic() - started}
     return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors)

@@ -21,6 +21,10 @@ class Options(NamedTuple):
     batch_size: int
     learning_rate: float | None
 
+    def share(self, part: int, least: int, most: int) -> int:
+        """One for every `part` terms of the loss in training: what is done before and after, but does not outweigh it."""
+        return min(max(least, self.steps * self.batch_size // part), most)
+
 
 def check_options(
     caller: str, rows: int, steps: int | None, batch_size: int | None, learning_rate: float | None

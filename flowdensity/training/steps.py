@@ -21,10 +21,12 @@ from .report import StepErrors
 LADDER = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of steps that are tried; twice each of them too, for comparison."""
 ROWS = 256
-"""Rows on which they are tried."""
+"""Rows on which they are tried, at most."""
 
 
-def choose_steps(key: Key, density: FlowDensity, table: Sample, tolerance: float) -> tuple[FixedStep, StepErrors]:
+def choose_steps(
+    key: Key, density: FlowDensity, table: Sample, tolerance: float, rows: int = ROWS
+) -> tuple[FixedStep, StepErrors]:
     """The fewest steps of those tried with which `log_prob` changes by less than `tolerance` when they are doubled.
 
     The change is a root mean square over rows of the table. Steps of third order make an eighth of the error when they are
@@ -36,12 +38,13 @@ def choose_steps(key: Key, density: FlowDensity, table: Sample, tolerance: float
             Hutchinson probe is integrated, which varies as fast.
         table: whitened events and contexts.
         tolerance: nats.
+        rows: how many rows of the table are drawn.
 
     Returns:
         The solver, and the errors. If none of the numbers tried is enough, the largest, with a warning.
     """
     row_key, probe_key = jr.split(key)
-    rows = table.draw(row_key, ROWS)
+    sample = table.draw(row_key, rows)
     model, divergence = density.model, density.divergence
     if isinstance(divergence, ExactDivergence):
         divergence = unbiased_divergence(probe_key, model.dim)
@@ -51,7 +54,7 @@ def choose_steps(key: Key, density: FlowDensity, table: Sample, tolerance: float
         if steps not in found:
             grid = model.times(steps)[::-1]
             grid = jnp.pad(grid, (0, 2 * LADDER[-1] - steps), mode="edge")
-            found[steps] = np.asarray(_log_probs(model, divergence, rows, grid, jnp.asarray(steps)), np.float64)
+            found[steps] = np.asarray(_log_probs(model, divergence, sample, grid, jnp.asarray(steps)), np.float64)
         return found[steps]
 
     errors: dict[int, float] = {}

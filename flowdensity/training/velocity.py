@@ -113,7 +113,7 @@ def fit_velocity(
         judged = HeldRows(_stack(some), held_keys)
     else:
         # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
-        draws = min(max(8192, 2 * held), max(2048, options.steps * options.batch_size // 16))
+        draws = options.share(16, 2048, max(8192, 2 * held))
         judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws))(held_keys, held_rows)
     schedule = Schedule(
         options.steps,
