@@ -30,6 +30,8 @@ import flowdensity as fd
 PAGE = Path("docs/which-divergence.md")
 KEYS, ROUNDS, BATCH = 4, 7, 100
 """Keys over which the errors of random estimators are averaged; rounds of timing; points in a timed batch."""
+IMAGE_ROUNDS = 2
+"""Rounds of timing of a convolutional flow, on one image."""
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -80,12 +82,12 @@ def pretrained(*, features: bool) -> Callable[[np.ndarray], fd.FlowDensity]:
     return fit
 
 
-def unet(steps: int, batch_size: int, **shape: Any) -> Callable[[np.ndarray], fd.FlowDensity]:
+def unet(name: str, steps: int, batch_size: int, **shape: Any) -> Callable[[np.ndarray], fd.FlowDensity]:
     """A convolutional flow on images, with fewer and smaller steps than the default."""
 
     def fit(data: np.ndarray) -> fd.FlowDensity:
         network = fd.UNet(jr.key(1), data.shape[1:], **shape)
-        return fd.fit_flow(jr.key(0), data, network=network, steps=steps, batch_size=batch_size)[0]
+        return fits.flow(name, data, network=network, steps=steps, batch_size=batch_size)[0]
 
     return fit
 
@@ -104,8 +106,11 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
 }
 """Data, and what is fitted to them, with the exact divergence as the reference at every point."""
 IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
-    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet(1000, 32, width=16)),
-    "patches-32x32x3": (lambda: patches(32, 20_000, 64, grey=False), unet(500, 16, width=16, scales=4)),
+    "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet("patches-16x16x3", 1000, 32, width=16)),
+    "patches-32x32x3": (
+        lambda: patches(32, 20_000, 64, grey=False),
+        unet("patches-32x32x3", 500, 16, width=16, scales=4),
+    ),
 }
 """The same where the exact divergence can be had at few points only."""
 OBJECTIVES: dict[str, tuple[fd.AbstractObjective, int]] = {
@@ -153,7 +158,7 @@ def random_errors(difference: Callable[[fd.AbstractDivergence], np.ndarray]) -> 
     return {kind: errors(np.stack([difference(each[kind]) for each in drawn])) for kind in drawn[0]}
 
 
-def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray) -> dict[str, dict]:
+def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray, rounds: int = ROUNDS) -> dict[str, dict]:
     """Milliseconds of log_prob and of value and gradient, medians of rounds in turn, and XLA's working memory."""
     batch = jnp.asarray(points, float)
     functions = {
@@ -164,7 +169,7 @@ def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray) -> dict[str,
     for what, function in functions.items():
         compiled = {name: function.lower(rival, batch).compile() for name, rival in rivals.items()}
         times: dict[str, list[float]] = {name: [] for name in rivals}
-        for round_ in range(ROUNDS + 1):
+        for round_ in range(rounds + 1):
             for name, rival in rivals.items():
                 started = time.perf_counter()
                 jax.block_until_ready(compiled[name](rival, batch))
@@ -219,9 +224,10 @@ def compare_images(name: str) -> dict:
     held_out = whiten(jnp.asarray(points[:2], float))
     noise = jr.normal(jr.key(5), held_out.shape)
 
+    one = jax.jit(lambda d, m, phi, x, e: d(m, phi, jnp.sin(phi) * x + jnp.cos(phi) * e, jnp.zeros(0))[1])
+
     def at(divergence: fd.AbstractDivergence) -> np.ndarray:
         """Divergences, shape `(angles, points)`."""
-        one = jax.jit(lambda d, m, phi, x, e: d(m, phi, jnp.sin(phi) * x + jnp.cos(phi) * e, jnp.zeros(0))[1])
         pairs = [(phi, x, e) for phi in angles for x, e in zip(held_out, noise, strict=True)]
         return np.asarray([one(divergence, model, *pair) for pair in pairs], np.float64).reshape(len(angles), -1)
 
@@ -231,7 +237,7 @@ def compare_images(name: str) -> dict:
     timed = {"stein": learned} | {
         kind: learned.with_divergence(estimator) for kind, estimator in random_estimators(jr.key(8)).items()
     }
-    for kind, cost in costs(timed, points[:4]).items():
+    for kind, cost in costs(timed, points[:1], IMAGE_ROUNDS).items():
         rows[kind] |= cost
     bits = fd.bits_per_dimension(log_prob(learned, points, 8), model.dim, unit=1 / 256)
     return {

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import jax.random as jr
 import numpy as np
@@ -19,11 +20,12 @@ def mixture_flow(dim: int, components: int = 6) -> tuple[Mixture, fd.FlowDensity
     return mixture, *flow(f"mixture-{dim}-{components}", mixture.sample(ROWS, 1000))
 
 
-def flow(name: str, data: np.ndarray) -> tuple[fd.FlowDensity, dict[str, float]]:
-    """The density that `fit_flow` learns from the data of that name with its defaults, and the seconds of each stage."""
+def flow(name: str, data: np.ndarray, **options: Any) -> tuple[fd.FlowDensity, dict[str, float]]:
+    """The density that `fit_flow` learns from the data of that name, with its defaults but for `options`, and the seconds of
+    each stage."""
     file = KEPT / f"{name}.pickle"
     if not file.exists():
-        density, report = fd.fit_flow(jr.key(0), data)
+        density, report = fd.fit_flow(jr.key(0), data, **options)
         KEPT.mkdir(exist_ok=True)
         partial = file.with_suffix(".part")
         partial.write_bytes(pickle.dumps((density, report.seconds)))
