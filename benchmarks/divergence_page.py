@@ -96,7 +96,7 @@ def note(c: dict) -> str:
     if "bits" in c:
         return (
             f"{c['dim']} dimensions: the divergence itself at eight angles of two held-out points, in nats per radian (its own "
-            f"standard deviation there is {c['spread']:.1f}); times of `log_prob` of four. The model has "
+            f"standard deviation there is {c['spread']:.1f}); times of `log_prob` of one. The model has "
             f"{c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on held-out patches, with the head."
         )
     text = f"{c['dim']} dimensions, `log_prob` of {c['points']} held-out points in nats"

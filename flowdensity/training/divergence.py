@@ -108,7 +108,7 @@ def distil(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
-    draws = options.share(16, 4096, CALIBRATION)
+    draws = options.share(16, 1024, CALIBRATION)
     centres = centres_of(pool_key, model, table, options.share(64, 256, POOL))
     around = centres[objective.source]
 
@@ -125,7 +125,7 @@ def distil(
     control = eqx.filter_jit(mean_jacobian)(
         model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
     )
-    head = _new_head(head_key, model, within.draw(scale_key, around, 4096))
+    head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
     held = objective.draw(held_key, around, options.share(500, 256, HELD))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):

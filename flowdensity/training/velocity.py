@@ -112,8 +112,7 @@ def fit_velocity(
         some = [_some(key, out, HELD // folds) for key, (_, out) in zip(held_keys, pairs, strict=True)]
         judged = HeldRows(_stack(some), held_keys)
     else:
-        # All evaluations together so take a few times as many draws as training, in a short fit of a dear network too.
-        draws = options.share(16, 2048, max(8192, 2 * held))
+        draws = options.share(50, 256, max(8192, 2 * held))
         judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws))(held_keys, held_rows)
     schedule = Schedule(
         options.steps,
