@@ -263,9 +263,9 @@ def random_energy(dim: int, context_dim: int = 0, *, reach: float = 5.0) -> fd.E
     network = fd.EnergyNetwork(
         jr.key(0), dim, context_dim, reach=jnp.asarray(reach), scale=jnp.asarray(1.0), width=16, experts=8
     )
-    parts = [network.network.outward.weight, network.experts.curvatures, network.experts.slopes]
+    parts = [network.network.outward.weight, network.experts.weights]
     drawn = [jr.normal(jr.key(1 + i), part.shape) for i, part in enumerate(parts)]
-    return eqx.tree_at(lambda n: [n.network.outward.weight, n.experts.curvatures, n.experts.slopes], network, drawn)
+    return eqx.tree_at(lambda n: [n.network.outward.weight, n.experts.weights], network, drawn)
 
 
 def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:

@@ -10,12 +10,16 @@ from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, context_seen, linear, squash
 
+DIRECTIONS, MOST = 8, 512
+"""Directions for each input, and how many at most."""
+
 
 class QuadraticExperts(eqx.Module):
-    r"""A mixture of quadratic functions $\sum_k \pi_k(h)\,(\tfrac12 z^\top A_k z + b_k \cdot z)$, which starts at zero.
+    r"""A mixture of quadratic functions $\sum_k \pi_k(h)\,\tfrac12\sum_m w_{km}\,(p_m \cdot z + c_m)^2$, which starts at zero.
 
     The shares $\pi$ are a softmax of what a network makes of $z$. About a cluster a log density is nearly quadratic, with a
-    matrix that depends on the cluster (Jacobs et al. 1991, "Adaptive mixtures of local experts").
+    matrix that depends on the cluster (Jacobs et al. 1991, "Adaptive mixtures of local experts"). The functions share their
+    directions $p_m$, several for each input, so that one costs little more than its weights.
 
     Args:
         key: JAX PRNG key of the initial weights.
@@ -25,17 +29,19 @@ class QuadraticExperts(eqx.Module):
     """
 
     gate: eqx.nn.Linear
-    curvatures: Float[Array, "experts inputs inputs"]
-    slopes: Float[Array, "experts inputs"]
+    directions: eqx.nn.Linear
+    weights: Float[Array, "experts directions"]
 
     def __init__(self, key: Key, inputs: int, *, width: int, experts: int):
-        self.gate = linear(key, width, experts)
-        self.curvatures = jnp.zeros((experts, inputs, inputs))
-        self.slopes = jnp.zeros((experts, inputs))
+        gate_key, direction_key = jr.split(key)
+        directions = min(DIRECTIONS * inputs, MOST)
+        self.gate = linear(gate_key, width, experts)
+        self.directions = linear(direction_key, inputs, directions)
+        self.weights = jnp.zeros((experts, directions))
 
     def __call__(self, hidden: Float[Array, " width"], row: Float[Array, " inputs"]) -> Scalar:
-        gradients = 0.5 * jnp.einsum("kij,j->ki", self.curvatures, row) + self.slopes
-        return jnp.dot(jax.nn.softmax(self.gate(hidden)), gradients @ row)
+        shares = jax.nn.softmax(self.gate(hidden))
+        return 0.5 * jnp.dot(shares @ self.weights, jnp.square(self.directions(row)))
 
 
 class EnergyNetwork(eqx.Module):

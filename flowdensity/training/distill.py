@@ -30,8 +30,8 @@ LABELS, LEAST, MOST = 4_096, 32_768, 131_072
 """Labels for each dimension of state and context, and how many there are at least and at most."""
 FEW, MANY = 4, 16
 """In so few dimensions a narrower network will do, and beyond so many quadratic functions say more than more width."""
-EXPERTS, ENTRIES = 32, 2**17
-"""Quadratic functions at most, and entries that their matrices have together at most."""
+EXPERTS = 64
+"""How many of these."""
 CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
@@ -77,7 +77,7 @@ def distill(
         labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
             least 32,768 and at most 131,072.
         width: units of each hidden layer; by default 128. For at most four dimensions it is 64, and for more than 16 too, where
-            the network has up to 32 quadratic functions beside.
+            the network has 64 quadratic functions beside.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
@@ -118,7 +118,7 @@ def distill(
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
         scale=_typical(kept.departures),
         width=width,
-        experts=max(1, min(EXPERTS, ENTRIES // inputs**2)) if inputs > MANY else 0,
+        experts=EXPERTS if inputs > MANY else 0,
     )
     slope = _typical(kept.slopes)
 

@@ -23,36 +23,39 @@ def untrained(dim: int, context_dim: int = 0, *, reach: float = 4.0, experts: in
 
 def test_experts_are_quadratic_functions_mixed_by_the_hidden_layer():
     rng = np.random.default_rng(0)
-    curvatures, slopes = rng.normal(size=(5, 3, 3)), rng.normal(size=(5, 3))
-    hidden, row = rng.normal(size=8), rng.normal(size=3)
+    hidden, row, weights = rng.normal(size=8), rng.normal(size=3), rng.normal(size=(5, 24))
     with x64():
         experts = to64(QuadraticExperts(jr.key(0), 3, width=8, experts=5))
         assert float(experts(jnp.asarray(hidden), jnp.asarray(row))) == 0.0
-        experts = eqx.tree_at(
-            lambda e: (e.curvatures, e.slopes), experts, (jnp.asarray(curvatures), jnp.asarray(slopes))
-        )
+        experts = eqx.tree_at(lambda e: e.weights, experts, jnp.asarray(weights))
         value = float(experts(jnp.asarray(hidden), jnp.asarray(row)))
         shares = softmax(np.asarray(experts.gate.weight) @ hidden + np.asarray(experts.gate.bias))
-    quadratic = [0.5 * row @ matrix @ row + slope @ row for matrix, slope in zip(curvatures, slopes, strict=True)]
+        squares = np.square(np.asarray(experts.directions.weight) @ row + np.asarray(experts.directions.bias))
+    assert squares.shape == (24,)
+    quadratic = [0.5 * weight @ squares for weight in weights]
     assert value == pytest.approx(shares @ np.array(quadratic), rel=1e-12)
 
 
 def test_one_expert_is_any_gaussian():
-    """With a matrix of I - S^-1 and a slope of S^-1 m; its normaliser is that of the log density at the origin."""
+    """With directions that diagonalise I - S^-1, and their origins at the stationary point of the difference."""
     mean, covariance = np.array([0.7, -0.3]), np.array([[1.5, 0.6], [0.6, 0.8]])
     precision = np.linalg.inv(covariance)
+    curvatures, vectors = np.linalg.eigh(np.eye(2) - precision)
+    origins = vectors.T @ precision @ mean / curvatures
     points = np.random.default_rng(0).normal(size=(50, 2))
     law = multivariate_normal(mean, covariance)
     with x64():
         network = to64(untrained(2, reach=1e6, experts=1))
+        rest = len(network.experts.directions.bias) - 2
         constant = multivariate_normal(np.zeros(2)).logpdf(np.zeros(2)) - law.logpdf(np.zeros(2))
         network = eqx.tree_at(
-            lambda n: (n.experts.curvatures, n.experts.slopes, n.normaliser),
+            lambda n: (n.experts.directions.weight, n.experts.directions.bias, n.experts.weights, n.normaliser),
             network,
             (
-                jnp.asarray((np.eye(2) - precision)[None] / 1.5),
-                jnp.asarray((precision @ mean)[None] / 1.5),
-                jnp.asarray([constant]),
+                jnp.pad(vectors.T, ((0, rest), (0, 0))),
+                jnp.pad(origins, (0, rest)),
+                jnp.pad(curvatures, (0, rest))[None] / 1.5,
+                jnp.asarray([constant + 0.5 * np.sum(curvatures * np.square(origins))]),
             ),
         )
         values = np.asarray(jax.vmap(lambda y: network(y, NO_CONTEXT))(jnp.asarray(points)))
