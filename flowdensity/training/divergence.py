@@ -109,7 +109,7 @@ def distil(
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
     draws = options.share(16, 1024, CALIBRATION)
-    centres = centres_of(pool_key, model, table, options.share(64, 256, POOL))
+    centres = centres_of(pool_key, model, table, options.share(25, 256, POOL))
     around = centres[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
@@ -126,7 +126,7 @@ def distil(
         model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
     )
     head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
-    held = objective.draw(held_key, around, options.share(500, 256, HELD))
+    held = objective.draw(held_key, around, options.share(60, 256, HELD))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(

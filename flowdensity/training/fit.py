@@ -313,6 +313,6 @@ def _finish(
         )
     density = FlowDensity(model, divergence=divergence)
     started = time.monotonic()
-    solver, errors = choose_steps(step_key, density, table, tolerance, options.share(8000, 16, ROWS))
+    solver, errors = choose_steps(step_key, density, table, tolerance, options.share(2000, 16, ROWS))
     seconds = report.seconds | {"solver": time.monotonic() - started}
     return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors)
