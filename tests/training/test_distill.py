@@ -239,6 +239,16 @@ def test_the_fitted_gaussian_is_distilled_as_it_is():
     assert report.amortisation.efficiency == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "width", "experts"), [(4, 64, 0), (5, 128, 0), (8, 64, 64)])
+def test_the_network_is_of_a_size_for_the_dimensions(dim, width, experts):
+    model = untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, dim)))
+    density = fd.FlowDensity(model, solver=fd.FixedStep(1))
+    fast, _ = fd.distill(jr.key(1), density, labels=16, steps=1, progress=False)
+    assert fast.energy.network.inward.out_features == width
+    assert (0 if fast.energy.experts is None else fast.energy.experts.gate.out_features) == experts
+
+
 # Bad input ---------------------------------------------------------------------------------------
 
 DENSITY = fd.FlowDensity(gaussian_flow())
