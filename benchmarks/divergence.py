@@ -1,7 +1,7 @@
 """How good is each way to have a divergence, and what does it cost? Mixtures, digits and patches; flows, diffusions, a CNF.
 
-    python benchmarks/divergence.py                   # all cells: about three hours on two cores; resumes
-    python benchmarks/divergence.py --only 'flow-*'   # a part of them
+    python benchmarks/divergence.py                   # all cells: about six hours of one core; resumes
+    python benchmarks/divergence.py --only 'flow-*'   # a part of them, as beside another process with the rest
     python benchmarks/divergence.py --quick           # only the flow in two dimensions
     python benchmarks/divergence.py --cached          # only the page, from the cells that are there
 

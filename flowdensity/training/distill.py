@@ -28,8 +28,8 @@ from .report import Amortisation, FitReport
 
 LABELS, LEAST, MOST = 4_096, 32_768, 131_072
 """Labels for each dimension of state and context, and how many there are at least and at most."""
-FEW, MANY = 4, 8
-"""In so few dimensions a narrower network will do, and from so many on too, with quadratic functions beside."""
+FEW, MANY = 4, 16
+"""In so few dimensions a narrow network will do for a likelihood too; beyond so many it has quadratic functions beside."""
 EXPERTS = 64
 """How many of these."""
 CHUNK = 1024
@@ -76,8 +76,8 @@ def distill(
             and standard deviations of the contexts it was learned with.
         labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
             least 32,768 and at most 131,072.
-        width: units of each hidden layer; by default 64, but 128 for five to seven dimensions; from eight on the network
-            has 64 quadratic functions beside.
+        width: units of each hidden layer; by default 64, and 128 for a conditional density of more than four dimensions. In
+            more than 16, those of the context included, the network has 64 quadratic functions beside.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
@@ -94,10 +94,13 @@ def distill(
     caller = "distill"
     check_key(caller, key)
     check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
-    inputs = density.model.dim + density.model.context_scaling.dim
+    context_dim = density.model.context_scaling.dim
+    inputs = density.model.dim + context_dim
     usual = min(max(LEAST, LABELS * inputs), MOST)
     labels = usual if labels is None else check_count(caller, "labels", labels, least=16, fix=usual)
-    width = (128 if FEW < inputs < MANY else 64) if width is None else check_count(caller, "width", width, fix=128)
+    # The errors of a likelihood add up over observations.
+    enough = 128 if context_dim and inputs > FEW else 64
+    width = enough if width is None else check_count(caller, "width", width, fix=128)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
     kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
@@ -113,12 +116,12 @@ def distill(
     network = EnergyNetwork(
         net_key,
         model.dim,
-        model.context_scaling.dim,
+        context_dim,
         reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(kept.states, axis=1))),
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
         scale=_typical(kept.departures),
         width=width,
-        experts=EXPERTS if inputs >= MANY else 0,
+        experts=EXPERTS if inputs > MANY else 0,
     )
     slope = _typical(kept.slopes)
 

@@ -240,9 +240,12 @@ def test_the_fitted_gaussian_is_distilled_as_it_is():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "width", "experts"), [(4, 64, 0), (5, 128, 0), (8, 64, 64)])
-def test_the_network_is_of_a_size_for_the_dimensions(dim, width, experts):
-    model = untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, dim)))
+@pytest.mark.parametrize(
+    ("dim", "context_dim", "width", "experts"), [(3, 1, 64, 0), (3, 2, 128, 0), (8, 0, 64, 0), (17, 0, 64, 64)]
+)
+def test_the_network_is_of_a_size_for_the_dimensions(dim, context_dim, width, experts):
+    rng = np.random.default_rng(0)
+    model = untrained_flow(jr.key(0), rng.normal(size=(50, dim)), rng.normal(size=(50, context_dim)))
     density = fd.FlowDensity(model, solver=fd.FixedStep(1))
     fast, _ = fd.distill(jr.key(1), density, labels=16, steps=1, progress=False)
     assert fast.energy.network.inward.out_features == width
