@@ -1,8 +1,8 @@
 """What does a learned prior cost in NUTS? Time per leapfrog step, leapfrog steps per effective draw, time to compile.
 
-    python benchmarks/nuts.py            # about an hour and a half on two cores; resumes
-    python benchmarks/nuts.py --quick    # two and eight dimensions, no population; about ten minutes
-    python benchmarks/nuts.py --cached   # only the page, from the cells that are there
+    taskset -c 0 python benchmarks/nuts.py   # about an hour and a half on one core; resumes
+    python benchmarks/nuts.py --quick        # two and eight dimensions, no population; about ten minutes
+    python benchmarks/nuts.py --cached       # only the page, from the cells that are there
 
 The prior is a mixture of six Gaussians learned from 20,000 rows; the likelihood leaves one mode in view, so that effective
 sample sizes mean something. All rivals run NUTS with one step size and one mass matrix, adapted under the closed-form prior,
@@ -281,7 +281,7 @@ def page(cells: Mapping[str, dict]) -> str:
         "# What a learned prior costs in NUTS\n\n"
         "Four vectorised chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
         "20,000 of its rows. All run with the step size and mass matrix adapted under the closed form. A leapfrog step is one "
-        "value and gradient of the log density of four points, and what NUTS does around it; compilation is apart. Where too few "
+        "value and gradient of the log density of four points, and what NUTS does around it, on one core; compilation is apart. Where too few "
         f"draws were affordable for an effective sample size of {ENOUGH}, the leapfrog steps of the closed form are taken for "
         "the rival's own.\n\n"
         "![Time of a leapfrog step and of an effective draw against the dimension](images/nuts.png)\n\n"
@@ -309,7 +309,7 @@ def page(cells: Mapping[str, dict]) -> str:
             "\n## A population\n\nThe posteriors of 1,000 objects with a correlated prior in 16 dimensions, 200 draws of each "
             f"after as many of warm-up, in one vectorised run.\n\n{table}\n"
         )
-    return f"{text}\n{provenance('python benchmarks/nuts.py', cells.values())}\n"
+    return f"{text}\n{provenance('taskset -c 0 python benchmarks/nuts.py', cells.values())}\n"
 
 
 def main() -> None:
