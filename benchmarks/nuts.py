@@ -25,17 +25,18 @@ from fits import mixture_flow
 from mixtures import Mixture, closed_form, in_view
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
-from tables import cells_of, markdown, provenance
+from nuts_page import GAPS, page, picture
+from tables import cells_of
 
 import flowdensity as fd
 
-PAGE, PICTURE = Path("docs/nuts.md"), Path("docs/images/nuts.png")
-RIVALS = ("closed form", "amortized", "learned", "Hutchinson", "exact")
+PAGE = Path("docs/nuts.md")
 NOISES, CHAINS = (0.4, 0.2, 0.1), 4
 WARMUP, CHUNK, MOST, SECONDS = 500, 5, 5000, 30.0
 """A rival makes draws in calls of five, until it has 5,000 of each chain or half a minute has passed."""
-ENOUGH = 100
-"""Effective draws from which on those of a rival count."""
+DIMENSIONS = (2, 8, 16, 32)
+LOOP, ROUNDS = 2000, 7
+"""Values and gradients in a loop, and rounds of timing."""
 OBJECTS, OBJECT_DRAWS = 1000, 200
 
 
@@ -133,11 +134,8 @@ def posterior(dim: int) -> dict:
     exact = learned.with_divergence(fd.ExactDivergence())
     test = jnp.asarray(mixture.sample(2000, 7), float)
     reference = np.asarray(exact.log_prob(test), np.float64)
-    gaps = {
-        "amortized less exact": np.asarray(fast.log_prob(test), np.float64) - reference,
-        "learned less exact": np.asarray(learned.log_prob(test), np.float64) - reference,
-        "truth less exact": mixture.log_prob(np.asarray(test, np.float64)) - reference,
-    }
+    log_probs = fast.log_prob(test), learned.log_prob(test), mixture.log_prob(np.asarray(test, np.float64))
+    gaps = {name: np.asarray(each, np.float64) - reference for name, each in zip(GAPS, log_probs, strict=True)}
     rivals = {
         "closed form": closed_form(mixture),
         "amortized": fast,
@@ -159,6 +157,54 @@ def posterior(dim: int) -> dict:
         result[name] = timed(model_of(prior, observed, noise), settings, starts)
         print(dim, name, result[name], flush=True)
     return result
+
+
+def profile() -> dict:
+    """Value and gradient of four points by themselves in each dimension, and what their arithmetic alone would take."""
+    square = jr.normal(jr.key(11), (1024, 1024))
+    product = jax.jit(jnp.matmul)
+    seconds = in_turn({"product": lambda: product(square, square)})["product"]
+    rows = []
+    for dim in DIMENSIONS:
+        mixture, learned, _ = mixture_flow(dim)
+        # Time does not depend on what was learned.
+        fast, _ = fd.distill(jr.key(1), learned, labels=1024, steps=1, progress=False)
+        starts = jnp.asarray(mixture.sample(CHAINS, 12), float)
+        loops = {
+            name: loop(prior, starts) for name, prior in (("closed form", closed_form(mixture)), ("amortized", fast))
+        }
+        cost = loops["amortized"].cost_analysis()
+        rows.append(
+            {"dim": dim, "flop": cost["flops"], "bytes": cost["bytes accessed"]}
+            | {
+                name: 1e6 / LOOP * each
+                for name, each in in_turn({n: functools.partial(run, starts) for n, run in loops.items()}).items()
+            }
+        )
+        print("profile", rows[-1], flush=True)
+    return {"flop a second": 2 * 1024**3 / seconds, "rows": rows}
+
+
+def loop(prior: dist.Distribution, starts: jax.Array) -> jax.stages.Compiled:
+    """A compiled loop of values and gradients of a few points, each of which moves a little with its own."""
+
+    def step(points: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        values, slopes = jax.vmap(jax.value_and_grad(prior.log_prob))(points)
+        return points + 1e-4 * slopes, values
+
+    return jax.jit(lambda points: jax.lax.scan(step, points, None, length=LOOP)).lower(starts).compile()
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Seconds that each takes, medians of rounds in which they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(1 + ROUNDS):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            if round_:
+                times[name].append(time.perf_counter() - started)
+    return {name: float(np.median(each)) for name, each in times.items()}
 
 
 def population() -> dict:
@@ -204,118 +250,10 @@ def population() -> dict:
     return result
 
 
-def price(cell: Mapping[str, dict], rival: str) -> float:
-    """Time of an effective draw, over that under the closed form."""
-    run, unit = cell[rival], cell["closed form"]
-    leapfrogs = (run if run["ess"] > ENOUGH else unit)["leapfrogs per ess"]
-    return run["per leapfrog"] * leapfrogs / (unit["per leapfrog"] * unit["leapfrogs per ess"])
-
-
-def picture(cells: Mapping[str, dict]) -> None:
-    """Milliseconds a leapfrog step, and the price of an effective draw, against the dimension."""
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
-
-    dims = [name for name in cells if name != "population"]
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
-    colours = dict(zip(RIVALS, ("0.5", "#cc3311", "#ee7733", "#4477aa", "#000000"), strict=True))
-    for rival in RIVALS:
-        style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colours[rival], "label": rival}
-        axes[0].plot([int(d) for d in dims], [cells[d][rival]["per leapfrog"] for d in dims], **style)
-        axes[1].plot([int(d) for d in dims], [price(cells[d], rival) for d in dims], **style)
-    axes[0].set(ylabel="ms a leapfrog step of four chains")
-    axes[1].set(ylabel="time an effective draw,\nover that under the closed form")
-    for ax in axes:
-        ax.set(xscale="log", yscale="log", xlabel="dimension")
-        ax.set_xticks([int(d) for d in dims])
-        ax.xaxis.set_major_formatter(ScalarFormatter())
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=160)
-    plt.close(figure)
-
-
-def page(cells: Mapping[str, dict]) -> str:
-    """The text of docs/nuts.md."""
-    rows = []
-    for dim, cell in ((name, cell) for name, cell in cells.items() if name != "population"):
-        unit = cell["closed form"]
-        for rival in RIVALS:
-            run = cell[rival]
-            rows.append(
-                [
-                    f"{dim}, {rival}",
-                    f"{run['per leapfrog']:.3f}" if run["per leapfrog"] < 1.0 else f"{run['per leapfrog']:.1f}",
-                    f"{run['per leapfrog'] / unit['per leapfrog']:.1f}",
-                    f"{run['leapfrogs per ess']:.1f}" if run["ess"] > ENOUGH else "-",
-                    f"{price(cell, rival):.1f}",
-                    f"{run['compilation']:.1f}",
-                    f"{run['draws']}",
-                ]
-            )
-    header = [
-        "D, prior",
-        "ms a leapfrog step",
-        "over closed form",
-        "leapfrog steps an effective draw",
-        "time an effective draw, over closed form",
-        "s to compile",
-        "draws a chain",
-    ]
-    gaps = [name for name in next(iter(cells.values())) if name.endswith("less exact")]
-    errors = markdown(
-        ["D", *(f"{name}: mean, root mean square" for name in gaps), "share of the posterior in one component"],
-        [
-            [name, *(f"{cell[gap]['bias']:+.3f}, {cell[gap]['rmse']:.3f}" for gap in gaps), f"{cell['in view']:.4f}"]
-            for name, cell in cells.items()
-            if name != "population"
-        ],
-    )
-    reports = "\n".join(
-        f"- D = {name}: {cell['amortisation']}." for name, cell in cells.items() if name != "population"
-    )
-    text = (
-        "# What a learned prior costs in NUTS\n\n"
-        "Four vectorised chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
-        "20,000 of its rows. All run with the step size and mass matrix adapted under the closed form. A leapfrog step is one "
-        "value and gradient of the log density of four points, and what NUTS does around it, on one core; compilation is apart. "
-        f"Where too few draws were affordable for an effective sample size of {ENOUGH}, the leapfrog steps of the closed form "
-        "are taken for the rival's own.\n\n"
-        "![Time of a leapfrog step and of an effective draw against the dimension](images/nuts.png)\n\n"
-        f"{markdown(header, rows)}\n\n"
-        "How far each is from the flow with its exact divergence, on fresh draws of the mixture, in nats. The truth is the "
-        "mixture itself: where it is further away than the amortized density, what that misses is the flow's own error.\n\n"
-        f"{errors}\n\nWhat the reports of `distill` said of it:\n\n{reports}\n"
-    )
-    if "population" in cells:
-        cell = cells["population"]
-        table = markdown(
-            ["prior", "objects a second", "s with compilation", "error of the posterior mean", "error over deviation"],
-            [
-                [
-                    rival,
-                    f"{cell[rival]['objects per second']:.1f}",
-                    f"{cell[rival]['first run']:.0f}",
-                    f"{cell[rival]['rms error']:.3f}",
-                    f"{cell[rival]['calibration']:.3f}",
-                ]
-                for rival in ("closed form", "amortized")
-            ],
-        )
-        text += (
-            "\n## A population\n\nThe posteriors of 1,000 objects with a correlated prior in 16 dimensions, 200 draws of each "
-            f"after as many of warm-up, in one vectorised run.\n\n{table}\n"
-        )
-    return f"{text}\n{provenance('taskset -c 0 python benchmarks/nuts.py', cells.values())}\n"
-
-
 def main() -> None:
     """Compute the cells that are missing and write the page."""
-    jobs: dict[str, Callable[[], dict]] = {str(dim): functools.partial(posterior, dim) for dim in (2, 8, 16, 32)}
-    cells = cells_of(__doc__, "nuts", jobs | {"population": population}, quick=("2", "8"))
+    jobs: dict[str, Callable[[], dict]] = {str(dim): functools.partial(posterior, dim) for dim in DIMENSIONS}
+    cells = cells_of(__doc__, "nuts", jobs | {"profile": profile, "population": population}, quick=("2", "8"))
     picture(cells)
     PAGE.write_text(page(cells))
 

@@ -258,10 +258,10 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
 
 
-def random_energy(dim: int, context_dim: int = 0, *, reach: float = 5.0) -> fd.EnergyNetwork:
+def random_energy(dim: int, context_dim: int = 0) -> fd.EnergyNetwork:
     """A network with all that starts at zero drawn at random."""
     network = fd.EnergyNetwork(
-        jr.key(0), dim, context_dim, reach=jnp.asarray(reach), scale=jnp.asarray(1.0), width=16, experts=8
+        jr.key(0), dim, context_dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16, experts=8
     )
     parts = [network.network.outward.weight, network.experts.weights]
     drawn = [jr.normal(jr.key(1 + i), part.shape) for i, part in enumerate(parts)]

@@ -28,10 +28,10 @@ from .report import Amortisation, FitReport
 
 LABELS, LEAST, MOST = 4_096, 32_768, 131_072
 """Labels for each dimension of state and context, and how many there are at least and at most."""
-FEW, MANY = 4, 16
-"""In so few dimensions a narrow network will do for a likelihood too; beyond so many it has quadratic functions beside."""
-EXPERTS = 64
-"""How many of these."""
+WIDTH, EXPERTS = 32, 64
+"""Units of the narrowest network, and the quadratic functions that one of many dimensions has beside."""
+FEW, MANY = 4, 8
+"""A network of more than so few dimensions is twice as wide; one of more than so many has quadratic functions."""
 CHUNK = 1024
 """States that are labelled in one call."""
 NOISED, INFLATED = 0.2, 0.1
@@ -76,8 +76,8 @@ def distill(
             and standard deviations of the contexts it was learned with.
         labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
             least 32,768 and at most 131,072.
-        width: units of each hidden layer; by default 64, and 128 for a conditional density of more than four dimensions. In
-            more than 16, those of the context included, the network has 64 quadratic functions beside.
+        width: units of each hidden layer; by default 32, twice that in more than four dimensions, those of the context
+            included, and twice again for a conditional density. In more than eight the network has 64 quadratic functions beside.
         steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
         batch_size: labels in each step; by default 512.
         learning_rate: peak learning rate; by default 1e-2.
@@ -98,9 +98,10 @@ def distill(
     inputs = density.model.dim + context_dim
     usual = min(max(LEAST, LABELS * inputs), MOST)
     labels = usual if labels is None else check_count(caller, "labels", labels, least=16, fix=usual)
-    # The errors of a likelihood add up over observations.
-    enough = 128 if context_dim and inputs > FEW else 64
-    width = enough if width is None else check_count(caller, "width", width, fix=128)
+    if width is None:
+        # The errors of a likelihood add up over observations.
+        width = WIDTH * (2 if inputs > FEW else 1) * (2 if context_dim else 1)
+    width = check_count(caller, "width", width, fix=128)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
     kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)

@@ -241,7 +241,8 @@ def test_the_fitted_gaussian_is_distilled_as_it_is():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dim", "context_dim", "width", "experts"), [(3, 1, 64, 0), (3, 2, 128, 0), (8, 0, 64, 0), (17, 0, 64, 64)]
+    ("dim", "context_dim", "width", "experts"),
+    [(4, 0, 32, 0), (3, 1, 64, 0), (3, 2, 128, 0), (8, 0, 64, 0), (9, 0, 64, 64)],
 )
 def test_the_network_is_of_a_size_for_the_dimensions(dim, context_dim, width, experts):
     rng = np.random.default_rng(0)
