@@ -1,7 +1,7 @@
 """What does a learned prior cost in NUTS? Time per leapfrog step, leapfrog steps per effective draw, time to compile.
 
     taskset -c 0 python benchmarks/nuts.py   # about an hour and a half on one core; resumes
-    python benchmarks/nuts.py --quick        # two and eight dimensions, no population; about ten minutes
+    python benchmarks/nuts.py --quick        # two dimensions only; under ten minutes on two cores
     python benchmarks/nuts.py --cached       # only the page, from the cells that are there
 
 The prior is a mixture of six Gaussians learned from 20,000 rows; the likelihood leaves one mode in view, so that effective
@@ -253,7 +253,7 @@ def population() -> dict:
 def main() -> None:
     """Compute the cells that are missing and write the page."""
     jobs: dict[str, Callable[[], dict]] = {str(dim): functools.partial(posterior, dim) for dim in DIMENSIONS}
-    cells = cells_of(__doc__, "nuts", jobs | {"profile": profile, "population": population}, quick=("2", "8"))
+    cells = cells_of(__doc__, "nuts", jobs | {"profile": profile, "population": population}, quick=("2",))
     picture(cells)
     PAGE.write_text(page(cells))
 

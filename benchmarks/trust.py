@@ -30,7 +30,7 @@ OBSERVED, NOISE = np.array([1.5, -0.2]), 0.3
 FAR = np.array([1.5, 2.5])
 """An observation that none of the data come near."""
 CHAINS, DRAWS = 4, 500
-FEW, FEWER = 256, 64
+FEW, FEWER = 128, 64
 """Labels of an amortization that weights repair, and of one that they do not."""
 
 
@@ -60,7 +60,7 @@ def coarse() -> fd.FlowDensity:
 @functools.cache
 def cheap(labels: int) -> fd.AmortizedDensity:
     """The same flow, amortized with few labels."""
-    fast, _ = fd.distill(jr.key(3), good(), labels=labels, steps=200, progress=False)
+    fast, _ = fd.distill(jr.key(3), good(), labels=labels, width=64, steps=200, progress=False)
     return fast
 
 
