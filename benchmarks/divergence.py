@@ -8,8 +8,8 @@
 Writes the tables and the picture of docs/which-divergence.md.
 """
 
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mixtures import Mixture
 from noise_predictor import BETAS, train
 from pictures import digits, patches, without_mean
 from tables import cells_of, replace_block
+from turns import in_turn
 
 import flowdensity as fd
 
@@ -168,15 +169,9 @@ def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray, rounds: int 
     result: dict[str, dict] = {name: {} for name in rivals}
     for what, function in functions.items():
         compiled = {name: function.lower(rival, batch).compile() for name, rival in rivals.items()}
-        times: dict[str, list[float]] = {name: [] for name in rivals}
-        for round_ in range(rounds + 1):
-            for name, rival in rivals.items():
-                started = time.perf_counter()
-                jax.block_until_ready(compiled[name](rival, batch))
-                if round_:
-                    times[name].append(time.perf_counter() - started)
-        for name in rivals:
-            result[name][what] = 1e3 * float(np.median(times[name]))
+        calls = {name: partial(compiled[name], rival, batch) for name, rival in rivals.items()}
+        for name, seconds in in_turn(calls, rounds).items():
+            result[name][what] = 1e3 * seconds
             result[name][f"{what} memory"] = compiled[name].memory_analysis().temp_size_in_bytes
     return result
 

@@ -11,7 +11,7 @@ from the same starts. Writes docs/nuts.md.
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 from nuts_page import GAPS, page, picture
 from tables import cells_of
+from turns import in_turn
 
 import flowdensity as fd
 
@@ -36,7 +37,7 @@ WARMUP, CHUNK, MOST, SECONDS = 500, 5, 5000, 30.0
 """A rival makes draws in calls of five, until it has 5,000 of each chain or half a minute has passed."""
 DIMENSIONS = (2, 8, 16, 32)
 LOOP, ROUNDS = 2000, 7
-"""Values and gradients in a loop, and rounds of timing."""
+"""Values and gradients in a loop, and rounds in which loops take turns."""
 OBJECTS, OBJECT_DRAWS = 1000, 200
 
 
@@ -163,23 +164,20 @@ def profile() -> dict:
     """Value and gradient of four points by themselves in each dimension, and what their arithmetic alone would take."""
     square = jr.normal(jr.key(11), (1024, 1024))
     product = jax.jit(jnp.matmul)
-    seconds = in_turn({"product": lambda: product(square, square)})["product"]
+    seconds = in_turn({"product": lambda: product(square, square)}, ROUNDS)["product"]
     rows = []
     for dim in DIMENSIONS:
         mixture, learned, _ = mixture_flow(dim)
         # Time does not depend on what was learned.
         fast, _ = fd.distill(jr.key(1), learned, labels=1024, steps=1, progress=False)
         starts = jnp.asarray(mixture.sample(CHAINS, 12), float)
-        loops = {
-            name: loop(prior, starts) for name, prior in (("closed form", closed_form(mixture)), ("amortized", fast))
-        }
+        priors = {"closed form": closed_form(mixture), "amortized": fast}
+        loops = {name: loop(prior, starts) for name, prior in priors.items()}
+        times = in_turn({name: functools.partial(run, starts) for name, run in loops.items()}, ROUNDS)
         cost = loops["amortized"].cost_analysis()
         rows.append(
             {"dim": dim, "flop": cost["flops"], "bytes": cost["bytes accessed"]}
-            | {
-                name: 1e6 / LOOP * each
-                for name, each in in_turn({n: functools.partial(run, starts) for n, run in loops.items()}).items()
-            }
+            | {name: 1e6 / LOOP * each for name, each in times.items()}
         )
         print("profile", rows[-1], flush=True)
     return {"flop a second": 2 * 1024**3 / seconds, "rows": rows}
@@ -193,18 +191,6 @@ def loop(prior: dist.Distribution, starts: jax.Array) -> jax.stages.Compiled:
         return points + 1e-4 * slopes, values
 
     return jax.jit(lambda points: jax.lax.scan(step, points, None, length=LOOP)).lower(starts).compile()
-
-
-def in_turn(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds that each takes, medians of rounds in which they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(1 + ROUNDS):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            if round_:
-                times[name].append(time.perf_counter() - started)
-    return {name: float(np.median(each)) for name, each in times.items()}
 
 
 def population() -> dict:

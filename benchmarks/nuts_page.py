@@ -153,8 +153,8 @@ def profile_section(cell: Mapping[str, Any], posteriors: Mapping[str, dict]) -> 
         "The log density of four points and its gradient by themselves, in a loop; what is left of a leapfrog step is NUTS and "
         "the likelihood. A product of two matrices of 1,024 rows does "
         f"{cell['flop a second'] / 1e9:.0f} thousand million operations a second here, which gives the last column: the floor if "
-        "a network were one product. It is small products and what comes between, some thirty kernels that XLA starts one after "
-        "another for four points. With fewer units it would cost less and be further off; with all of it in one kernel it would "
+        "a network were one product. It is small products and what comes between, kernels that XLA starts one after another for "
+        "four points. With fewer units it would cost less and be further off; with all of it in one kernel it would "
         "come near the floor.\n\n"
         f"{markdown(header, rows)}\n"
     )

@@ -8,7 +8,6 @@ learned; all in turn, in one process, with the same steps. Writes docs/speed.md.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from tables import cells_of, markdown, provenance
+from turns import in_turn
 
 import flowdensity as fd
 
@@ -46,7 +46,7 @@ def density(dim: int) -> fd.FlowDensity:
 def value_and_gradient(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
     """A compiled call that returns the sum of log_prob and its gradient in every point."""
     compiled = jax.jit(jax.value_and_grad(lambda d, x: jnp.sum(d.log_prob(x)), argnums=1))
-    return lambda: jax.block_until_ready(compiled(density, points))
+    return lambda: compiled(density, points)
 
 
 def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
@@ -67,7 +67,7 @@ def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
 
     every = one if points.ndim == 1 else lambda x: jnp.sum(jax.vmap(one)(x))
     compiled = jax.jit(jax.value_and_grad(every))
-    return lambda: jax.block_until_ready(compiled(points))
+    return lambda: compiled(points)
 
 
 def measure(dim: int) -> dict:
@@ -86,17 +86,8 @@ def measure(dim: int) -> dict:
             for name, rival in rivals.items()
             if name != "exact" or batch * dim <= DEAR
         } | {"floor": passes(learned, points)}
-        for call in calls.values():
-            call()
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(ROUNDS):
-            for name, call in calls.items():
-                repeats = max(1, 20 // batch)
-                started = time.perf_counter()
-                for _ in range(repeats):
-                    call()
-                times[name].append((time.perf_counter() - started) / repeats)
-        rows.append({"points": batch} | {name: 1e3 * float(np.median(each)) for name, each in times.items()})
+        times = in_turn(calls, ROUNDS, repeats=max(1, 20 // batch))
+        rows.append({"points": batch} | {name: 1e3 * each for name, each in times.items()})
         print(dim, rows[-1], flush=True)
     return {"rows": rows}
 
