@@ -79,17 +79,31 @@ class PathCentres(AbstractCentres):
 
 
 class TrajectoryCentres(AbstractCentres):
-    """Centres on a model's own trajectories, with kernels of a fraction of their spread at each time.
+    """Centres on a model's own trajectories, with kernels of a fraction of a width that is given at each time.
 
     Args:
         times: times of the nodes, shape `(nodes,)`.
         states: whitened states there, shape `(rows, nodes, dim)`.
         contexts: whitened contexts, shape `(rows, context_dim)`.
+        widths: shape `(nodes,)`; by default the spread of the trajectories.
     """
 
     times: Times
     states: Float[Array, "rows nodes dim"]
     contexts: ContextRows
+    middle: Float[Array, "nodes dim"]
+    widths: Float[Array, " nodes"]
+
+    def __init__(
+        self,
+        times: Times,
+        states: Float[Array, "rows nodes dim"],
+        contexts: ContextRows,
+        widths: Float[Array, " nodes"] | None = None,
+    ):
+        self.times, self.states, self.contexts = times, states, contexts
+        self.middle = jnp.mean(states, axis=0)
+        self.widths = jnp.sqrt(jnp.mean(jnp.square(states - self.middle), axis=(0, 2))) if widths is None else widths
 
     @property
     def dim(self) -> int:
@@ -107,17 +121,35 @@ class TrajectoryCentres(AbstractCentres):
             weight = share.reshape(-1, *[1] * (first.ndim - 1))
             return (1.0 - weight) * first + weight * second
 
-        middle = jnp.mean(self.states, axis=0)
-        spread = jnp.sqrt(jnp.mean(jnp.square(self.states - middle), axis=(0, 2)))
-        here = between(middle[node], middle[node + 1])
+        middle = between(self.middle[node], self.middle[node + 1])
         point = between(self.states[row, node], self.states[row, node + 1])
         return Kernel(
             time=between(self.times[node], self.times[node + 1]),
-            centre=here + inflation(far, count, tails) * (point - here),
+            centre=middle + inflation(far, count, tails) * (point - middle),
             noise=_frames(noise, count, directions, self.dim),
-            width=jnp.maximum(rho * between(spread[node], spread[node + 1]), MINIMUM_WIDTH),
+            width=jnp.maximum(rho * between(self.widths[node], self.widths[node + 1]), MINIMUM_WIDTH),
             context=mismatched(swap, self.contexts[row], tails),
         )
+
+
+class HalvedCentres(AbstractCentres):
+    """Half of the centres from one law and half from another; of an odd number the second has one more."""
+
+    first: AbstractCentres
+    second: AbstractCentres
+
+    @property
+    def dim(self) -> int:
+        return self.first.dim
+
+    @eqx.filter_jit
+    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+        sizes = (count // 2, count - count // 2)
+        drawn = [
+            law.draw(k, size, rho=rho, tails=tails, directions=directions)
+            for law, k, size in zip((self.first, self.second), jr.split(key), sizes, strict=True)
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
 
 
 def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:

@@ -14,7 +14,7 @@ from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import calibrate, stein_residuals
-from ..divergence.centres import AbstractCentres, PathCentres, TrajectoryCentres
+from ..divergence.centres import AbstractCentres, HalvedCentres, PathCentres, TrajectoryCentres
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.stein import DivergenceHead, SteinDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
@@ -27,7 +27,9 @@ from .prepare import whitened
 from .report import FitReport
 
 POOL = 20_000
-"""At most so many samples of the model, about which kernels are drawn beside the data."""
+"""At most so many samples of the model, and as many trajectories through the data, about which kernels are drawn."""
+TRAJECTORY_NUMBERS = 2**26
+"""At most so many numbers in the states of trajectories, a quarter of a gigabyte."""
 NODES = 16
 """Steps of the trajectories and of the mean Jacobian."""
 CALIBRATION = 131_072
@@ -61,7 +63,7 @@ def fit_divergence(
     $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centres from the data and from the model's own
     samples, some of them inflated; the velocity is evaluated and never differentiated for its divergence (Jagwani et al. 2026,
     arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. A model on the circle
-    has its centres on the path, any other on its own trajectories.
+    has its centres on the path and on its trajectories through the data, any other on its own trajectories alone.
 
     Args:
         key: JAX PRNG key.
@@ -179,25 +181,28 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
 
 
 def centres_of(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> dict[str, AbstractCentres]:
-    """Centres about the data, `count` of the model's own samples, and both."""
-    rows, noise = jr.split(key)
-    contexts = table.draw(rows, count).contexts
+    """Centres about the data, about the model's own samples, and half about each, from at most `count` trajectories of each.
+
+    Where the model's samples are not like the data, its trajectories through the data are off the path of both: they are where
+    the data's `log_prob` is evaluated, and so there are centres on them too.
+    """
+    order, rows, noise = jr.split(key, 3)
+    nodes = model.times(NODES)
+    count = min(count, max(1, TRAJECTORY_NUMBERS // (len(nodes) * model.dim)))
     # Centres may have any distribution: only contexts are drawn as often as they weigh.
+    contexts = table.draw(rows, count).contexts
     table = table._replace(weights=None)
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
+    some = table.take(jr.permutation(order, len(table.states))[:count])
+    backward = _trajectories(model, nodes[::-1], some)[:, ::-1]
     if isinstance(model, AbstractCircle):
-        own = Sample(_trajectories(model, model.times(1), start)[:, -1], contexts)
-        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), table, own)
-        return {"data": PathCentres(table, model), "model": PathCentres(own, model), "both": PathCentres(both, model)}
-    nodes = model.times(NODES)
-    forward = _trajectories(model, nodes, start)
-    backward = _trajectories(model, nodes[::-1], table)[:, ::-1]
-    both = jnp.concatenate([backward, forward]), jnp.concatenate([table.contexts, contexts])
-    return {
-        "data": TrajectoryCentres(nodes, backward, table.contexts),
-        "model": TrajectoryCentres(nodes, forward, contexts),
-        "both": TrajectoryCentres(nodes, *both),
-    }
+        through = TrajectoryCentres(nodes, backward, some.contexts, jnp.cos(nodes))
+        data: AbstractCentres = HalvedCentres(PathCentres(table, model), through)
+        own: AbstractCentres = PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
+    else:
+        data = TrajectoryCentres(nodes, backward, some.contexts)
+        own = TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)
+    return {"data": data, "model": own, "both": HalvedCentres(data, own)}
 
 
 @eqx.filter_jit

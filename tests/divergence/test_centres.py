@@ -1,13 +1,18 @@
 """Where kernels are drawn: on the path whatever their width, on trajectories, and farther out."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from references import random_flow
 
+import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.divergence.centres import PathCentres, TrajectoryCentres, mismatched
+from flowdensity.divergence.centres import HalvedCentres, PathCentres, TrajectoryCentres, mismatched
+from flowdensity.solving import trajectory
+from flowdensity.training import divergence
+from flowdensity.training.divergence import centres_of
 
 COUNT = 50_000
 
@@ -117,3 +122,69 @@ def test_inflated_trajectories_are_moved_away_from_their_mean():
     assert np.quantile(ratio, 0.99) < 10.5
     mean, error = spread(np.log(ratio) / np.log(10.0))
     assert abs(mean - 0.5) < 4.5 * error + 0.01
+
+
+def test_widths_that_are_given_take_the_place_of_the_spread():
+    states = jr.normal(jr.key(10), (20, 3, 2))
+    times, widths = jnp.array([0.0, 0.5, 1.0]), jnp.array([3.0, 1.0, 0.0])
+    drawn = TrajectoryCentres(times, states, jnp.zeros((20, 0)), widths).draw(
+        jr.key(11), 500, rho=0.2, tails=0.0, directions=1
+    )
+    np.testing.assert_allclose(drawn.width, np.maximum(0.2 * np.interp(drawn.time, times, widths), 0.01), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_halved_centres_are_half_of_the_one_law_and_half_of_the_other(count):
+    model = random_flow(jr.key(3), 2, 1)
+    first, second = (PathCentres(Sample(jnp.ones((1, 2)), jnp.full((1, 1), which)), model) for which in (1.0, 2.0))
+    drawn = HalvedCentres(first, second).draw(jr.key(12), count, rho=0.1, tails=0.0, directions=2)
+    assert np.sum(np.asarray(drawn.context) == 1.0) == count // 2
+    assert np.sum(np.asarray(drawn.context) == 2.0) == count - count // 2
+    assert drawn.noise.shape == (count, 2, 2)
+
+
+def rows_and_centres(count=1000):
+    """Three rows far apart, a flow that does not make them, and centres about them."""
+    model = random_flow(jr.key(13), 2, size=0.3)
+    rows = Sample(jnp.array([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]]), jnp.arange(3.0)[:, None][:, :0])
+    return model, rows, centres_of(jr.key(14), model, rows, count)
+
+
+def ends(model, drawn):
+    """Where the trajectories through kernel centres end."""
+
+    def end(time, state):
+        nodes = jnp.linspace(time, 0.5 * jnp.pi, 2)
+        return trajectory(model, nodes, state, jnp.zeros(0), fd.FixedStep(32))[-1]
+
+    return np.asarray(jax.vmap(end)(drawn.time, drawn.centre), np.float64)
+
+
+def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it():
+    model, rows, centres = rows_and_centres()
+    drawn = centres["data"].draw(jr.key(15), 2000, rho=0.1, tails=0.0, directions=1)
+    distance = np.linalg.norm(ends(model, drawn)[:, None] - np.asarray(rows.states), axis=2).min(axis=1)
+    # Between the nodes a trajectory is a chord; on the path the noise leads elsewhere but near its end.
+    assert np.max(distance[1000:]) < 0.05
+    assert np.mean(distance[:1000] > 0.05) > 0.8
+    # Their kernels are as wide as those of the path.
+    np.testing.assert_allclose(drawn.width[1000:], np.maximum(0.1 * np.cos(drawn.time[1000:]), 0.01), atol=2e-4)
+
+
+def test_half_of_all_centres_are_about_the_data():
+    _, _, centres = rows_and_centres()
+    both, data, own = (centres[which] for which in ("both", "data", "model"))
+    first, second = jr.split(jr.key(16))
+    options = {"rho": 0.1, "tails": 0.2, "directions": 2}
+    expected = data.draw(first, 10, **options), own.draw(second, 10, **options)
+    drawn = both.draw(jr.key(16), 20, **options)
+    jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(a, jnp.concatenate([b, c])), drawn, *expected)
+
+
+def test_trajectories_that_would_not_fit_into_memory_are_fewer(monkeypatch):
+    monkeypatch.setattr(divergence, "TRAJECTORY_NUMBERS", 2 * 17 * 2)
+    _, _, centres = rows_and_centres()
+    path, through = centres["data"].first, centres["data"].second
+    assert through.states.shape == (2, 17, 2)
+    assert len(path.sample.states) == 3
+    assert len(centres["model"].sample.states) == 2

@@ -7,7 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from conftest import CONDITIONAL_NOISE, CONDITIONAL_SLOPE
-from references import MIXTURE, paired
+from references import MIXTURE, paired, random_flow
 from scipy.stats import gamma, lognorm, multivariate_normal
 
 import flowdensity as fd
@@ -95,6 +95,25 @@ def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, e
     zero = eqx.tree_at(lambda d: (d.head.network.outward.weight, d.head.offset), divergence, replace_fn=jnp.zeros_like)
     nothing = np.asarray(exact_mixture.with_divergence(zero).log_prob(points), np.float64) - exact
     assert np.sqrt(np.mean(errors**2)) < 0.2 * nothing.std()  # four per cent of the variance is left, at most
+
+
+@pytest.mark.slow
+def test_the_divergence_is_learned_on_rows_that_the_model_does_not_make():
+    """Their trajectories are off the path from noise to them, and far from those of the model's samples."""
+    dim = 8
+    density = fd.FlowDensity(random_flow(jr.key(1), dim, width=32))
+    middle = np.array([1.0, 1.0] + (dim - 2) * [0.0])
+    rows = np.float32(middle + 0.1 * np.random.default_rng(0).normal(size=(600, dim)))
+    exact = np.asarray(density.log_prob(rows[:200]), np.float64)
+
+    def rmse(objective):
+        learned, _ = fd.fit_divergence(
+            jr.key(2), density.model, rows[200:], objective=objective, steps=600, batch_size=256, progress=False
+        )
+        error = np.asarray(density.with_divergence(learned).log_prob(rows[:200]), np.float64) - exact
+        return np.sqrt(np.mean(error**2))
+
+    assert rmse(fd.LangevinStein()) < 0.5 * rmse(fd.LangevinStein(source="model"))
 
 
 class Whole(eqx.Module):
