@@ -1,52 +1,35 @@
 """How good is the density on held-out rows? Real and synthetic tables, beside other packages, defaults only.
 
     python benchmarks/peers.py                          # every cell: some CPU days; resumes
-    python benchmarks/peers.py --only 'iris-*' '*-0'    # the cells of these names: table-method-split
-    python benchmarks/peers.py --quick                  # three tables, one split, the quick methods; writes no page
+    python benchmarks/peers.py --only 'iris-*' '*-0'    # the cells of these names: table-method-split, or table-method-nuts
+    python benchmarks/peers.py --quick                  # three tables, one split, the quick methods
     python benchmarks/peers.py --cached                 # only the page, from the cells that are there
 
-Writes docs/density.md and docs/images/peers.png.
+Writes docs/density.md and docs/images/peers.png. The densities that are fitted are kept in benchmarks/.fits/peers, until they are
+deleted: NUTS samples those of the first split.
 """
 
-import argparse
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpyro
 from accuracy import log_prob
 from chains import run_nuts
-from columns import TABLES, Columns, split
-from rivals import METHODS, OURS, LogProb, Method
-from tables import cell, is_cached, markdown, provenance, replace_block
+from columns import TABLES, split
+from fits import KEPT
+from peers_page import Name, comparable, draw, text
+from rivals import METHODS, Fitted, LogProb
+from tables import cells_of, is_cached, replace_block
 
 import flowdensity as fd
 
 SCORED, TIMED = 2_000, 1_000
-MARGIN = 0.4
-"""Nats a column that training rows may score above held-out ones: log 1.5."""
-PAGE, PICTURE = Path("docs/density.md"), Path("docs/images/peers.png")
+PAGE = Path("docs/density.md")
 QUICK = (("iris", "wine", "moons"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
-COMMAND = "python benchmarks/peers.py"
-
-
-class Name(NamedTuple):
-    """Which cell."""
-
-    table: str
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.table}-{self.method}-{self.seed}"
-
-
-Cells = Mapping[Name, dict]
 
 
 def warm(call: Callable[[], object]) -> float:
@@ -57,336 +40,87 @@ def warm(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def scores(score: LogProb, train: np.ndarray, test: np.ndarray) -> dict:
-    """Held-out scores of at most 2,000 rows, their mean, the mean training score and the warm time of 1,000 rows."""
-    held_out = np.asarray(score(test[:SCORED]), np.float64)
+def mean_score(score: LogProb, rows: np.ndarray) -> float:
+    """Mean log score of at most 2,000 rows."""
+    return float(np.mean(score(rows[:SCORED])))
+
+
+def kept(name: Name) -> Path:
+    """Where the density that a cell has fitted is kept for NUTS."""
+    return KEPT / "peers" / f"{name}.flowdensity"
+
+
+def fit(name: Name) -> Fitted:
+    """What a method learns from the rows of a split."""
+    fitted = METHODS[name.method].fit(name.seed, split(TABLES[name.table], name.seed).train)
+    if fitted.density is not None:
+        kept(name).parent.mkdir(parents=True, exist_ok=True)
+        fd.save(kept(name), fitted.density)
+    return fitted
+
+
+def measure(name: Name) -> dict:
+    """Fit one method to one split, and score the rest."""
+    train, test = split(TABLES[name.table], name.seed)
+    started = time.perf_counter()
+    fitted = fit(name)
+    result: dict = {"seconds to fit": time.perf_counter() - started}
+    held_out = np.asarray(fitted.log_prob(test[:SCORED]), np.float64)
     timed = np.resize(test, (TIMED, test.shape[1]))
-    seconds = warm(lambda: score(timed))
-    return {
+    result |= {
         "score": float(held_out.mean()),
         "error": float(held_out.std(ddof=1) / np.sqrt(len(held_out))),
-        "training score": float(np.mean(score(train[:SCORED]))),
-        "seconds of 1,000 log_prob": seconds,
+        "training score": mean_score(fitted.log_prob, train),
+        "seconds of 1,000 log_prob": warm(lambda: fitted.log_prob(timed)),
+        "seconds of 1,000 samples": warm(lambda: fitted.sample(TIMED)),
         "rows": [round(float(value), 4) for value in held_out],
     }
-
-
-def divergent(density: fd.FlowDensity) -> float:
-    """Share of divergent transitions of NUTS on a density alone, by numpyro's defaults: four chains, 500 draws each."""
-    draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=500)
-    return run["divergences"] / (draws.shape[0] * draws.shape[1])
-
-
-def measure(table: Columns, method: Method, seed: int) -> dict:
-    """Fit one method to one split, score the rest."""
-    train, test = split(table, seed)
-    started = time.perf_counter()
-    fitted = method.fit(seed, train)
-    result: dict = {"seconds to fit": time.perf_counter() - started}
-    result |= scores(fitted.log_prob, train, test)
-    result["seconds of 1,000 samples"] = warm(lambda: fitted.sample(TIMED))
     if fitted.density is not None:
-        result["exact"] = scores(partial(log_prob, fitted.density.with_divergence(fd.ExactDivergence())), train, test)
-        if table.real and seed == 0:
-            result["divergent"] = divergent(fitted.density)
-    return result | {"package": method.made_with, "cores": len(os.sched_getaffinity(0)), "training rows": len(train)}
+        exact = partial(log_prob, fitted.density.with_divergence(fd.ExactDivergence()))
+        result["exact"] = mean_score(exact, test)
+    made = {"package": METHODS[name.method].made_with, "cores": len(os.sched_getaffinity(0))}
+    return result | made | {"training rows": len(train)}
 
 
-def compute(names: Sequence[Name], wanted: set[Name]) -> dict[Name, dict]:
-    """The cells that are there, and those wanted that are not."""
-    cells, missing = {}, set()
-    for name in names:
-        method, file = METHODS[name.method], f"peers/{name}"
-        if not is_cached(file):
-            if name not in wanted:
-                continue
-            if not method.installed:
-                missing.add(method.package)
-                continue
-        cells[name] = cell(file, lambda n=name, m=method: measure(TABLES[n.table], m, n.seed))
-        if name in wanted:
-            c = cells[name]
-            print(f"{name}: {c['score']:.3f} +- {c['error']:.3f}, fit in {c['seconds to fit']:.1f} s", flush=True)
-    for package in sorted(missing):
-        print(f"{package} is not installed: its cells are left out")
-    return cells
+def sampled(name: Name) -> dict:
+    """Share of divergent transitions of NUTS on a density alone, by numpyro's defaults: four chains, 500 draws each."""
+    file = kept(name)
+    density = fd.load(file) if file.exists() else fit(name).density
+    draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=500)
+    return run | {"divergent": run["divergences"] / (draws.shape[0] * draws.shape[1])}
 
 
-class Difference(NamedTuple):
-    """By how much the score of one method is above that of another, with its standard error, in nats a row."""
-
-    mean: float
-    error: float
-
-
-def difference(cells: Cells, table: str, one: str, other: str) -> Difference:
-    r"""Mean over the splits that both have, and its standard error.
-
-    With $d_{jr}$ the difference at held-out row $r$ of split $j$, $\bar d_j$ its mean, $J$ splits and $\lambda$ the rows held
-    out for each row to learn from, $\mathrm{se}^2 = v\,(1/J + \lambda)$ (Nadeau and Bengio 2003); $\lambda = 0$ where each
-    split has fresh rows. $v$, the variance of $\bar d_j$, is the larger of what the splits say and what the rows say: few splits
-    may agree by chance, and rows do not know that another training set gives another density.
-    """
-    seeds = [n.seed for n in cells if n.table == table and n.method == one and n._replace(method=other) in cells]
-    paired = [
-        np.asarray(cells[Name(table, one, s)]["rows"]) - np.asarray(cells[Name(table, other, s)]["rows"]) for s in seeds
-    ]
-    means = [float(d.mean()) for d in paired]
-    of_rows = float(np.mean([d.var(ddof=1) / len(d) for d in paired]))
-    of_splits = float(np.var(means, ddof=1)) if len(means) > 1 else 0.0
-    overlap = TABLES[table].overlap if len(means) > 1 else 0.0
-    error = np.sqrt(max(of_rows, of_splits) * (1.0 / len(means) + overlap))
-    return Difference(float(np.mean(means)), float(error))
-
-
-def mean(cells: Cells, table: str, method: str, *keys: str) -> float:
-    """Mean over splits of a figure, NaN where there is no cell."""
-    values = []
-    for name, value in cells.items():
-        if (name.table, name.method) == (table, method):
-            for key in keys:
-                value = value[key]
-            values.append(value)
-    return float(np.mean(values)) if values else np.nan
-
-
-def comparable(cells: Cells) -> dict[Name, dict]:
-    """The cells of those splits of each table that all methods have of which there is any."""
-    shared = {}
-    for table in TABLES:
-        seeds = [{n.seed for n in cells if (n.table, n.method) == (table, m)} for m in methods_of(cells, table)]
-        shared[table] = set.intersection(*seeds) if seeds else set()
-    return {name: value for name, value in cells.items() if name.seed in shared[name.table]}
-
-
-def methods_of(cells: Cells, table: str) -> list[str]:
-    """Methods that have a cell of a table, in their order."""
-    return [m for m in METHODS if any((n.table, n.method) == (table, m) for n in cells)]
-
-
-def best_of(cells: Cells, table: str, methods: Sequence[str]) -> str:
-    """The method with the best mean score."""
-    return max(methods, key=lambda m: mean(cells, table, m, "score"))
-
-
-def score_table(cells: Cells, tables: Sequence[str]) -> str:
-    """Mean scores: the best in bold, those within one paired standard error of it in italics."""
-    rows = []
-    for table in tables:
-        there = methods_of(cells, table)
-        best = best_of(cells, table, there)
-        splits = len({n.seed for n in cells if n.table == table})
-        row = [
-            table + ("" if TABLES[table].counted else ", not counted"),
-            f"{TABLES[table].rows:,} x {TABLES[table].dim}",
-        ]
-        row.append(str(splits))
-        for method in METHODS:
-            if method not in there:
-                row.append("")
-                continue
-            text = f"{mean(cells, table, method, 'score'):.3f}"
-            gap = difference(cells, table, method, best)
-            row.append(f"**{text}**" if method == best else f"*{text}*" if gap.mean >= -gap.error else text)
-        rows.append(row)
-    return markdown(["", "rows x columns", "splits", *METHODS], rows)
-
-
-def difference_table(cells: Cells, tables: Sequence[str]) -> str:
-    """This package's scores beside the best peer's and the Gaussian's, and those with the exact divergence."""
-    rows = []
-    for table in tables:
-        there = methods_of(cells, table)
-        peers = [m for m in there if m not in OURS]
-        for method in (m for m in OURS if m in there and peers):
-            best = best_of(cells, table, peers)
-            ahead = difference(cells, table, method, best)
-            row = [f"{table}: {method}", f"{ahead.mean:+.3f} +- {ahead.error:.3f}", best]
-            if "gaussian" in there:
-                plain = difference(cells, table, method, "gaussian")
-                row.append(f"{plain.mean:+.3f} +- {plain.error:.3f}")
-            else:
-                row.append("")
-            score = mean(cells, table, method, "score")
-            rows.append([*row, f"{mean(cells, table, method, 'exact', 'score') - score:+.3f}"])
-    return markdown(["", "minus the best peer", "which", "minus the Gaussian", "exact minus learned divergence"], rows)
-
-
-def figures(cells: Cells, tables: Sequence[str], form: str, *keys: str) -> str:
-    """A figure of every method on every table, mean over splits."""
-    rows = []
-    for table in tables:
-        values = [mean(cells, table, method, *keys) for method in METHODS]
-        rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
-    return markdown(["", *METHODS], rows)
-
-
-def gap_table(cells: Cells, tables: Sequence[str]) -> str:
-    """Mean score of training rows minus that of held-out rows."""
-    rows = []
-    for table in tables:
-        gaps = [mean(cells, table, m, "training score") - mean(cells, table, m, "score") for m in METHODS]
-        rows.append([table, *("" if np.isnan(gap) else f"{gap:.2f}" for gap in gaps)])
-    return markdown(["", *METHODS], rows)
-
-
-def verdict(cells: Cells, tables: Sequence[str]) -> str:
-    """On how many of the counted tables this package is the best, and where a peer is."""
-    lines = []
-    for method in OURS:
-        first, close, worse, lost = 0, 0, [], []
-        counted = [t for t in tables if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
-        if not counted:
-            continue
-        for table in counted:
-            best = best_of(cells, table, [m for m in methods_of(cells, table) if m not in OURS])
-            ahead = difference(cells, table, method, best)
-            plain = difference(cells, table, method, "gaussian")
-            first += ahead.mean >= 0.0
-            close += ahead.mean >= -ahead.error
-            if ahead.mean < -ahead.error:
-                lost.append(f"{table} ({best}, by {-ahead.mean:.3f} +- {ahead.error:.3f})")
-            if plain.mean < -plain.error:
-                worse.append(table)
-        lines.append(
-            f"**`fit_{method}`** is best or within one paired standard error of the best on {close} of {len(counted)} counted "
-            f"tables, and the best on {first}; it is worse than the full Gaussian beyond one paired standard error on "
-            f"{len(worse)}"
-            + (f": {', '.join(worse)}." if worse else ".")
-            + (f" A peer is better on {'; '.join(lost)}." if lost else "")
-        )
-    return "\n\n".join(lines)
-
-
-def spikes(cells: Cells, tables: Sequence[str]) -> str:
-    """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
-    lines = []
-    for method in OURS:
-        real = [t for t in tables if TABLES[t].real and Name(t, method, 0) in cells]
-        if not real:
-            continue
-        gaps = {
-            t: (mean(cells, t, method, "training score") - mean(cells, t, method, "score")) / TABLES[t].dim
-            for t in real
-        }
-        shares = {t: cells[Name(t, method, 0)]["divergent"] for t in real}
-        widest, worst = max(gaps, key=gaps.__getitem__), max(shares, key=shares.__getitem__)
-        beyond = [t for t in real if gaps[t] > MARGIN or shares[t] > 0.01]
-        lines.append(
-            f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats a column above "
-            f"held-out ones ({widest}), and of the first split at most {100.0 * shares[worst]:.2f} % of the transitions of NUTS "
-            f"diverge ({worst}). "
-            + (f"Beyond either limit: {', '.join(beyond)}." if beyond else "All are within both limits.")
-        )
-    return "\n\n".join(lines)
-
-
-def draw(cells: Cells) -> None:
-    """Every method's score minus the best, for each column of the table, with paired standard errors."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    tables = [t for t in TABLES if methods_of(cells, t)]
-    shown = [m for m in METHODS if any(n.method == m for n in cells)]
-    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
-    colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
-    for number, table in enumerate(tables):
-        there = methods_of(cells, table)
-        best = best_of(cells, table, there)
-        if number % 2:
-            axes.axhspan(number - 0.5, number + 0.5, color="0.95", zorder=0)
-        for place, method in enumerate(shown):
-            if method not in there:
-                continue
-            gap = difference(cells, table, method, best)
-            axes.errorbar(
-                gap.mean / TABLES[table].dim,
-                number + 0.7 * ((place + 0.5) / len(shown) - 0.5),
-                xerr=gap.error / TABLES[table].dim,
-                fmt="o" if method in OURS else "s",
-                markersize=5.5 if method in OURS else 3.5,
-                color=colours[method],
-                elinewidth=1.0,
-                label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
-            )
-    axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
-    lowest, ticks = axes.get_xlim()[0], [-100.0, -10.0, -1.0, -0.1, -0.01, 0.0, 0.01]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlim(lowest, 0.02)
-    axes.axvline(0.0, color="0.5", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(tables)), [t if TABLES[t].counted else f"({t})" for t in tables])
-    axes.set_ylim(len(tables) - 0.5, -0.5)
-    axes.set_xlabel("held-out log score minus the best, nats a row and column")
-    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(PICTURE, dpi=130)
-    plt.close(figure)
-
-
-def text(cells: Cells, names: Sequence[Name]) -> str:
-    """The tables as Markdown, of the cells that there are and can be compared."""
-    there, cells = len(cells), comparable(cells)
-    tables = [t for t in TABLES if methods_of(cells, t)]
-    partial = there < len(names)
-    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
-    cores = sorted({c["cores"] for c in cells.values()})
-    parts = [
-        f"**Partial: {there} of {len(names)} cells.** Of each table the splits that all its methods have."
-        if partial
-        else "",
-        verdict(cells, tables),
-        "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
-        score_table(cells, tables),
-        "![Held-out log scores minus the best](images/peers.png)",
-        "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
-        difference_table(cells, tables),
-        "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
-        gap_table(cells, tables),
-        spikes(cells, tables),
-        f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
-        figures(cells, tables, ".1f", "seconds to fit"),
-        "Milliseconds of `log_prob` of 1,000 rows, the second call.",
-        figures(_in_ms(cells, "seconds of 1,000 log_prob"), tables, ".1f", "seconds of 1,000 log_prob"),
-        "Milliseconds of 1,000 samples, the second call.",
-        figures(_in_ms(cells, "seconds of 1,000 samples"), tables, ".1f", "seconds of 1,000 samples"),
-        f"{provenance(COMMAND, cells.values())} Peers: {packages}.",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _in_ms(cells: Cells, key: str) -> dict[Name, dict]:
-    return {name: {key: 1000.0 * value[key]} for name, value in cells.items()}
-
-
-def main() -> None:
-    """Compute the cells that are missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", metavar="PATTERN", default=["*"], help="cells to compute, as file patterns"
-    )
-    parser.add_argument("--quick", action="store_true", help="three tables, one split, quick methods; writes no page")
-    parser.add_argument("--cached", action="store_true", help="compute nothing; write the page of the cells there are")
-    args = parser.parse_args()
-    names = [
+def names() -> list[Name]:
+    """Every table, method and split."""
+    return [
         Name(table.name, label, seed)
         for table in TABLES.values()
         for label, method in METHODS.items()
         if method.suits(table)
         for seed in range(table.splits)
     ]
-    if args.quick:
-        names = [n for n in names if n.table in QUICK[0] and n.method in QUICK[1] and n.seed == 0]
-    chosen = () if args.cached else (n for n in names if any(fnmatch(str(n), pattern) for pattern in args.only))
-    cells = compute(names, set(chosen))
+
+
+def jobs() -> dict[str, Callable[[], dict]]:
+    """Every cell by name, but those of packages that are not installed and of which there is none."""
+    absent = {method.package for method in METHODS.values() if not method.installed}
+    for package in sorted(absent):
+        print(f"{package} is not installed: its cells are left out")
+    there = [n for n in names() if METHODS[n.method].package not in absent or is_cached(f"peers/{n}")]
+    return {str(n): partial(measure, n) for n in there} | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
+
+
+def main() -> None:
+    """Compute the cells that are missing and write the page."""
+    found = cells_of(__doc__, "peers", jobs(), [str(Name(t, m, 0)) for t in QUICK[0] for m in QUICK[1]])
+    cells = {n: found[str(n)] for n in names() if str(n) in found}
     if not cells:
         print("no cells yet")
         return
-    page = text(cells, names)
+    page = text(cells, {n: found[n.chains] for n in cells if n.is_sampled and n.chains in found}, len(names()))
     print(page)
-    if not args.quick:
-        draw(comparable(cells))
-        replace_block(PAGE, "peers", page)
+    draw(comparable(cells))
+    replace_block(PAGE, "peers", page)
 
 
 if __name__ == "__main__":

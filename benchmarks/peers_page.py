@@ -1,0 +1,288 @@
+"""The page of the benchmark of held-out log scores: its tables, its picture and what they say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from columns import TABLES
+from rivals import METHODS, OURS
+from tables import markdown, provenance
+
+MARGIN = 0.4
+"""Nats a column that training rows may score above held-out ones: log 1.5."""
+PICTURE = Path("docs/images/peers.png")
+COMMAND = "python benchmarks/peers.py"
+
+
+class Name(NamedTuple):
+    """Which cell."""
+
+    table: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.table}-{self.method}-{self.seed}"
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether NUTS samples its density: the first split of a real table, learned by this package."""
+        return TABLES[self.table].real and self.method in OURS and self.seed == 0
+
+    @property
+    def chains(self) -> str:
+        """The cell of these chains."""
+        return f"{self.table}-{self.method}-nuts"
+
+
+Cells = Mapping[Name, dict]
+
+
+class Difference(NamedTuple):
+    """By how much the score of one method is above that of another, with its standard error, in nats a row."""
+
+    mean: float
+    error: float
+
+
+def difference(cells: Cells, table: str, one: str, other: str) -> Difference:
+    r"""Mean over the splits that both have, and its standard error.
+
+    With $d_{jr}$ the difference at held-out row $r$ of split $j$, $\bar d_j$ its mean, $J$ splits and $\lambda$ the rows held
+    out for each row to learn from, $\mathrm{se}^2 = v\,(1/J + \lambda)$ (Nadeau and Bengio 2003); $\lambda = 0$ where each
+    split has fresh rows. $v$, the variance of $\bar d_j$, is the larger of what the splits say and what the rows say: few splits
+    may agree by chance, and rows do not know that another training set gives another density.
+    """
+    seeds = [n.seed for n in cells if n.table == table and n.method == one and n._replace(method=other) in cells]
+    paired = [
+        np.asarray(cells[Name(table, one, s)]["rows"]) - np.asarray(cells[Name(table, other, s)]["rows"]) for s in seeds
+    ]
+    means = [float(d.mean()) for d in paired]
+    of_rows = float(np.mean([d.var(ddof=1) / len(d) for d in paired]))
+    of_splits = float(np.var(means, ddof=1)) if len(means) > 1 else 0.0
+    overlap = TABLES[table].overlap if len(means) > 1 else 0.0
+    error = np.sqrt(max(of_rows, of_splits) * (1.0 / len(means) + overlap))
+    return Difference(float(np.mean(means)), float(error))
+
+
+def mean(cells: Cells, table: str, method: str, key: str) -> float:
+    """Mean over splits of a figure, NaN where there is no cell."""
+    values = [cell[key] for name, cell in cells.items() if (name.table, name.method) == (table, method)]
+    return float(np.mean(values)) if values else np.nan
+
+
+def comparable(cells: Cells) -> dict[Name, dict]:
+    """The cells of those splits of each table that all methods have of which there is any."""
+    shared = {}
+    for table in TABLES:
+        seeds = [{n.seed for n in cells if (n.table, n.method) == (table, m)} for m in methods_of(cells, table)]
+        shared[table] = set.intersection(*seeds) if seeds else set()
+    return {name: value for name, value in cells.items() if name.seed in shared[name.table]}
+
+
+def methods_of(cells: Cells, table: str) -> list[str]:
+    """Methods that have a cell of a table, in their order."""
+    return [m for m in METHODS if any((n.table, n.method) == (table, m) for n in cells)]
+
+
+def best_of(cells: Cells, table: str, methods: Sequence[str]) -> str:
+    """The method with the best mean score."""
+    return max(methods, key=lambda m: mean(cells, table, m, "score"))
+
+
+def score_table(cells: Cells, tables: Sequence[str]) -> str:
+    """Mean scores: the best in bold, those within one paired standard error of it in italics."""
+    rows = []
+    for table in tables:
+        there = methods_of(cells, table)
+        best = best_of(cells, table, there)
+        splits = len({n.seed for n in cells if n.table == table})
+        row = [
+            table + ("" if TABLES[table].counted else ", not counted"),
+            f"{TABLES[table].rows:,} x {TABLES[table].dim}",
+        ]
+        row.append(str(splits))
+        for method in METHODS:
+            if method not in there:
+                row.append("")
+                continue
+            text = f"{mean(cells, table, method, 'score'):.3f}"
+            behind = difference(cells, table, method, best)
+            row.append(f"**{text}**" if method == best else f"*{text}*" if behind.mean >= -behind.error else text)
+        rows.append(row)
+    return markdown(["", "rows x columns", "splits", *METHODS], rows)
+
+
+def difference_table(cells: Cells, tables: Sequence[str]) -> str:
+    """This package's scores beside the best peer's and the Gaussian's, and those with the exact divergence."""
+    rows = []
+    for table in tables:
+        there = methods_of(cells, table)
+        peers = [m for m in there if m not in OURS]
+        for method in (m for m in OURS if m in there and peers):
+            best = best_of(cells, table, peers)
+            ahead = difference(cells, table, method, best)
+            row = [f"{table}: {method}", f"{ahead.mean:+.3f} +- {ahead.error:.3f}", best]
+            if "gaussian" in there:
+                plain = difference(cells, table, method, "gaussian")
+                row.append(f"{plain.mean:+.3f} +- {plain.error:.3f}")
+            else:
+                row.append("")
+            score = mean(cells, table, method, "score")
+            rows.append([*row, f"{mean(cells, table, method, 'exact') - score:+.3f}"])
+    return markdown(["", "minus the best peer", "which", "minus the Gaussian", "exact minus learned divergence"], rows)
+
+
+def figures(cells: Cells, tables: Sequence[str], form: str, key: str) -> str:
+    """A figure of every method on every table, mean over splits."""
+    rows = []
+    for table in tables:
+        values = [mean(cells, table, method, key) for method in METHODS]
+        rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
+    return markdown(["", *METHODS], rows)
+
+
+def gap(cells: Cells, table: str, method: str) -> float:
+    """Mean score of training rows minus that of held-out rows, nats a row."""
+    return mean(cells, table, method, "training score") - mean(cells, table, method, "score")
+
+
+def gap_table(cells: Cells, tables: Sequence[str]) -> str:
+    """Mean score of training rows minus that of held-out rows."""
+    rows = []
+    for table in tables:
+        gaps = [gap(cells, table, method) for method in METHODS]
+        rows.append([table, *("" if np.isnan(each) else f"{each:.2f}" for each in gaps)])
+    return markdown(["", *METHODS], rows)
+
+
+def verdict(cells: Cells, tables: Sequence[str]) -> str:
+    """On how many of the counted tables this package is the best, and where a peer is."""
+    lines = []
+    for method in OURS:
+        first, close, worse, lost = 0, 0, [], []
+        counted = [t for t in tables if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
+        if not counted:
+            continue
+        for table in counted:
+            best = best_of(cells, table, [m for m in methods_of(cells, table) if m not in OURS])
+            ahead = difference(cells, table, method, best)
+            plain = difference(cells, table, method, "gaussian")
+            first += ahead.mean >= 0.0
+            close += ahead.mean >= -ahead.error
+            if ahead.mean < -ahead.error:
+                lost.append(f"{table} ({best}, by {-ahead.mean:.3f} +- {ahead.error:.3f})")
+            if plain.mean < -plain.error:
+                worse.append(table)
+        lines.append(
+            f"**`fit_{method}`** is best or within one paired standard error of the best on {close} of {len(counted)} counted "
+            f"tables, and the best on {first}; it is worse than the full Gaussian beyond one paired standard error on "
+            f"{len(worse)}"
+            + (f": {', '.join(worse)}." if worse else ".")
+            + (f" A peer is better on {'; '.join(lost)}." if lost else "")
+        )
+    return "\n\n".join(lines)
+
+
+def spikes(cells: Cells, chains: Cells, tables: Sequence[str]) -> str:
+    """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
+    lines = []
+    for method in OURS:
+        real = [t for t in tables if TABLES[t].real and method in methods_of(cells, t)]
+        if not real:
+            continue
+        gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
+        widest = max(gaps, key=gaps.__getitem__)
+        line = (
+            f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats a column above "
+            f"held-out ones ({widest})"
+        )
+        beyond = [t for t in real if gaps[t] > MARGIN]
+        shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
+        if shares:
+            worst = max(shares, key=shares.__getitem__)
+            share = 100.0 * shares[worst]
+            line += f", and of NUTS on {len(shares)} of them at most {share:.2f} % of the transitions diverge ({worst})"
+            beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
+        lines.append(
+            line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
+        )
+    return "\n\n".join(lines)
+
+
+def draw(cells: Cells) -> None:
+    """Every method's score minus the best, for each column of the table, with paired standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tables = [t for t in TABLES if methods_of(cells, t)]
+    shown = [m for m in METHODS if any(n.method == m for n in cells)]
+    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
+    colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
+    for number, table in enumerate(tables):
+        there = methods_of(cells, table)
+        best = best_of(cells, table, there)
+        if number % 2:
+            axes.axhspan(number - 0.5, number + 0.5, color="0.95", zorder=0)
+        for place, method in enumerate(shown):
+            if method not in there:
+                continue
+            behind = difference(cells, table, method, best)
+            axes.errorbar(
+                behind.mean / TABLES[table].dim,
+                number + 0.7 * ((place + 0.5) / len(shown) - 0.5),
+                xerr=behind.error / TABLES[table].dim,
+                fmt="o" if method in OURS else "s",
+                markersize=5.5 if method in OURS else 3.5,
+                color=colours[method],
+                elinewidth=1.0,
+                label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
+            )
+    axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
+    lowest, ticks = axes.get_xlim()[0], [-100.0, -10.0, -1.0, -0.1, -0.01, 0.0, 0.01]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlim(lowest, 0.02)
+    axes.axvline(0.0, color="0.5", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(tables)), [t if TABLES[t].counted else f"({t})" for t in tables])
+    axes.set_ylim(len(tables) - 0.5, -0.5)
+    axes.set_xlabel("held-out log score minus the best, nats a row and column")
+    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=130)
+    plt.close(figure)
+
+
+def text(cells: Cells, chains: Cells, total: int) -> str:
+    """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
+    there, cells = len(cells), comparable(cells)
+    tables = [t for t in TABLES if methods_of(cells, t)]
+    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
+    cores = sorted({c["cores"] for c in cells.values()})
+    parts = [
+        f"**Partial: {there} of {total} cells.** Of each table the splits that all its methods have."
+        if there < total
+        else "",
+        verdict(cells, tables),
+        "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
+        score_table(cells, tables),
+        "![Held-out log scores minus the best](images/peers.png)",
+        "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
+        difference_table(cells, tables),
+        "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
+        gap_table(cells, tables),
+        spikes(cells, chains, tables),
+        f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
+        figures(cells, tables, ".1f", "seconds to fit"),
+        "Milliseconds of `log_prob` of 1,000 rows, the second call.",
+        figures(_in_ms(cells, "seconds of 1,000 log_prob"), tables, ".1f", "seconds of 1,000 log_prob"),
+        "Milliseconds of 1,000 samples, the second call.",
+        figures(_in_ms(cells, "seconds of 1,000 samples"), tables, ".1f", "seconds of 1,000 samples"),
+        f"{provenance(COMMAND, cells.values())} Peers: {packages}.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _in_ms(cells: Cells, key: str) -> dict[Name, dict]:
+    return {name: {key: 1000.0 * value[key]} for name, value in cells.items()}
