@@ -15,7 +15,7 @@ from ..divergence.calibration import Residuals, stein_residuals
 from ..divergence.kernel import mean_jacobian
 from ..divergence.stein import SteinDivergence
 from ..solving import AbstractSolver, Adaptive, FixedStep
-from ..training.divergence import NODES, centres_of
+from ..training.divergence import NODES, centres_about_samples
 from ..training.objectives import LangevinStein
 from .findings import Finding
 from .subject import Solved, Subject, slopes, values
@@ -100,7 +100,7 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
         words = f"the divergence is had by {type(divergence).__name__}, which was not learned"
         return [Finding(section, "bias that they imply, nats", None, 0.0, "at most", BIAS, words)], None
     centre_key, jacobian_key, draw_key = jr.split(key, 3)
-    around = centres_of(centre_key, model, subject.draw(centre_key, 4096), 4096)["model"]
+    around = centres_about_samples(centre_key, model, subject.draw(centre_key, 4096), 4096)
     within = LangevinStein(tails=0.0)
     control = _mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
     found = stein_residuals(divergence.head, model, control, within.draw(draw_key, around, KERNELS))

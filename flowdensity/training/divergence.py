@@ -111,8 +111,10 @@ def distil(
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
     draws = options.share(16, 1024, CALIBRATION)
-    centres = centres_of(pool_key, model, table, options.share(25, 256, POOL))
-    around = centres[objective.source]
+    data_key, own_key = jr.split(pool_key)
+    pool = options.share(25, 256, POOL)
+    data, own = centres_about_data(data_key, model, table, pool), centres_about_samples(own_key, model, table, pool)
+    around = {"data": data, "model": own, "both": HalvedCentres(data, own)}[objective.source]
 
     def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
         model, control, around, _ = args
@@ -147,8 +149,8 @@ def distil(
         raise
     started = time.monotonic()
     # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
-    head = calibrate(head, model, control, within.draw(calibrate_key, centres["model"], draws))
-    residuals = stein_residuals(head, model, control, within.draw(verify_key, centres["model"], draws))
+    head = calibrate(head, model, control, within.draw(calibrate_key, own, draws))
+    residuals = stein_residuals(head, model, control, within.draw(verify_key, own, draws))
     seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
     return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
 
@@ -180,29 +182,37 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-def centres_of(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> dict[str, AbstractCentres]:
-    """Centres about the data, about the model's own samples, and half about each, from at most `count` trajectories of each.
+def centres_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCentres:
+    """Centres on at most `count` trajectories through the rows of a table and, where there is a path, half of them on it.
 
     Where the model's samples are not like the data, its trajectories through the data are off the path of both: they are where
     the data's `log_prob` is evaluated, and so there are centres on them too.
     """
-    order, rows, noise = jr.split(key, 3)
-    nodes = model.times(NODES)
-    count = min(count, max(1, TRAJECTORY_NUMBERS // (len(nodes) * model.dim)))
-    # Centres may have any distribution: only contexts are drawn as often as they weigh.
-    contexts = table.draw(rows, count).contexts
+    # Centres may have any distribution: rows are not drawn as often as they weigh.
     table = table._replace(weights=None)
+    nodes = model.times(NODES)
+    chosen = table.take(jr.permutation(key, len(table.states))[: _at_most(model, count)])
+    states = _trajectories(model, nodes[::-1], chosen)[:, ::-1]
+    if not isinstance(model, AbstractCircle):
+        return TrajectoryCentres(nodes, states, chosen.contexts)
+    return HalvedCentres(PathCentres(table, model), TrajectoryCentres(nodes, states, chosen.contexts, jnp.cos(nodes)))
+
+
+def centres_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCentres:
+    """Centres about at most `count` samples of the model itself, given contexts of the table."""
+    rows, noise = jr.split(key)
+    count = _at_most(model, count)
+    contexts = table.draw(rows, count).contexts
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
-    some = table.take(jr.permutation(order, len(table.states))[:count])
-    backward = _trajectories(model, nodes[::-1], some)[:, ::-1]
     if isinstance(model, AbstractCircle):
-        through = TrajectoryCentres(nodes, backward, some.contexts, jnp.cos(nodes))
-        data: AbstractCentres = HalvedCentres(PathCentres(table, model), through)
-        own: AbstractCentres = PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
-    else:
-        data = TrajectoryCentres(nodes, backward, some.contexts)
-        own = TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)
-    return {"data": data, "model": own, "both": HalvedCentres(data, own)}
+        return PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
+    nodes = model.times(NODES)
+    return TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)
+
+
+def _at_most(model: AbstractProbabilityFlow, count: int) -> int:
+    """As many of `count` trajectories as memory should hold."""
+    return min(count, max(1, TRAJECTORY_NUMBERS // ((NODES + 1) * model.dim)))
 
 
 @eqx.filter_jit

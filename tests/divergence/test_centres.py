@@ -12,7 +12,7 @@ from flowdensity.data.tables import Sample
 from flowdensity.divergence.centres import HalvedCentres, PathCentres, TrajectoryCentres, mismatched
 from flowdensity.solving import trajectory
 from flowdensity.training import divergence
-from flowdensity.training.divergence import centres_of
+from flowdensity.training.divergence import centres_about_data, centres_about_samples
 
 COUNT = 50_000
 
@@ -143,11 +143,10 @@ def test_halved_centres_are_half_of_the_one_law_and_half_of_the_other(count):
     assert drawn.noise.shape == (count, 2, 2)
 
 
-def rows_and_centres(count=1000):
-    """Three rows far apart, a flow that does not make them, and centres about them."""
-    model = random_flow(jr.key(13), 2, size=0.3)
-    rows = Sample(jnp.array([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]]), jnp.arange(3.0)[:, None][:, :0])
-    return model, rows, centres_of(jr.key(14), model, rows, count)
+def a_flow_and_rows():
+    """Three rows far apart, and a flow that does not make them."""
+    states = jnp.array([[2.0, 0.0], [-1.0, 2.0], [-1.0, -2.0]])
+    return random_flow(jr.key(13), 2, size=0.3), Sample(states, jnp.zeros((3, 0)))
 
 
 def ends(model, drawn):
@@ -161,8 +160,9 @@ def ends(model, drawn):
 
 
 def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it():
-    model, rows, centres = rows_and_centres()
-    drawn = centres["data"].draw(jr.key(15), 2000, rho=0.1, tails=0.0, directions=1)
+    model, rows = a_flow_and_rows()
+    centres = centres_about_data(jr.key(14), model, rows, 1000)
+    drawn = centres.draw(jr.key(15), 2000, rho=0.1, tails=0.0, directions=1)
     distance = np.linalg.norm(ends(model, drawn)[:, None] - np.asarray(rows.states), axis=2).min(axis=1)
     # Between the nodes a trajectory is a chord; on the path the noise leads elsewhere but near its end.
     assert np.max(distance[1000:]) < 0.05
@@ -171,20 +171,10 @@ def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it()
     np.testing.assert_allclose(drawn.width[1000:], np.maximum(0.1 * np.cos(drawn.time[1000:]), 0.01), atol=2e-4)
 
 
-def test_half_of_all_centres_are_about_the_data():
-    _, _, centres = rows_and_centres()
-    both, data, own = (centres[which] for which in ("both", "data", "model"))
-    first, second = jr.split(jr.key(16))
-    options = {"rho": 0.1, "tails": 0.2, "directions": 2}
-    expected = data.draw(first, 10, **options), own.draw(second, 10, **options)
-    drawn = both.draw(jr.key(16), 20, **options)
-    jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(a, jnp.concatenate([b, c])), drawn, *expected)
-
-
 def test_trajectories_that_would_not_fit_into_memory_are_fewer(monkeypatch):
     monkeypatch.setattr(divergence, "TRAJECTORY_NUMBERS", 2 * 17 * 2)
-    _, _, centres = rows_and_centres()
-    path, through = centres["data"].first, centres["data"].second
-    assert through.states.shape == (2, 17, 2)
-    assert len(path.sample.states) == 3
-    assert len(centres["model"].sample.states) == 2
+    model, rows = a_flow_and_rows()
+    about_data = centres_about_data(jr.key(16), model, rows, 1000)
+    assert about_data.first.sample.states.shape == (3, 2)
+    assert about_data.second.states.shape == (2, 17, 2)
+    assert centres_about_samples(jr.key(17), model, rows, 1000).sample.states.shape == (2, 2)
