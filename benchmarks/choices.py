@@ -9,9 +9,10 @@ Writes docs/choices.md. Only the flow is fitted, and scored with the exact diver
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -24,10 +25,13 @@ from columns import TABLES, split
 from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
+from flowdensity.training.loop import Schedule
 from flowdensity.training.prepare import default_network
 
 PAGE = Path("docs/choices.md")
 SCORED = 2_000
+PILOT, ANGLES = 1_000, 201
+"""Steps of the fit that tells the kinetic energy of each angle, and angles."""
 SEEDS = (0, 1, 2)
 TABLE_NAMES = (
     *("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16", "digits-64"),
@@ -68,39 +72,98 @@ class LikelihoodAngles(fd.AbstractPath):
         return fd.CondOT().grid(steps)
 
 
+class KineticOptimal(fd.AbstractPath):
+    r"""The schedule of least kinetic energy, as a function of what the flow does on the circle (Shaul et al. 2023, 2306.06626).
+
+    With $S(\phi)^2 = \mathbb{E}|F|^2/D$, the energy of $x_t = r(t)\,y_{\phi(t)}$ is $\int r'^2 + r^2 S^2\phi'^2\,dt$, that of a
+    plane curve with the polar coordinates $r$ and $\Theta = \int S\,d\phi$, and least along the chord. With $S = 1$ it is
+    `CondOT`, and as $S \to 0$ it is `Trigonometric` in the stretched angle.
+
+    Args:
+        times: path times, increasing from 0 to 1.
+        angles: angles there.
+    """
+
+    times: jax.Array
+    angles: jax.Array
+
+    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        angle = self.angle(t)
+        return jnp.sin(angle), jnp.cos(angle)
+
+    def angle(self, t: jax.Array) -> jax.Array:
+        return jnp.interp(t, self.times, self.angles)
+
+
+def kinetic_optimal(train: np.ndarray) -> KineticOptimal:
+    """That of the flow which a short fit learns."""
+    density, _ = fd.fit_flow(jr.key(11), train, steps=PILOT, divergence=fd.ExactDivergence(), progress=False)
+    model = density.model
+    rows = jnp.asarray(train[:SCORED], float)
+    white = jax.vmap(lambda row: model.scaling.whiten(row)[0])(rows)
+    noise = jr.normal(jr.key(12), white.shape)
+
+    @jax.jit
+    def speed(angle: jax.Array) -> jax.Array:
+        states = jnp.sin(angle) * white + jnp.cos(angle) * noise
+        fields = jax.vmap(lambda state: model.velocity(angle, state, jnp.zeros(0)))(states)
+        return jnp.sqrt(jnp.mean(jnp.square(fields)))
+
+    angles = np.linspace(0.0, 0.5 * np.pi, ANGLES)
+    speeds = np.asarray([speed(jnp.asarray(angle)) for angle in angles], np.float64)
+    stretched = np.insert(np.cumsum(0.5 * np.diff(angles) * (speeds[1:] + speeds[:-1])), 0, 0.0)
+    # Time along the chord between two points of the unit circle that are the whole stretched angle apart.
+    half = 0.5 * stretched[-1]
+    times = 0.5 * (1.0 + np.tan(stretched - half) / np.tan(half))
+    return KineticOptimal(jnp.asarray(times, float), jnp.asarray(angles, float))
+
+
+def decay_of(decay: float) -> dict[str, Any]:
+    """The velocity's training schedule with another weight decay."""
+    return {"flowdensity.training.velocity.Schedule": partial(Schedule, weight_decay=decay)}
+
+
+def nothing(*args: object, **kwargs: object) -> None:
+    """Stands for a function of the package, and finds nothing."""
+
+
 class Choice(NamedTuple):
     """What is otherwise than the default.
 
     Attributes:
-        options: of `fit_flow`, for so many rows and columns.
-        without: a function of the package that finds nothing.
+        options: of `fit_flow`, for the rows to learn from.
+        patched: names of the package, and what stands there instead.
     """
 
-    options: Callable[[int, int], dict[str, Any]] = lambda rows, dim: {}
-    without: str | None = None
+    options: Callable[[np.ndarray], dict[str, Any]] = lambda train: {}
+    patched: Mapping[str, Any] = MappingProxyType({})
 
     def fit(self, seed: int, train: np.ndarray) -> tuple[fd.FlowDensity, fd.FitReport]:
         """The density of a table, with its exact divergence."""
-        options = {"divergence": fd.ExactDivergence(), "progress": False} | self.options(*train.shape)
-        with patch(self.without, lambda *args, **kwargs: None) if self.without else nullcontext():
+        options = {"divergence": fd.ExactDivergence(), "progress": False} | self.options(train)
+        with ExitStack() as stack:
+            for name, instead in self.patched.items():
+                stack.enter_context(patch(name, instead))
             return fd.fit_flow(jr.key(seed), train, **options)
 
 
 def experts(count: int) -> Choice:
     """The default network with so many experts."""
-    return Choice(lambda rows, dim: {"network": default_network(jr.key(7), rows, dim, experts=count)})
+    return Choice(lambda train: {"network": default_network(jr.key(7), *train.shape, experts=count)})
 
 
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(),
-    "no mixture start": Choice(without="flowdensity.training.velocity.choose_start"),
-    "no bent tails": Choice(without="flowdensity.data.scaling.fit_johnson"),
+    "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}),
+    "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
     "no experts": experts(0),
     "16 experts": experts(16),
-    "Trigonometric": Choice(lambda rows, dim: {"path": fd.Trigonometric()}),
-    "VariancePreserving": Choice(lambda rows, dim: {"path": fd.VariancePreserving()}),
-    "half the angles for the likelihood": Choice(lambda rows, dim: {"path": LikelihoodAngles()}),
-    "all angles for the likelihood": Choice(lambda rows, dim: {"path": LikelihoodAngles(share=1.0)}),
+    "weight decay of 0.01": Choice(patched=decay_of(0.01)),
+    "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
+    "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),
+    "kinetic optimal": Choice(lambda train: {"path": kinetic_optimal(train)}),
+    "half the angles for the likelihood": Choice(lambda train: {"path": LikelihoodAngles()}),
+    "all angles for the likelihood": Choice(lambda train: {"path": LikelihoodAngles(share=1.0)}),
 }
 
 
