@@ -50,9 +50,9 @@ def kept(name: Name) -> Path:
     return KEPT / "peers" / f"{name}.flowdensity"
 
 
-def fit(name: Name) -> Fitted:
-    """What a method learns from the rows of a split."""
-    fitted = METHODS[name.method].fit(name.seed, split(TABLES[name.table], name.seed).train)
+def fit(name: Name, train: np.ndarray) -> Fitted:
+    """What the method of a cell learns from the rows of its split."""
+    fitted = METHODS[name.method].fit(name.seed, train)
     if fitted.density is not None:
         kept(name).parent.mkdir(parents=True, exist_ok=True)
         fd.save(kept(name), fitted.density)
@@ -63,7 +63,7 @@ def measure(name: Name) -> dict:
     """Fit one method to one split, and score the rest."""
     train, test = split(TABLES[name.table], name.seed)
     started = time.perf_counter()
-    fitted = fit(name)
+    fitted = fit(name, train)
     result: dict = {"seconds to fit": time.perf_counter() - started}
     held_out = np.asarray(fitted.log_prob(test[:SCORED]), np.float64)
     timed = np.resize(test, (TIMED, test.shape[1]))
@@ -85,7 +85,7 @@ def measure(name: Name) -> dict:
 def sampled(name: Name) -> dict:
     """Share of divergent transitions of NUTS on a density alone, by numpyro's defaults: four chains, 500 draws each."""
     file = kept(name)
-    density = fd.load(file) if file.exists() else fit(name).density
+    density = fd.load(file) if file.exists() else fit(name, split(TABLES[name.table], name.seed).train).density
     draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=500)
     return run | {"divergent": run["divergences"] / (draws.shape[0] * draws.shape[1])}
 
