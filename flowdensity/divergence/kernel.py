@@ -34,6 +34,7 @@ import jax.random as jr
 from .._typing import Array, Context, Float, Key, Rows, Scalar, State, Times
 from ..data.scaling import FULL_COVARIANCE_LIMIT
 from ..models.flows import AbstractProbabilityFlow
+from .gram_schmidt import gram_schmidt
 from .stein import DivergenceHead, seen_field
 
 
@@ -53,11 +54,9 @@ class Kernel(NamedTuple):
 
 def draw_frame(key: Key, directions: int, dim: int) -> Rows:
     """Standard-normal vectors of one length at right angles to each other, shape `(directions, dim)`, directions <= dim."""
-    vectors = jr.normal(key, (dim, directions))
-    basis, triangle = jnp.linalg.qr(vectors)
-    # The signs make the basis uniform (Mezzadri 2007); the length is that of a standard-normal vector, and independent.
-    basis = basis * jnp.sign(jnp.diag(triangle))
-    return jnp.linalg.norm(vectors[:, 0]) * basis.T
+    vectors = jr.normal(key, (dim, directions)).T
+    # The basis is uniform; the length is that of a standard-normal vector, and independent.
+    return jnp.linalg.norm(vectors[0]) * gram_schmidt(vectors)
 
 
 def frame_size(dim: int) -> int:

@@ -12,6 +12,7 @@ from .._checks import check_choice, check_count, check_key
 from .._typing import Array, Context, Float, Key, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
 from .exact import ExactDivergence
+from .gram_schmidt import gram_schmidt
 from .interface import AbstractDivergence
 
 EXACT = 16
@@ -101,7 +102,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
         probes = _draw(probe_key, (third, state.size), state.dtype, self.distribution)
         # A trace of the sketch itself keeps the basis, and its derivative, defined where the Jacobian vanishes.
         image = jax.vmap(tangent)(sketch) + jnp.sqrt(jnp.finfo(state.dtype).eps) * sketch
-        basis = jnp.linalg.qr(image.T)[0].T
+        basis = gram_schmidt(image)
         left = probes - (probes @ basis.T) @ basis
         return velocity, _quadratic(tangent, basis) + _quadratic(tangent, left) / third
 
