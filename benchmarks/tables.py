@@ -46,7 +46,11 @@ def cells_of(
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cached", action="store_true", help="compute nothing; write what the cells there are say")
     parser.add_argument(
-        "--only", nargs="+", metavar="PATTERN", default=["*"], help="cells to compute, as file patterns"
+        "--only",
+        nargs="+",
+        metavar="PATTERN",
+        default=["*"],
+        help="cells to compute, as file patterns: a space is a hyphen",
     )
     if quick:
         parser.add_argument("--quick", action="store_true", help=f"compute only {', '.join(quick)}")
