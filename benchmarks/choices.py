@@ -183,7 +183,7 @@ CHOICES: Mapping[str, Choice] = {
     "default": Choice(),
     "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}, tables=REAL),
     "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
-    "experts where there are none, none where there are": Choice(experts),
+    "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
     "noise floor of 0.05": Choice(patched={"flowdensity.training.velocity.draw_matching": draw_noisy}),
     "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
