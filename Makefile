@@ -38,8 +38,8 @@ lint: $(VENV)/.lint ## check style, formatting and types
 docs: $(VENV)/.docs ## build the site into site/; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-notebooks: $(VENV)/.notebooks ## run the tutorials anew, two at a time, and keep their outputs
-	printf '%s\n' docs/tutorials/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter-execute --inplace --timeout=1200
+notebooks: $(VENV)/.notebooks ## run the tutorials anew, two at a time and the longest first, and keep their outputs
+	printf '%s\n' docs/tutorials/*.ipynb | sort -r | xargs -P 2 -n 1 $(BIN)/jupyter-execute --inplace --timeout=1200
 
 bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/accuracy.py
