@@ -144,11 +144,6 @@ def tuned(density: fd.FlowDensity, train: np.ndarray) -> fd.FlowDensity:
     return fd.fit_likelihood(jr.key(13), train, model=density.model, divergence=exact, progress=False)[0]
 
 
-def as_it_is(density: fd.FlowDensity, train: np.ndarray) -> fd.FlowDensity:
-    """The density itself."""
-    return density
-
-
 class Choice(NamedTuple):
     """What is otherwise than the default.
 
@@ -161,7 +156,7 @@ class Choice(NamedTuple):
 
     options: Callable[[np.ndarray], dict[str, Any]] = lambda train: {}
     patched: Mapping[str, Any] = MappingProxyType({})
-    after: Callable[[fd.FlowDensity, np.ndarray], fd.FlowDensity] = as_it_is
+    after: Callable[[fd.FlowDensity, np.ndarray], fd.FlowDensity] = lambda density, train: density
     tables: Sequence[str] = REAL + SYNTHETIC
 
     def fit(self, train: np.ndarray) -> tuple[fd.FlowDensity, fd.FitReport]:
