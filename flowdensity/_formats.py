@@ -6,14 +6,15 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 6
+FORMAT = 7
 """Of the files that are written; older ones are read."""
 ADDED = {
     "Flow": {"start": 3, "context_reach": 5},
     "Diffusion": {"start": 3, "context_reach": 5},
     "EnergyNetwork": {"context_reach": 5, "experts": 6},
     "FitReport": {"start": 3},
-    "Scaling": {"tails": 3},
+    "Scaling": {"tails": 3, "edges": 7},
+    "StartChoice": {"lead": 7},
     "History": {"gain": 4},
 }
 """The format in which a type got a field: null in older ones, where there was no choice."""

@@ -24,6 +24,7 @@ import flowdensity as fd
 from flowdensity._formats import FORMAT, upgrade
 from flowdensity._specification import Reader, describe
 from flowdensity.data.johnson import JohnsonSU
+from flowdensity.data.marginals import MarginalGaussianisation
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.divergence.stein import DivergenceHead
@@ -104,13 +105,14 @@ def shaped(flow: fd.Flow, support: constraints.Constraint, event_shape: tuple[in
     return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
 
 
-def with_tails(scaling: Scaling) -> Scaling:
-    """Every other coordinate is bent."""
+def with_bends(scaling: Scaling) -> Scaling:
+    """Every other coordinate has a long tail, and the first an edge."""
     dim = scaling.dim
     shapes = np.stack([np.full(dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
     parts = (np.asarray(part) for part in (scaling.location, scaling.scale))
-    bent = JohnsonSU(shapes, np.arange(dim) % 2 == 0)
-    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, bent)
+    tails = JohnsonSU(shapes, np.arange(dim) % 2 == 0)
+    edges = MarginalGaussianisation(np.zeros(1, int), np.array([[-0.5, -0.1, 1.0]]), np.array([[0.1, 0.2, 0.9]]))
+    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, tails, edges)
 
 
 def named() -> fd.Flow:
@@ -154,7 +156,7 @@ START = GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 CONDITIONAL = random_flow(jr.key(1), 2, 2)
 CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
-    "long tails": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_tails(FLOW.scaling)))),
+    "tails and edges": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_bends(FLOW.scaling)))),
     "a mixture to start at": lambda: Case(dense(with_start(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
@@ -336,7 +338,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
-        fd.StartChoice(3, 0.01, (1.2, 0.1)),
+        fd.StartChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
     )
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")
@@ -470,7 +472,7 @@ def sample() -> fd.AmortizedDensity:
         np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
     )
     model = with_start(with_network(model, network), mixture)
-    model = eqx.tree_at(lambda m: m.scaling, model, with_tails(model.scaling))
+    model = eqx.tree_at(lambda m: m.scaling, model, with_bends(model.scaling))
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
 
@@ -500,7 +502,7 @@ def test_a_field_that_came_later_is_null_in_older_formats():
 if __name__ == "__main__":
     FILES.mkdir(exist_ok=True)
     density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
-    start, history = fd.StartChoice(2, 0.01, (0.3, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
+    start, history = fd.StartChoice(2, 0.01, (0.3, 0.1), (0.2, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
     events = density.sample(jr.key(0), (4,))
     report = fd.FitReport({"flow": history}, {"distillation": 1.0}, steps=steps, start=start)
     save(FILES / f"format-{FORMAT}.flow", density, report)

@@ -1,7 +1,8 @@
 r"""Whitening and supports: one invertible map between the user's events and the model's coordinates.
 
 An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint and is flattened to a vector $u$,
-whose coordinates with long tails are straightened (`JohnsonSU`). That is whitened, $y = W(u - \mu)$. $W$ is the inverse of
+whose coordinates with long tails are straightened (`JohnsonSU`), and those with edges and spikes taken to normal ones
+(`MarginalGaussianisation`). That is whitened, $y = W(u - \mu)$. $W$ is the inverse of
 $S P^{1/2}$, with $S$ the standard deviations and $P^{1/2}$ the symmetric root of a shrunk correlation matrix: of all whitenings
 the one whose coordinates stay closest to the columns (Kessy et al. 2018, American Statistician 72), whatever their order, and
 in an image to its places. $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what a model has to learn is only the departure from
@@ -17,11 +18,10 @@ from numpyro.distributions.transforms import Transform
 
 from .._typing import Array, Float, Scalar, State
 from .johnson import JohnsonSU, fit_johnson
+from .marginals import MarginalGaussianisation, fit_marginals
 from .sites import Sites
 from .weights import shares
-
-FULL_COVARIANCE_LIMIT = 256
-"""Above this dimension each coordinate is scaled by itself: a full matrix would cost more than the network."""
+from .whitening import FULL_COVARIANCE_LIMIT, moments, times_rows, whitening
 
 
 class Scaling(eqx.Module):
@@ -34,6 +34,7 @@ class Scaling(eqx.Module):
         event_shape: shape of one event.
         sites: names and shapes of the values that one event is made of; None where it has no names.
         tails: how coordinates with long tails are straightened; None where there are none.
+        edges: how coordinates with edges and spikes are straightened after that; None where there are none.
     """
 
     location: Float[Array, " dim"]
@@ -44,6 +45,7 @@ class Scaling(eqx.Module):
     event_shape: tuple[int, ...] = eqx.field(static=True)
     sites: Sites | None = eqx.field(static=True)
     tails: JohnsonSU | None
+    edges: MarginalGaussianisation | None
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Scaling(eqx.Module):
         event_shape: tuple[int, ...],
         sites: Sites | None = None,
         tails: JohnsonSU | None = None,
+        edges: MarginalGaussianisation | None = None,
     ):
         # The inverse is formed once, in float64 unless it is traced: a matrix product is many times faster than a
         # triangular solve inside a sampler, and a shrunk covariance is well conditioned.
@@ -67,29 +70,37 @@ class Scaling(eqx.Module):
         self.event_shape = event_shape
         self.sites = sites
         self.tails = tails
+        self.edges = edges
 
     @property
     def dim(self) -> int:
         """Dimension of the whitened state."""
         return self.location.shape[-1]
 
+    @property
+    def _bends(self) -> list[JohnsonSU | MarginalGaussianisation]:
+        """In the order in which they straighten."""
+        return [bends for bends in (self.tails, self.edges) if bends is not None]
+
     def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
         """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats."""
         transform: Transform = biject_to(self.support)
         unconstrained = transform._inverse(event)
         stretch = transform.log_abs_det_jacobian(unconstrained, event)
-        straight, log_bend = jnp.ravel(unconstrained), jnp.zeros(())
-        if self.tails is not None:
-            straight, log_bend = self.tails.straighten(straight)
+        straight, log_bends = jnp.ravel(unconstrained), jnp.zeros(())
+        for bends in self._bends:
+            straight, log_bend = bends.straighten(straight)
+            log_bends = log_bends + log_bend
         centred = straight - self.location
         state = self.whitener @ centred if self.whitener.ndim == 2 else self.whitener * centred
-        return state, log_bend - jnp.sum(stretch) - self.log_scale
+        return state, log_bends - jnp.sum(stretch) - self.log_scale
 
     def colour(self, state: State) -> Float[Array, "*event"]:
         """Event whose whitened state is `state`."""
         shift = self.scale @ state if self.scale.ndim == 2 else self.scale * state
-        straight = self.location + shift
-        flat = straight if self.tails is None else self.tails.bend(straight)
+        flat = self.location + shift
+        for bends in reversed(self._bends):
+            flat = bends.bend(flat)
         transform: Transform = biject_to(self.support)
         unconstrained = jnp.reshape(flat, transform.inverse_shape(self.event_shape))
         return jnp.asarray(transform(unconstrained))
@@ -107,7 +118,7 @@ def fit_scaling(
     sites: Sites | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[Scaling, np.ndarray]:
-    """Straighten the long tails in a table of events of up to 256 dimensions, and whiten it by its mean and shrunk covariance.
+    """Straighten tails and edges in a table of events of up to 256 dimensions, and whiten it by its mean and shrunk covariance.
 
     Args:
         events: float64 array of shape `(n, *event_shape)`, already checked.
@@ -118,37 +129,15 @@ def fit_scaling(
     Returns:
         The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.
     """
-    table = unconstrain(events, support).reshape(len(events), -1)
-    tails = fit_johnson(table, weights) if table.shape[1] <= FULL_COVARIANCE_LIMIT else None
-    if tails is not None:
-        with jax.enable_x64(True):
-            table = np.asarray(jax.vmap(lambda row: JohnsonSU(*tails).straighten(row)[0])(jnp.asarray(table)))
+    table, bends = unconstrain(events, support).reshape(len(events), -1), []
+    for fit, kind in ((fit_johnson, JohnsonSU), (fit_marginals, MarginalGaussianisation)):
+        found = fit(table, weights) if table.shape[1] <= FULL_COVARIANCE_LIMIT else None
+        bends.append(None if found is None else kind(*found))
+        if found is not None:
+            with jax.enable_x64(True):
+                table = np.asarray(jax.vmap(kind(*found).straighten)(jnp.asarray(table))[0])
     location, scale, whitener = whitening(table, weights)
-    bent = None if tails is None else JohnsonSU(*tails)
-    return Scaling(location, scale, support, events.shape[1:], sites, bent), times_rows(whitener, table - location)
-
-
-def whitening(
-    table: np.ndarray, weights: np.ndarray | None = None, least: np.ndarray | float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, root of the covariance and its inverse for a table of shape `(n, dim)`, with deviations of at `least` so much.
-
-    The covariance is shrunk towards its own diagonal scale by Ledoit and Wolf's rule (2004, J. Multivariate
-    Analysis 88), up to 256 dimensions; above, each coordinate has its own scale and both roots are vectors.
-    """
-    weights = shares(weights, len(table))
-    location, deviation = _moments(table, weights)
-    deviation = np.maximum(deviation, least)
-    if table.shape[1] > FULL_COVARIANCE_LIMIT:
-        return location, deviation, 1.0 / deviation
-    values, vectors = np.linalg.eigh(_shrunk_correlation((table - location) / deviation, weights))
-    scale = deviation[:, None] * (vectors * np.sqrt(values)) @ vectors.T
-    return location, scale, (vectors / np.sqrt(values)) @ vectors.T / deviation
-
-
-def times_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Product of a matrix, or the vector of a diagonal one, with each row of a table."""
-    return rows @ matrix.T if matrix.ndim == 2 else rows * matrix
+    return Scaling(location, scale, support, events.shape[1:], sites, *bends), times_rows(whitener, table - location)
 
 
 def standardise(
@@ -156,29 +145,8 @@ def standardise(
 ) -> tuple[Scaling, np.ndarray]:
     """Put each coordinate of a table of contexts, shape `(n, *context_shape)`, on mean 0 and standard deviation 1."""
     table = contexts.reshape(len(contexts), -1)
-    location, deviation = _moments(table, shares(weights, len(table)))
+    location, deviation = moments(table, shares(weights, len(table)))
     return (
         Scaling(location, deviation, constraints.real, contexts.shape[1:], sites),
         (table - location) / deviation,
     )
-
-
-def _moments(table: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation of each column."""
-    location = weights @ table
-    return location, np.sqrt(weights @ np.square(table - location))
-
-
-def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ledoit and Wolf's estimate for standardised rows, of shape `(n, dim)`, shrunk towards the identity."""
-    dim = standard.shape[1]
-    weighted = weights[:, None] * standard
-    correlation = weighted.T @ standard
-    # The variance of a weighted mean of products, summed over all pairs of columns.
-    products = np.square(weighted).T @ np.square(standard)
-    crossed = correlation * ((np.square(weights)[:, None] * standard).T @ standard)
-    noise = np.sum(products - 2.0 * crossed + np.sum(np.square(weights)) * np.square(correlation))
-    distance = np.sum(np.square(correlation - np.eye(dim)))
-    # 1e-6 keeps exactly collinear columns invertible in float32.
-    shrinkage = np.clip(noise / distance, 1e-6, 1.0) if distance > 0.0 else 1.0
-    return (1.0 - shrinkage) * correlation + shrinkage * np.eye(dim)

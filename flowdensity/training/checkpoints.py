@@ -15,7 +15,7 @@ from .. import _container
 from .._checks import check_path
 
 SUFFIX = ".checkpoint"
-VERSION = 2
+VERSION = 3
 """Of what a stage keeps and how it judges: a fit that an older version began is not gone on with."""
 
 

@@ -51,7 +51,7 @@ def fit_flow(
 
     Two stages. The first fits the velocity $F$ of a probability flow to $\cos\phi\,x_1 - \sin\phi\,e$ (Lipman et al.
     2023, arXiv 2210.02747) and stops where held-out rows are fitted best; it starts at $F = 0$, the fitted
-    Gaussian, or below 2,000 rows, without a context, at a mixture of Gaussians if held-out rows are likelier under it. The
+    Gaussian, or below 2,000 rows, without a context, at a mixture of Gaussians if held-out rows are likelier for it. The
     second freezes $F$ and distils its divergence with `fit_divergence`.
 
     Args:

@@ -14,9 +14,10 @@ from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 
 from .._typing import Key
-from ..data.scaling import FULL_COVARIANCE_LIMIT, Scaling, times_rows, whitening
+from ..data.scaling import Scaling
 from ..data.tables import Sample
 from ..data.weights import mean_and_error, resampled, shares
+from ..data.whitening import FULL_COVARIANCE_LIMIT, times_rows, whitening
 from ..models.mixture import GaussianMixture
 from .options import SMALL
 from .splits import kinds
@@ -39,19 +40,34 @@ class StartChoice:
         components: of the mixture of Gaussians; 1 is the fitted Gaussian.
         floor: what was added to the variances of its components, as a fraction of those of all rows.
         gain: mean log density of held-out rows under the best mixture less that under one Gaussian, nats, and its standard error.
+        lead: the same of flows that were trained from the mixture less that of flows from one Gaussian; None where only the
+            one or the other was trained.
     """
 
     components: int
     floor: float
     gain: tuple[float, float]
+    lead: tuple[float, float] | None = None
+
+    def compared(self, lead: tuple[float, float]) -> "StartChoice":
+        """The choice once flows from both starts were trained: the fitted Gaussian if theirs is the lead."""
+        return (
+            StartChoice(self.components, self.floor, self.gain, lead)
+            if lead[0] >= 0.0
+            else StartChoice(1, 0.0, self.gain, lead)
+        )
 
     def summary(self) -> str:
         """One line of text."""
         gain, error = self.gain
         chosen = "the fitted Gaussian" if self.components == 1 else f"a mixture of {self.components} Gaussians"
-        return (
+        text = (
             f"start: {chosen}; on held-out rows the best mixture is {gain:+.3f} +- {error:.3f} nats above one Gaussian"
         )
+        if self.lead is None:
+            return text
+        lead, error = self.lead
+        return f"{text}, and flows trained from it {lead:+.3f} +- {error:.3f} above flows trained from the Gaussian"
 
 
 def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -> StartChoice | None:

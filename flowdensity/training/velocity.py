@@ -40,6 +40,15 @@ class HeldRows(NamedTuple):
     key: Key
 
 
+class Run(NamedTuple):
+    """One way to train: the model on all rows where it starts, those of the folds there and trained, and their losses."""
+
+    model: Flow | Diffusion
+    started: Flow | Diffusion
+    trained: Flow | Diffusion
+    history: History
+
+
 class Inputs(NamedTuple):
     """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by."""
 
@@ -64,9 +73,10 @@ def fit_velocity(
     From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
     few rows to tell, and that loss too noisy: five networks, each with another part held out, are trained side by side and
     judged by the likelihood of what they have not seen. The model is then trained on all rows for as many steps as did best,
-    unless the gain in likelihood over the start is within the standard error of that gain: then it is left there. Each
-    starts at a mixture of Gaussians, fitted to its own rows, if held-out rows are likelier under such a mixture
-    (`choose_start`); with contexts they start at the fitted Gaussian.
+    unless the gain in likelihood over the start is within the standard error of that gain: then it is left there. If held-out
+    rows are likelier under a mixture of Gaussians (`choose_start`), the five are trained twice, from such mixtures, each fitted
+    to its own rows, and from the fitted Gaussian, and those are taken under which held-out rows are then likelier. With contexts
+    they start at the fitted Gaussian.
 
     Args:
         key: JAX PRNG key.
@@ -92,7 +102,7 @@ def fit_velocity(
     held = held_out(rows, validation)
     folds = min(FOLDS, rows // held) if small and table.effective >= FEWEST else 1
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits(split_key, table, held, folds)]
-    choice, models, began = None, [model] * folds, time.monotonic()
+    choice, starts, began = None, [(model, [model] * folds)], time.monotonic()
     if folds > 1:
         # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
         with threadpool_limits(limits=1):
@@ -100,11 +110,11 @@ def fit_velocity(
             # A mixture knows of no context.
             if not table.contexts.shape[1]:
                 choice = choose_start(start_key, model.scaling, table, progress=progress)
-            if choice is not None:
-                models = [with_start(model, fit_start(kept, choice)) for kept, _ in pairs]
-                model = with_start(model, fit_start(table, choice))
+            if choice is not None and choice.components > 1:
+                mixtures = [with_start(model, fit_start(kept, choice)) for kept, _ in pairs]
+                starts.insert(0, (with_start(model, fit_start(table, choice)), mixtures))
         if checkpoint is not None:
-            checkpoint = checkpoint.narrowed(models, model)
+            checkpoint = checkpoint.narrowed(starts)
     preparation = time.monotonic() - began
     kept_rows, held_rows = (_stack(side) for side in zip(*pairs, strict=True))
     held_keys = jr.split(held_key, folds)
@@ -144,26 +154,37 @@ def fit_velocity(
             raise
         return with_network(args.models, networks), history
 
-    started = _stack(models)
-    trained, history = run(train_key, Inputs(started, kept_rows, judged), schedule, stage)
-    history.seconds += preparation
+    runs: list[Run] = []
+    for model, models in starts:
+        started, name = _stack(models), f"{stage}, from one Gaussian" if runs else stage
+        runs.append(Run(model, started, *run(train_key, Inputs(started, kept_rows, judged), schedule, name)))
+        if runs[-1].history.interrupted:
+            break
+    best = runs[0]
     if isinstance(judged, MatchingDraws):
-        return _first(trained), history, choice
-    history.gain = gain, error = _gain(started, trained, judged)
+        return _first(best.trained), best.history, choice
+    if len(runs) > 1:
+        lead = _gain(runs[1].trained, best.trained, judged)
+        choice = choice.compared(lead)
+        best = best if lead[0] >= 0.0 else runs[1]
+    history = best.history
+    history.seconds = preparation + sum(each.history.seconds for each in runs)
+    history.interrupted = runs[-1].history.interrupted
+    history.gain = gain, error = _gain(runs[0].started, best.trained, judged)
     if not gain > error:
         history.best_step = 0
         history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
-        return model, history, choice
+        return runs[0].model, history, choice
     if history.interrupted:
-        return _first(trained), history, choice
+        return _first(best.trained), history, choice
     everything = table.take(jr.permutation(split_key, rows)[None])
     final = dataclasses.replace(schedule, patience=None, stop=history.best_step)
     # Nothing is held out from the last run: what is reported is the cross-validation.
     one_fold = jax.tree.map(lambda leaf: leaf[:1], judged._replace(sample=judged.sample._replace(weights=None)))
-    best, last = run(final_key, Inputs(_stack([model]), everything, one_fold), final, f"{stage}, all rows")
+    trained, last = run(final_key, Inputs(_stack([best.model]), everything, one_fold), final, f"{stage}, all rows")
     history.seconds += last.seconds
     history.interrupted = last.interrupted
-    return _first(best), history, choice
+    return _first(trained), history, choice
 
 
 def _some(key: Key, part: Sample, most: int) -> Sample:

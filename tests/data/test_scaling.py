@@ -7,7 +7,8 @@ import pytest
 from numpyro.distributions import constraints
 from references import EPS32, x64
 
-from flowdensity.data.scaling import FULL_COVARIANCE_LIMIT, fit_scaling, standardise
+from flowdensity.data.scaling import fit_scaling, standardise
+from flowdensity.data.whitening import FULL_COVARIANCE_LIMIT
 
 
 def rows(shape: tuple[int, ...], count: int = 200, seed: int = 0) -> np.ndarray:

@@ -31,19 +31,34 @@ def on_path(path):
 
 
 @pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
-def test_matching_draws_follow_the_path(path):
+def test_matching_draws_follow_the_path_and_the_likelihood(path):
     sample = Sample(jnp.arange(20.0).reshape(10, 2), jnp.arange(10.0)[:, None])
     draws = draw_matching(jr.key(1), sample, on_path(path), COUNT)
     assert draws.noise.shape == (COUNT, 2)
     np.testing.assert_array_equal(draws.sample.contexts[:, 0], draws.sample.states[:, 0] / 2.0)
-    # Uniform in the path's own time: the empirical distribution of the angles is the path's.
+    # Half of them uniform in the path's own time, and half with the density min(tan, 10), integrated numerically.
     t = np.linspace(0.05, 0.95, 10)
-    share = [np.mean(np.asarray(draws.angles) < a) for a in np.asarray(path.angle(jnp.asarray(t)))]
-    np.testing.assert_allclose(share, t, atol=2.0 / COUNT + 1e-5)
+    places = np.asarray(path.angle(jnp.asarray(t)), np.float64)
+    grid = np.linspace(0.0, 0.5 * np.pi, 200_001)
+    weight = np.minimum(np.tan(grid), 10.0)
+    below = np.insert(np.cumsum(0.5 * (weight[1:] + weight[:-1])), 0, 0.0)
+    expected = 0.5 * t + 0.5 * np.interp(places, grid, below / below[-1])
+    share = [np.mean(np.asarray(draws.angles) < place) for place in places]
+    np.testing.assert_allclose(share, expected, atol=4.0 / COUNT + 1e-5)
     for noise in np.asarray(draws.noise).T:
         mean, error = spread(noise)
         assert abs(mean) < 4.5 * error
         assert abs(np.var(noise) - 1.0) < 4.5 * np.sqrt(2.0 / COUNT)
+
+
+def test_no_angle_is_beyond_the_ends_of_a_model():
+    flow = random_flow(jr.key(9), 2)
+    shared = (flow.scaling, flow.context_scaling, flow.reach)
+    for prediction, first, last in (("noise", 0.01, 0.5 * np.pi), ("data", 0.0, 0.5 * np.pi - 0.01)):
+        model = fd.Diffusion(flow.network, fd.VariancePreserving(), prediction, *shared)
+        angles = draw_matching(jr.key(1), Sample(jnp.zeros((2, 2)), jnp.zeros((2, 0))), model, COUNT).angles
+        assert np.float32(first) <= angles.min()
+        assert angles.max() <= np.float32(last)
 
 
 def gaussian_draws(eigenvalues, path):
@@ -76,7 +91,9 @@ def test_the_loss_is_least_at_the_exact_field():
     values = jax.jit(jax.vmap(lambda d: matching_loss(exact, jax.tree.map(lambda leaf: leaf[None], d))))(draws)
     mean, error = spread(values)
     angles = (np.arange(10_000) + 0.5) / 10_000 * np.pi / 2.0
-    expected = np.mean([v / (v * np.sin(angles) ** 2 + np.cos(angles) ** 2) for v in eigenvalues])
+    loss = np.mean([v / (v * np.sin(angles) ** 2 + np.cos(angles) ** 2) for v in eigenvalues], axis=0)
+    # Half of the angles are uniform and half weighed as the likelihood weighs them.
+    expected = 0.5 * np.mean(loss) + 0.5 * np.average(loss, weights=np.minimum(np.tan(angles), 10.0))
     assert abs(mean - expected) < 4.5 * error
     for wrong in ([2.0, 0.2], [3.0, 0.4], [1.0, 1.0]):
         other = jax.jit(jax.vmap(lambda d, wrong=wrong: one(wrong, d)))(draws)
