@@ -30,6 +30,7 @@ from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
 from flowdensity.training.options import SMALL
 from flowdensity.training.prepare import default_network
+from flowdensity.training.velocity import HeldRows, Run
 
 PAGE = Path("docs/choices.md")
 SCORED = 2_000
@@ -41,39 +42,6 @@ FLOOR = 0.05
 """Standard deviation of the noise that is added to whitened rows."""
 REAL = ("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16", "digits-64")
 SYNTHETIC = ("moons", "checkerboard", "funnel", "mixture-8", "mixture-32")
-
-
-class LikelihoodAngles(fd.AbstractPath):
-    r"""Angles drawn so that the plain matching loss has the weight which bounds the likelihood, on the grid of `CondOT`.
-
-    An error $\Delta F$ of the velocity is one of $\tan\phi\,\Delta F$ in the score, and the Kullback-Leibler divergence of a
-    diffusion of constant signal-to-noise decay is at most $\int\tan\phi\,|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum
-    likelihood training", arXiv 2101.09258). The tangent is cut at `most`, and a share of the draws is that of `CondOT`.
-
-    Args:
-        most: largest weight of an angle.
-        share: of the draws that have the weight.
-    """
-
-    most: float = 10.0
-    share: float = 0.5
-
-    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angle = self.angle(t)
-        return jnp.sin(angle), jnp.cos(angle)
-
-    def angle(self, t: jax.Array) -> jax.Array:
-        # The first times have the one law and the last the other: the order of a batch does not matter.
-        cut = jnp.arctan(self.most)
-        until = -jnp.log(jnp.cos(cut))
-        whole = until + self.most * (0.5 * jnp.pi - cut)
-        u = jnp.clip(t / self.share, 0.0, 1.0) * whole
-        weighted = jnp.where(u < until, jnp.arccos(jnp.exp(-u)), cut + (u - until) / self.most)
-        plain = fd.CondOT().angle(jnp.clip((t - self.share) / max(1.0 - self.share, 1e-6), 0.0, 1.0))
-        return jnp.where(t < self.share, weighted, plain)
-
-    def grid(self, steps: int) -> jax.Array:
-        return fd.CondOT().grid(steps)
 
 
 class KineticOptimal(fd.AbstractPath):
@@ -131,6 +99,11 @@ def nothing(*args: object, **kwargs: object) -> None:
     """Stands for a function of the package, and finds nothing."""
 
 
+def first(runs: Sequence[Run], held: HeldRows) -> tuple[Run, None]:
+    """Stands for what compares flows from both starts, and stays with the mixture."""
+    return runs[0], None
+
+
 def draw_noisy(key: jax.Array, sample: Sample, *args: Any) -> MatchingDraws:
     """Draws for the matching loss of rows with fresh noise on them: the density that is learned is smoothed so far."""
     draw_key, noise_key = jr.split(key)
@@ -177,6 +150,8 @@ def experts(train: np.ndarray) -> dict[str, Any]:
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(),
     "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}, tables=REAL),
+    "always from the mixture": Choice(patched={"flowdensity.training.velocity._best": first}, tables=REAL),
+    "no edges straightened": Choice(patched={"flowdensity.data.scaling.fit_marginals": nothing}, tables=("digits-64",)),
     "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
     "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
@@ -184,8 +159,8 @@ CHOICES: Mapping[str, Choice] = {
     "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
     "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),
     "kinetic optimal": Choice(lambda train: {"path": kinetic_optimal(train)}),
-    "half the angles for the likelihood": Choice(lambda train: {"path": LikelihoodAngles()}),
-    "all angles for the likelihood": Choice(lambda train: {"path": LikelihoodAngles(share=1.0)}),
+    "no angles for the likelihood": Choice(patched={"flowdensity.training.losses.LIKELY": 0.0}),
+    "all angles for the likelihood": Choice(patched={"flowdensity.training.losses.LIKELY": 1.0}),
     "tuned on the likelihood": Choice(after=tuned),
 }
 PATHS = ("default", "Trigonometric", "VariancePreserving", "kinetic optimal")

@@ -61,7 +61,8 @@ def fit_flow(
             apart.
         context: what the density is conditional on, shape `(n, *context_shape)`, or a dict of such arrays; None for an
             unconditional density.
-        path: where along the circle to train and step; `CondOT()` by default.
+        path: where along the circle to step, and to train with half of the terms of the loss; the other half is where the
+            likelihood weighs errors. `CondOT()` by default.
         support: numpyro constraint of one event, such as `constraints.positive`; a list with one for each coordinate of a
             vector; or a dict with one for each named site that is not real. The real line by default.
         network: an initialised `AbstractNetwork` whose output starts at zero; by default a `ResidualMLP`
@@ -129,8 +130,7 @@ def fit_diffusion(
         key: JAX PRNG key.
         data: as `fit_flow`.
         context: as `fit_flow`.
-        path: where along the circle to train and step: `VariancePreserving()` by default, `VarianceExploding()`,
-            `Trigonometric()`.
+        path: as `fit_flow`: `VariancePreserving()` by default, `VarianceExploding()`, `Trigonometric()`.
         prediction: what the network predicts: "velocity", "noise", "data" or "score".
         support: as `fit_flow`.
         network: as `fit_flow`.

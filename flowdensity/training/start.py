@@ -49,14 +49,6 @@ class StartChoice:
     gain: tuple[float, float]
     lead: tuple[float, float] | None = None
 
-    def compared(self, lead: tuple[float, float]) -> "StartChoice":
-        """The choice once flows from both starts were trained: the fitted Gaussian if theirs is the lead."""
-        return (
-            StartChoice(self.components, self.floor, self.gain, lead)
-            if lead[0] >= 0.0
-            else StartChoice(1, 0.0, self.gain, lead)
-        )
-
     def summary(self) -> str:
         """One line of text."""
         gain, error = self.gain

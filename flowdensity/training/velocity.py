@@ -160,21 +160,21 @@ def fit_velocity(
         runs.append(Run(model, started, *run(train_key, Inputs(started, kept_rows, judged), schedule, name)))
         if runs[-1].history.interrupted:
             break
-    best = runs[0]
     if isinstance(judged, MatchingDraws):
-        return _first(best.trained), best.history, choice
-    if len(runs) > 1:
-        lead = _gain(runs[1].trained, best.trained, judged)
-        choice = choice.compared(lead)
-        best = best if lead[0] >= 0.0 else runs[1]
+        return _first(runs[0].trained), runs[0].history, choice
+    best, lead = _best(runs, judged)
     history = best.history
     history.seconds = preparation + sum(each.history.seconds for each in runs)
     history.interrupted = runs[-1].history.interrupted
     history.gain = gain, error = _gain(runs[0].started, best.trained, judged)
+    if choice is not None:
+        choice = dataclasses.replace(choice, lead=lead)
     if not gain > error:
         history.best_step = 0
         history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
         return runs[0].model, history, choice
+    if choice is not None and best is not runs[0]:
+        choice = dataclasses.replace(choice, components=1, floor=0.0)
     if history.interrupted:
         return _first(best.trained), history, choice
     everything = table.take(jr.permutation(split_key, rows)[None])
@@ -200,6 +200,14 @@ def _some(key: Key, part: Sample, most: int) -> Sample:
 def _log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "folds rows"]:
     """Of held-out rows, each under the model of its fold, in nats."""
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
+
+
+def _best(runs: Sequence[Run], held: HeldRows) -> tuple[Run, tuple[float, float] | None]:
+    """The run under which held-out rows are likelier, and by how much the first leads the second, where there are two."""
+    if len(runs) == 1:
+        return runs[0], None
+    lead = _gain(runs[1].trained, runs[0].trained, held)
+    return runs[0] if lead[0] >= 0.0 else runs[1], lead
 
 
 def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> tuple[float, float]:

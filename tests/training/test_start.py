@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling
 from flowdensity.data.tables import Sample
+from flowdensity.models.mixture import GaussianMixture as GaussianMixtureStart
 from flowdensity.training.start import StartChoice, choose_start, fit_start, whiten_again
 
 
@@ -112,6 +113,31 @@ def test_a_fit_on_few_rows_starts_there():
     fresh = MIXTURE.sample(rng, 4_000)
     gap, error = paired(MIXTURE.log_prob(fresh), density.log_prob(np.float32(fresh)))
     assert -4.0 * error < gap < 0.12 + 4.0 * error
+
+
+def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
+    """The two sets of flows are compared by the rows that each has not seen; here the mixture is a bad one on purpose."""
+
+    def bad(table, choice):
+        return GaussianMixtureStart(np.ones(2), np.array([[9.0, 0.0], [-9.0, 0.0]]), np.tile(np.eye(2), (2, 1, 1)))
+
+    network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
+    rows = MIXTURE.sample(np.random.default_rng(4), 300)
+    options = {"network": network, "steps": 100, "divergence": fd.ExactDivergence(), "progress": False}
+    _, report = fd.fit_flow(jr.key(0), rows, **options)
+    lead, error = report.start.lead
+    assert report.start.components > 1
+    assert lead > 0.0
+    assert f"flows trained from it {lead:+.3f} +- {error:.3f} above" in report.summary()
+    monkeypatch.setattr("flowdensity.training.velocity.fit_start", bad)
+    density, report = fd.fit_flow(jr.key(0), rows, **options)
+    assert report.start.components == 1
+    assert report.start.lead[0] < -1.0
+    assert density.model.start is None
+    # What is reported is the gain over what was offered to start at, and the losses are those of the flows that were taken.
+    history = report.histories["flow"]
+    assert history.gain[0] > 1.0
+    assert history.validation[0] < 2.0
 
 
 @pytest.mark.slow
