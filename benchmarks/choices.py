@@ -30,7 +30,7 @@ from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
 from flowdensity.training.options import SMALL
 from flowdensity.training.prepare import default_network
-from flowdensity.training.velocity import HeldRows, Run
+from flowdensity.training.velocity import FEW_DIMENSIONS, HeldRows, Run, default_rate
 
 PAGE = Path("docs/choices.md")
 SCORED = 2_000
@@ -147,6 +147,12 @@ def experts(train: np.ndarray) -> dict[str, Any]:
     return {"network": default_network(jr.key(7), *train.shape, experts=16 if len(train) < SMALL else 0)}
 
 
+def other_rate(train: np.ndarray) -> dict[str, Any]:
+    """Half the default in up to three dimensions, and twice the default in more."""
+    few = train.shape[1] <= FEW_DIMENSIONS
+    return {"learning_rate": default_rate(False, train.shape[1]) * (0.5 if few else 2.0)}
+
+
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(),
     "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}, tables=REAL),
@@ -156,6 +162,7 @@ CHOICES: Mapping[str, Choice] = {
     "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
     "noise floor of 0.05": Choice(patched={"flowdensity.training.velocity.draw_matching": draw_noisy}),
+    "the other learning rate": Choice(other_rate, tables=SYNTHETIC),
     "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
     "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),
     "kinetic optimal": Choice(lambda train: {"path": kinetic_optimal(train)}),

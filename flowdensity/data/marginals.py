@@ -19,6 +19,7 @@ import optimistix
 from scipy.stats import differential_entropy, norm
 
 from .._typing import Array, Float, Int, Scalar
+from .johnson import EPS32
 from .weights import resampled
 from .whitening import times_rows, whitening
 
@@ -37,7 +38,6 @@ NARROW = 1e-3
 """The least width of a law, in standard deviations of the coordinate."""
 FOLDS = 5
 BISECTIONS = 50
-EPS32 = float(np.finfo(np.float32).eps)
 
 
 class MarginalGaussianisation(eqx.Module):

@@ -70,8 +70,8 @@ def fit_flow(
         divergence: "stein" distils; an `AbstractDivergence`, such as `ExactDivergence()`, is used as it is.
         steps: optimiser steps of each stage at most; by default 8,000, or 4,000 below 2,000 rows.
         batch_size: terms of the loss in each step; by default 512.
-        learning_rate: peak learning rate; by default 1e-3 for the velocity (3e-4 below 2,000 rows) and
-            2e-3 for its divergence.
+        learning_rate: peak learning rate; by default 1e-3 for the velocity (2e-3 in up to three dimensions, 3e-4 below 2,000
+            rows) and 2e-3 for its divergence.
         validation: fraction of the rows held out for early stopping, between 0 and 1. Below 2,000 rows the number of steps
             is that under which five such parts are likeliest, and the flow is then trained on all rows; it is left at its
             start unless these gain more over that than the standard error.
