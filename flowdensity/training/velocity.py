@@ -164,19 +164,19 @@ def fit_velocity(
             break
     if isinstance(judged, MatchingDraws):
         return _first(runs[0].trained), runs[0].history, choice
-    best, lead = _best(runs, judged)
+    taken = _taken(runs, judged)
+    best = runs[0] if taken is None else taken
     history = best.history
     history.seconds = preparation + sum(each.history.seconds for each in runs)
     history.interrupted = runs[-1].history.interrupted
-    history.gain = gain, error = _gain(runs[0].started, best.trained, judged)
-    if choice is not None:
-        choice = dataclasses.replace(choice, lead=lead)
-    if not gain > error:
+    history.gain = _gain(best.started, best.trained, judged)
+    if choice is not None and len(runs) > 1:
+        choice = dataclasses.replace(choice, lead=_gain(runs[1].trained, runs[0].trained, judged))
+        choice = choice if best is runs[0] else dataclasses.replace(choice, components=1, floor=0.0)
+    if taken is None:
         history.best_step = 0
         history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
-        return runs[0].model, history, choice
-    if choice is not None and best is not runs[0]:
-        choice = dataclasses.replace(choice, components=1, floor=0.0)
+        return best.model, history, choice
     if history.interrupted:
         return _first(best.trained), history, choice
     everything = table.take(jr.permutation(split_key, rows)[None])
@@ -209,12 +209,11 @@ def _log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "fo
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
 
 
-def _best(runs: Sequence[Run], held: HeldRows) -> tuple[Run, tuple[float, float] | None]:
-    """The run under which held-out rows are likelier, and by how much the first leads the second, where there are two."""
-    if len(runs) == 1:
-        return runs[0], None
-    lead = _gain(runs[1].trained, runs[0].trained, held)
-    return runs[0] if lead[0] >= 0.0 else runs[1], lead
+def _taken(runs: Sequence[Run], held: HeldRows) -> Run | None:
+    """The run whose held-out rows gain most over the start of the first; None if no gain is more than its standard error."""
+    gains = [_gain(runs[0].started, run.trained, held) for run in runs]
+    worth = [(gain, number) for number, (gain, error) in enumerate(gains) if gain > error]
+    return runs[max(worth)[1]] if worth else None
 
 
 def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> tuple[float, float]:
