@@ -138,6 +138,9 @@ class Choice(NamedTuple):
         with ExitStack() as stack:
             for name, instead in self.patched.items():
                 stack.enter_context(patch(name, instead))
+            # What was compiled before knows nothing of what is patched, and the next cell must not know of it.
+            jax.clear_caches()
+            stack.callback(jax.clear_caches)
             density, report = fd.fit_flow(jr.key(SEED), train, **options)
         return self.after(density, train), report
 
