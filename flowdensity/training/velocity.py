@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import equinox as eqx
 import jax
@@ -42,12 +42,12 @@ class HeldRows(NamedTuple):
     key: Key
 
 
-class Run(NamedTuple):
+class Run(NamedTuple, Generic[Started]):
     """One way to train: the model on all rows where it starts, those of the folds there and trained, and their losses."""
 
-    model: Flow | Diffusion
-    started: Flow | Diffusion
-    trained: Flow | Diffusion
+    model: Started
+    started: Started
+    trained: Started
     history: History
 
 
@@ -156,7 +156,7 @@ def fit_velocity(
             raise
         return with_network(args.models, networks), history
 
-    runs: list[Run] = []
+    runs: list[Run[Started]] = []
     for model, models in starts:
         started, name = _stack(models), f"{stage}, from one Gaussian" if runs else stage
         runs.append(Run(model, started, *run(train_key, Inputs(started, kept_rows, judged), schedule, name)))
@@ -209,7 +209,7 @@ def _log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "fo
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
 
 
-def _taken(runs: Sequence[Run], held: HeldRows) -> Run | None:
+def _taken(runs: Sequence[Run[Started]], held: HeldRows) -> Run[Started] | None:
     """The run whose held-out rows gain most over the start of the first; None if no gain is more than its standard error."""
     gains = [_gain(runs[0].started, run.trained, held) for run in runs]
     worth = [(gain, number) for number, (gain, error) in enumerate(gains) if gain > error]
