@@ -169,8 +169,11 @@ CHOICES: Mapping[str, Choice] = {
     "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
     "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),
     "kinetic optimal": Choice(lambda train: {"path": kinetic_optimal(train)}),
-    "no angles for the likelihood": Choice(patched={"flowdensity.training.losses.LIKELY": 0.0}),
-    "all angles for the likelihood": Choice(patched={"flowdensity.training.losses.LIKELY": 1.0}),
+    "no angles for the likelihood": Choice(patched={"flowdensity.training.velocity.likely_share": lambda *of: 0.0}),
+    "half the angles for the likelihood": Choice(
+        patched={"flowdensity.training.velocity.likely_share": lambda *of: 0.5}
+    ),
+    "all angles for the likelihood": Choice(patched={"flowdensity.training.velocity.likely_share": lambda *of: 1.0}),
     "tuned on the likelihood": Choice(after=tuned),
 }
 PATHS = ("default", "Trigonometric", "VariancePreserving", "kinetic optimal")

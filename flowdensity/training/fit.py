@@ -61,8 +61,8 @@ def fit_flow(
             apart.
         context: what the density is conditional on, shape `(n, *context_shape)`, or a dict of such arrays; None for an
             unconditional density.
-        path: where along the circle to step, and to train with half of the terms of the loss; the other half is where the
-            likelihood weighs errors. `CondOT()` by default.
+        path: where along the circle to train and step; `CondOT()` by default. Below 2,000 rows, and in up to three dimensions,
+            half of the terms of the loss are where the likelihood weighs errors.
         support: numpyro constraint of one event, such as `constraints.positive`; a list with one for each coordinate of a
             vector; or a dict with one for each named site that is not real. The real line by default.
         network: an initialised `AbstractNetwork` whose output starts at zero; by default a `ResidualMLP`

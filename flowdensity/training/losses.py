@@ -14,7 +14,7 @@ from ..models.flows import AbstractCircle
 from ..models.paths import stratified_times
 
 LIKELY = 0.5
-"""Share of the angles that are drawn as the likelihood weighs them."""
+"""Share of the angles that are drawn as the likelihood weighs them, where any are."""
 STEEPEST = 10.0
 """Largest weight of an angle, relative to that of 45 degrees, in the angles for the likelihood."""
 
@@ -28,19 +28,20 @@ class MatchingDraws(NamedTuple):
 
 
 @eqx.filter_jit
-def draw_matching(key: Key, sample: Sample, model: AbstractCircle, count: int) -> MatchingDraws:
+def draw_matching(key: Key, sample: Sample, model: AbstractCircle, count: int, likely: float = LIKELY) -> MatchingDraws:
     r"""Draw rows, angles and noise for `count` terms of the matching loss.
 
-    Half of the angles are those of the model's path, and half are drawn as the likelihood weighs them (`likelihood_angles`).
+    A share `likely` of the angles is drawn as the likelihood weighs them (`likelihood_angles`), and the others are those of the
+    model's path.
 
     Returns:
         `MatchingDraws` with a leading axis of `count`.
     """
-    rows, times, likely, noise = jr.split(key, 4)
+    rows, times, weighed, noise = jr.split(key, 4)
     chosen = sample.draw(rows, count)
     first, last = model.times(1)
-    several = round(LIKELY * count)
-    for_likelihood = jnp.clip(likelihood_angles(stratified_times(likely, several)), first, last)
+    several = round(likely * count)
+    for_likelihood = jnp.clip(likelihood_angles(stratified_times(weighed, several)), first, last)
     angles = jnp.concatenate([for_likelihood, model.angle(stratified_times(times, count - several))])
     return MatchingDraws(chosen, angles, jr.normal(noise, chosen.states.shape))
 

@@ -20,7 +20,7 @@ from ..solving import FixedStep
 from .checkpoints import Checkpoint
 from .likelihood import log_likelihoods
 from .loop import History, Schedule, TrainingDiverged, train
-from .losses import MatchingDraws, Sample, draw_matching, matching_loss
+from .losses import LIKELY, MatchingDraws, Sample, draw_matching, matching_loss
 from .options import SMALL, Options, held_out
 from .splits import kinds, splits
 from .start import FOLDS, StartChoice, choose_start, fit_start, whiten_again
@@ -30,7 +30,7 @@ FEWEST = 20
 HELD = 1024
 """At most so many rows of all folds together have their likelihood at every validation."""
 FEW_DIMENSIONS = 3
-"""In up to so many the learning rate is higher."""
+"""In up to so many the learning rate is higher, and angles are drawn for the likelihood however many rows there are."""
 SOLVER = FixedStep(16)
 """Of that likelihood, which is compared with itself only."""
 
@@ -119,13 +119,15 @@ def fit_velocity(
             checkpoint = checkpoint.narrowed(starts)
     preparation = time.monotonic() - began
     kept_rows, held_rows = (_stack(side) for side in zip(*pairs, strict=True))
-    held_keys = jr.split(held_key, folds)
+    held_keys, likely = jr.split(held_key, folds), likely_share(small, model.dim)
     if folds > 1:
         some = [_some(key, out, HELD // folds) for key, (_, out) in zip(held_keys, pairs, strict=True)]
         judged = HeldRows(_stack(some), held_keys)
     else:
         draws = options.share(50, 256, max(8192, 2 * held))
-        judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws))(held_keys, held_rows)
+        judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws, likely))(
+            held_keys, held_rows
+        )
     schedule = Schedule(
         options.steps,
         options.learning_rate or default_rate(small, model.dim),
@@ -134,7 +136,7 @@ def fit_velocity(
 
     def loss(networks: AbstractNetwork, key: Key, args: Inputs) -> Scalar:
         def one(model: AbstractCircle, key: Key, sample: Sample) -> Scalar:
-            return matching_loss(model, draw_matching(key, sample, model, options.batch_size))
+            return matching_loss(model, draw_matching(key, sample, model, options.batch_size, likely))
 
         keys = jr.split(key, len(args.kept.states))
         return jnp.mean(eqx.filter_vmap(one)(with_network(args.models, networks), keys, args.kept))
@@ -192,6 +194,11 @@ def fit_velocity(
 def default_rate(small: bool, dim: int) -> float:
     """Peak learning rate: in few dimensions what is left to learn is how sharp edges are, and nothing is learned by heart."""
     return 3e-4 if small else 2e-3 if dim <= FEW_DIMENSIONS else 1e-3
+
+
+def likely_share(small: bool, dim: int) -> float:
+    """Share of the angles that are drawn as the likelihood weighs them: many rows in many dimensions do better without."""
+    return LIKELY if small or dim <= FEW_DIMENSIONS else 0.0
 
 
 def _some(key: Key, part: Sample, most: int) -> Sample:
