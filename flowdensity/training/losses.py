@@ -50,7 +50,7 @@ def likelihood_angles(u: Times) -> Times:
     r"""Angles whose density is proportional to $\min(\tan\phi, 10)$, at uniform `u` in [0, 1].
 
     An error $\Delta F$ of the velocity is one of $\tan\phi\,\Delta F$ in the score. As the probability flow is that of the
-    diffusion $dy = -y\,ds + \sqrt2\,dw$ with $d\phi = -\cot\phi\,ds$, the Kullback-Leibler divergence of the data from what
+    diffusion $dy = -y\,ds + \sqrt2\,dw$ with $d\phi = -\tan\phi\,ds$, the Kullback-Leibler divergence of the data from what
     that diffusion makes is at most $\int\tan\phi\;\mathbb{E}|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum likelihood
     training of score-based diffusion models", arXiv 2101.09258). The weight is cut where it would have no bound.
     """
