@@ -30,7 +30,7 @@ from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
 from flowdensity.training.options import SMALL
 from flowdensity.training.prepare import default_network
-from flowdensity.training.velocity import FEW_DIMENSIONS, HeldRows, Run, _taken, default_rate
+from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate, furthest
 
 PAGE = Path("docs/choices.md")
 SCORED = 2_000
@@ -99,9 +99,9 @@ def nothing(*args: object, **kwargs: object) -> None:
     """Stands for a function of the package, and finds nothing."""
 
 
-def first_taken(runs: Sequence[Run], held: HeldRows) -> Run | None:
+def first_alone(gains: Sequence[tuple[float, float]]) -> int | None:
     """Stands for what compares flows from both starts, and sees those from the mixture alone."""
-    return _taken(runs[:1], held)
+    return furthest(gains[:1])
 
 
 def draw_noisy(key: jax.Array, sample: Sample, *args: Any) -> MatchingDraws:
@@ -159,7 +159,7 @@ def other_rate(train: np.ndarray) -> dict[str, Any]:
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(),
     "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}, tables=REAL),
-    "always from the mixture": Choice(patched={"flowdensity.training.velocity._taken": first_taken}, tables=REAL),
+    "always from the mixture": Choice(patched={"flowdensity.training.velocity.furthest": first_alone}, tables=REAL),
     "no edges straightened": Choice(patched={"flowdensity.data.scaling.fit_marginals": nothing}, tables=("digits-64",)),
     "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
     "experts the other way round": Choice(experts),

@@ -57,6 +57,16 @@ def central_difference(function: Callable, at: np.ndarray, step: float = 1e-5) -
     return out
 
 
+def assert_whitens(scaling: Scaling, events: np.ndarray, white: np.ndarray) -> None:
+    """That events whiten to `white` and back, with the log-determinant of the map; call it inside `x64()`."""
+    states, log_dets = jax.vmap(scaling.whiten)(jnp.asarray(events))
+    np.testing.assert_allclose(states, white, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(jax.vmap(scaling.colour)(states), events, rtol=1e-9)
+    for event, log_det in zip(events[:5], log_dets[:5], strict=True):
+        jacobian = jax.jacfwd(lambda x: scaling.whiten(x)[0])(jnp.asarray(event))
+        np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-9)
+
+
 def patch_everywhere(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     """Replace a name in every module of the package that has it, wherever it was imported to."""
     homes = [m for key, m in list(sys.modules.items()) if key.startswith("flowdensity.") and hasattr(m, name)]

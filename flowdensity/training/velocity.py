@@ -43,7 +43,7 @@ class HeldRows(NamedTuple):
 
 
 class Run(NamedTuple, Generic[Started]):
-    """One way to train: the model on all rows where it starts, those of the folds there and trained, and their losses."""
+    """What came of one start: the model on all rows there, those of the folds there and trained, and their losses."""
 
     model: Started
     started: Started
@@ -166,15 +166,18 @@ def fit_velocity(
             break
     if isinstance(judged, MatchingDraws):
         return _first(runs[0].trained), runs[0].history, choice
-    taken = _taken(runs, judged)
-    best = runs[0] if taken is None else taken
+    before = [_log_likelihoods(each.started, judged) for each in runs]
+    after = [_log_likelihoods(each.trained, judged) for each in runs]
+    taken = furthest([_gain(each - before[0], judged.sample) for each in after])
+    number = taken or 0
+    best = runs[number]
     history = best.history
     history.seconds = preparation + sum(each.history.seconds for each in runs)
     history.interrupted = runs[-1].history.interrupted
-    history.gain = _gain(best.started, best.trained, judged)
+    history.gain = _gain(after[number] - before[number], judged.sample)
     if choice is not None and len(runs) > 1:
-        choice = dataclasses.replace(choice, lead=_gain(runs[1].trained, runs[0].trained, judged))
-        choice = choice if best is runs[0] else dataclasses.replace(choice, components=1, floor=0.0)
+        choice = dataclasses.replace(choice, lead=_gain(after[0] - after[1], judged.sample))
+        choice = choice if number == 0 else dataclasses.replace(choice, components=1, floor=0.0)
     if taken is None:
         history.best_step = 0
         history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
@@ -201,6 +204,12 @@ def likely_share(small: bool, dim: int) -> float:
     return LIKELY if small or dim <= FEW_DIMENSIONS else 0.0
 
 
+def furthest(gains: Sequence[tuple[float, float]]) -> int | None:
+    """Which of several gains, each with its standard error, is the largest; None if none is above its error."""
+    worth = [(gain, number) for number, (gain, error) in enumerate(gains) if gain > error]
+    return max(worth)[1] if worth else None
+
+
 def _some(key: Key, part: Sample, most: int) -> Sample:
     """The rows of a part that are judged: all, or where they are many so many, which stand for all."""
     if len(part.states) <= most:
@@ -216,20 +225,11 @@ def _log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "fo
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
 
 
-def _taken(runs: Sequence[Run[Started]], held: HeldRows) -> Run[Started] | None:
-    """The run whose held-out rows gain most over the start of the first; None if no gain is more than its standard error."""
-    gains = [_gain(runs[0].started, run.trained, held) for run in runs]
-    worth = [(gain, number) for number, (gain, error) in enumerate(gains) if gain > error]
-    return runs[max(worth)[1]] if worth else None
-
-
-def _gain(started: AbstractCircle, trained: AbstractCircle, held: HeldRows) -> tuple[float, float]:
-    """By how much held-out rows are likelier than at the start: their mean in nats, and its standard error."""
-    above = np.asarray(_log_likelihoods(trained, held) - _log_likelihoods(started, held), np.float64).ravel()
-    weights = held.sample.weights
-    share = shares(None if weights is None else np.asarray(weights, np.float64).ravel(), above.size)
-    _, kind = kinds(held.sample)
-    return mean_and_error(above, share, kind)
+def _gain(above: Float[Array, "folds rows"], held: Sample) -> tuple[float, float]:
+    """By how much held-out rows are likelier, given how much each is: their mean in nats, and its standard error."""
+    share = shares(None if held.weights is None else np.asarray(held.weights, np.float64).ravel(), above.size)
+    _, kind = kinds(held)
+    return mean_and_error(np.asarray(above, np.float64).ravel(), share, kind)
 
 
 def _stack(trees: Sequence[Any]) -> Any:
