@@ -29,7 +29,7 @@ import flowdensity as fd
 
 SCORED, TIMED = 2_000, 1_000
 PAGE = Path("docs/density.md")
-QUICK = (("iris", "wine", "moons"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
+QUICK = (("iris", "wine", "schools-non-centred"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
 
 
 def warm(call: Callable[[], object]) -> float:
