@@ -18,6 +18,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+import schools
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoBNAFNormal, AutoIAFNormal
 from numpyro.infer.elbo import ELBO
@@ -40,17 +41,7 @@ def funnel() -> None:
     numpyro.sample("x", dist.Normal(jnp.zeros(9), jnp.exp(v / 2.0)).to_event(1))
 
 
-def eight_schools() -> None:
-    """Rubin's eight schools (1981), centred."""
-    effects, errors = np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
-    with numpyro.plate("schools", 8):
-        theta = numpyro.sample("theta", dist.Normal(mu, tau))
-        numpyro.sample("effect", dist.Normal(theta, errors), obs=effects)
-
-
-MODELS: dict[str, Callable[[], None]] = {"funnel": funnel, "eight schools": eight_schools}
+MODELS: dict[str, Callable[[], None]] = {"funnel": funnel, "eight schools": schools.centred}
 
 
 class Contender(NamedTuple):

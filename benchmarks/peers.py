@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpyro
+import schools
 from accuracy import log_prob
 from chains import run_nuts
 from columns import TABLES, split
@@ -29,6 +30,8 @@ import flowdensity as fd
 
 SCORED, TIMED = 2_000, 1_000
 PAGE = Path("docs/density.md")
+POSTERIORS = {"schools-centred": schools.centred, "schools-non-centred": schools.non_centred}
+"""What the draws of a table are of: its own necks are no fault of what is learned."""
 QUICK = (("iris", "wine", "schools-non-centred"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
 
 
@@ -83,10 +86,15 @@ def measure(name: Name) -> dict:
 
 
 def sampled(name: Name) -> dict:
-    """Share of divergent transitions of NUTS on a density alone, by numpyro's defaults: four chains, 500 draws each."""
+    """NUTS on the density of a cell alone."""
     file = kept(name)
     density = fd.load(file) if file.exists() else fit(name, split(TABLES[name.table], name.seed).train).density
-    draws, run = run_nuts(lambda: numpyro.sample("theta", density), warmup=500, samples=500)
+    return chains_of(lambda: numpyro.sample("theta", density))
+
+
+def chains_of(model: Callable[[], object]) -> dict:
+    """Share of divergent transitions of NUTS by numpyro's defaults: four chains, 500 draws each."""
+    draws, run = run_nuts(model, warmup=500, samples=500)
     return run | {"divergent": run["divergences"] / (draws.shape[0] * draws.shape[1])}
 
 
@@ -107,7 +115,11 @@ def jobs() -> dict[str, Callable[[], dict]]:
     for package in sorted(absent):
         print(f"{package} is not installed: its cells are left out")
     there = [n for n in names() if METHODS[n.method].package not in absent or is_cached(f"peers/{n}")]
-    return {str(n): partial(measure, n) for n in there} | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
+    return (
+        {str(n): partial(measure, n) for n in there}
+        | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
+        | {f"{table}-posterior-nuts": partial(chains_of, model) for table, model in POSTERIORS.items()}
+    )
 
 
 def main() -> None:
@@ -117,7 +129,9 @@ def main() -> None:
     if not cells:
         print("no cells yet")
         return
-    page = text(cells, {n: found[n.chains] for n in cells if n.is_sampled and n.chains in found}, len(names()))
+    chains = {n: found[n.chains] for n in cells if n.is_sampled and n.chains in found}
+    exact = {table: found[name]["divergent"] for table in POSTERIORS if (name := f"{table}-posterior-nuts") in found}
+    page = text(cells, chains, exact, len(names()))
     print(page)
     draw(comparable(cells))
     replace_block(PAGE, "peers", page)

@@ -185,7 +185,7 @@ def verdict(cells: Cells, tables: Sequence[str]) -> str:
     return "\n\n".join(lines)
 
 
-def spikes(cells: Cells, chains: Cells, tables: Sequence[str]) -> str:
+def spikes(cells: Cells, chains: Cells, exact: Mapping[str, float], tables: Sequence[str]) -> str:
     """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
     lines = []
     for method in OURS:
@@ -201,13 +201,15 @@ def spikes(cells: Cells, chains: Cells, tables: Sequence[str]) -> str:
         beyond = [t for t in real if gaps[t] > MARGIN]
         shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
         if shares:
-            worst = max(shares, key=shares.__getitem__)
-            share = 100.0 * shares[worst]
-            line += f", and of NUTS on {len(shares)} of them at most {share:.2f} % of the transitions diverge ({worst})"
+            listed = ", ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
+            line += f", and of the transitions of NUTS on {len(shares)} of them {listed} diverge"
             beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
         lines.append(
             line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
         )
+    if exact:
+        listed = " and ".join(f"{100.0 * share:.2f} % ({table})" for table, share in exact.items())
+        lines.append(f"Under the exact posteriors, of which the rows of the eight schools are draws, {listed} diverge.")
     return "\n\n".join(lines)
 
 
@@ -254,7 +256,7 @@ def draw(cells: Cells) -> None:
     plt.close(figure)
 
 
-def text(cells: Cells, chains: Cells, total: int) -> str:
+def text(cells: Cells, chains: Cells, exact: Mapping[str, float], total: int) -> str:
     """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
     there, cells = len(cells), comparable(cells)
     tables = [t for t in TABLES if methods_of(cells, t)]
@@ -272,7 +274,7 @@ def text(cells: Cells, chains: Cells, total: int) -> str:
         difference_table(cells, tables),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
         gap_table(cells, tables),
-        spikes(cells, chains, tables),
+        spikes(cells, chains, exact, tables),
         f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
         figures(cells, tables, ".1f", "seconds to fit"),
         "Milliseconds of `log_prob` of 1,000 rows, the second call.",
