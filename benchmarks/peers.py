@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import numpyro
 import schools
@@ -22,7 +23,8 @@ from accuracy import log_prob
 from chains import run_nuts
 from columns import TABLES, split
 from fits import KEPT
-from peers_page import Name, comparable, draw, text
+from numpyro.distributions import constraints
+from peers_page import SCHOOLS, Name, comparable, draw, text
 from rivals import METHODS, Fitted, LogProb
 from tables import cells_of, is_cached, replace_block
 
@@ -98,6 +100,14 @@ def chains_of(model: Callable[[], object]) -> dict:
     return run | {"divergent": run["divergences"] / (draws.shape[0] * draws.shape[1])}
 
 
+def told(table: str) -> dict:
+    """NUTS on a density that is learned from draws of the eight schools with their support: the last column is positive."""
+    support = [constraints.real] * (TABLES[table].dim - 1) + [constraints.positive]
+    train = split(TABLES[table], 0).train
+    density, _ = fd.fit_flow(jax.random.key(0), train, support=support, progress=False)
+    return chains_of(lambda: numpyro.sample("theta", density))
+
+
 def names() -> list[Name]:
     """Every table, method and split."""
     return [
@@ -119,6 +129,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
         {str(n): partial(measure, n) for n in there}
         | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
         | {f"{table}-posterior-nuts": partial(chains_of, model) for table, model in POSTERIORS.items()}
+        | {f"{table}-support-nuts": partial(told, table) for table in POSTERIORS}
     )
 
 
@@ -130,8 +141,11 @@ def main() -> None:
         print("no cells yet")
         return
     chains = {n: found[n.chains] for n in cells if n.is_sampled and n.chains in found}
-    exact = {table: found[name]["divergent"] for table in POSTERIORS if (name := f"{table}-posterior-nuts") in found}
-    page = text(cells, chains, exact, len(names()))
+    schools_chains = {
+        kind: {table: found[name]["divergent"] for table in POSTERIORS if (name := f"{table}-{kind}-nuts") in found}
+        for kind in SCHOOLS
+    }
+    page = text(cells, chains, schools_chains, len(names()))
     print(page)
     draw(comparable(cells))
     replace_block(PAGE, "peers", page)

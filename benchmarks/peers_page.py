@@ -37,6 +37,11 @@ class Name(NamedTuple):
 
 
 Cells = Mapping[Name, dict]
+SCHOOLS = {
+    "posterior": "Of the transitions under the exact posteriors, of which the rows of the eight schools are draws,",
+    "support": "Of those under a flow learned from these rows with their support, where the scale of the effects is positive,",
+}
+"""What else NUTS samples there, to tell whether it is the posterior, its edge or a spike that makes it diverge."""
 
 
 class Difference(NamedTuple):
@@ -185,7 +190,7 @@ def verdict(cells: Cells, tables: Sequence[str]) -> str:
     return "\n\n".join(lines)
 
 
-def spikes(cells: Cells, chains: Cells, exact: Mapping[str, float], tables: Sequence[str]) -> str:
+def spikes(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], tables: Sequence[str]) -> str:
     """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
     lines = []
     for method in OURS:
@@ -207,9 +212,10 @@ def spikes(cells: Cells, chains: Cells, exact: Mapping[str, float], tables: Sequ
         lines.append(
             line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
         )
-    if exact:
-        listed = " and ".join(f"{100.0 * share:.2f} % ({table})" for table, share in exact.items())
-        lines.append(f"Under the exact posteriors, of which the rows of the eight schools are draws, {listed} diverge.")
+    for kind, shares in schools.items():
+        if shares:
+            listed = " and ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
+            lines.append(f"{SCHOOLS[kind]} {listed} diverge.")
     return "\n\n".join(lines)
 
 
@@ -256,7 +262,7 @@ def draw(cells: Cells) -> None:
     plt.close(figure)
 
 
-def text(cells: Cells, chains: Cells, exact: Mapping[str, float], total: int) -> str:
+def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], total: int) -> str:
     """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
     there, cells = len(cells), comparable(cells)
     tables = [t for t in TABLES if methods_of(cells, t)]
@@ -274,7 +280,7 @@ def text(cells: Cells, chains: Cells, exact: Mapping[str, float], total: int) ->
         difference_table(cells, tables),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
         gap_table(cells, tables),
-        spikes(cells, chains, exact, tables),
+        spikes(cells, chains, schools, tables),
         f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
         figures(cells, tables, ".1f", "seconds to fit"),
         "Milliseconds of `log_prob` of 1,000 rows, the second call.",
