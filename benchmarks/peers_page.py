@@ -190,6 +190,11 @@ def verdict(cells: Cells, tables: Sequence[str]) -> str:
     return "\n\n".join(lines)
 
 
+def listed(shares: Mapping[str, float]) -> str:
+    """Shares of tables in percent."""
+    return ", ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
+
+
 def spikes(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], tables: Sequence[str]) -> str:
     """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
     lines = []
@@ -206,16 +211,14 @@ def spikes(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float
         beyond = [t for t in real if gaps[t] > MARGIN]
         shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
         if shares:
-            listed = ", ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
-            line += f", and of the transitions of NUTS on {len(shares)} of them {listed} diverge"
+            line += f", and of the transitions of NUTS on {len(shares)} of them {listed(shares)} diverge"
             beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
         lines.append(
             line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
         )
     for kind, shares in schools.items():
         if shares:
-            listed = " and ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
-            lines.append(f"{SCHOOLS[kind]} {listed} diverge.")
+            lines.append(f"{SCHOOLS[kind]} {listed(shares)} diverge.")
     return "\n\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpyro.distributions import constraints
 from references import MIXTURE, assert_whitens, central_difference, x64
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from flowdensity.data.marginals import FEW, MarginalGaussianisation, fit_marginals
@@ -102,7 +102,7 @@ def test_the_whitening_is_of_what_is_mapped():
         scaling, white = fit_scaling(events, constraints.unit_interval)
         np.testing.assert_array_equal(scaling.edges.columns, COLUMNS)
         np.testing.assert_allclose(white.mean(0), 0.0, atol=1e-9)
-        assert_whitens(scaling, events, white)
+        assert_whitens(scaling, events, white, logit)
 
 
 def test_units_and_weights():
