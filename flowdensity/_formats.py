@@ -6,7 +6,7 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 7
+FORMAT = 8
 """Of the files that are written; older ones are read."""
 ADDED = {
     "Flow": {"start": 3, "context_reach": 5},

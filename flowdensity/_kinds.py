@@ -22,6 +22,7 @@ from numpyro.distributions import constraints
 from ._typing import Array, ArrayLike
 from .data.johnson import JohnsonSU
 from .data.marginals import MarginalGaussianisation
+from .data.radial import RadialGaussianisation
 from .data.scaling import Scaling
 from .data.sites import Shapes, Sites
 from .data.supports import joint
@@ -163,7 +164,7 @@ def _single(name: str) -> Kind:
 MODULES = (
     *(Flow, Diffusion, ContinuousFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
     *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling, JohnsonSU),
-    MarginalGaussianisation,
+    *(MarginalGaussianisation, RadialGaussianisation),
     *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, QuadraticExperts, EnergyNetwork, DivergenceHead),
     *(ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence, SteinDivergence, FixedStep, Adaptive),
 )

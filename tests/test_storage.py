@@ -25,6 +25,7 @@ from flowdensity._formats import FORMAT, upgrade
 from flowdensity._specification import Reader, describe
 from flowdensity.data.johnson import JohnsonSU
 from flowdensity.data.marginals import MarginalGaussianisation
+from flowdensity.data.radial import RadialGaussianisation
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.divergence.stein import DivergenceHead
@@ -107,12 +108,21 @@ def shaped(flow: fd.Flow, support: constraints.Constraint, event_shape: tuple[in
 
 def with_bends(scaling: Scaling) -> Scaling:
     """Every other coordinate has a long tail, and the first an edge."""
-    dim = scaling.dim
-    shapes = np.stack([np.full(dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
-    parts = (np.asarray(part) for part in (scaling.location, scaling.scale))
-    tails = JohnsonSU(shapes, np.arange(dim) % 2 == 0)
+    shapes = np.stack([np.full(scaling.dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
+    tails = JohnsonSU(shapes, np.arange(scaling.dim) % 2 == 0)
     edges = MarginalGaussianisation(np.zeros(1, int), np.array([[-0.5, -0.1, 1.0]]), np.array([[0.1, 0.2, 0.9]]))
-    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, tails, edges)
+    return straightened(scaling, tails, edges)
+
+
+def with_radius(scaling: Scaling) -> Scaling:
+    """Tails are long in all directions together."""
+    whitener = np.eye(scaling.dim) + 0.2
+    return straightened(scaling, RadialGaussianisation(np.full(scaling.dim, 0.1), whitener, 30.0))
+
+
+def straightened(scaling: Scaling, *bends: Any) -> Scaling:
+    parts = (np.asarray(part) for part in (scaling.location, scaling.scale))
+    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, *bends)
 
 
 def named() -> fd.Flow:
@@ -157,6 +167,7 @@ CONDITIONAL = random_flow(jr.key(1), 2, 2)
 CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
     "tails and edges": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_bends(FLOW.scaling)))),
+    "tails along the radius": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_radius(FLOW.scaling)))),
     "a mixture to start at": lambda: Case(dense(with_start(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
@@ -472,7 +483,7 @@ def sample() -> fd.AmortizedDensity:
         np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
     )
     model = with_start(with_network(model, network), mixture)
-    model = eqx.tree_at(lambda m: m.scaling, model, with_bends(model.scaling))
+    model = eqx.tree_at(lambda m: m.scaling, model, with_radius(model.scaling))
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
 

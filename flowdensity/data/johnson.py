@@ -98,12 +98,17 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[n
     return np.where(bent, shapes, np.array([[0.0], [1.0], [0.0], [1.0]])), bent
 
 
+def constant(rows: np.ndarray) -> np.ndarray:
+    """Which columns of a table do not vary in single precision."""
+    return np.asarray(rows.std(axis=0) <= EPS32 * np.abs(rows).max(axis=0))
+
+
 def _fit(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Shape of a coordinate, its values mapped, and by how many nats a row it is likelier than under a normal law."""
     low, middle, high = np.percentile(column, [25.0, 50.0, 75.0])
     # Where most rows are alike to single precision it is wider than they are: what is bent must be told apart there.
     unit = max(high - low or column.std(), 1e-3 * column.std(), 2e3 * EPS32 * np.abs(column).max())
-    if column.std() <= EPS32 * np.abs(column).max():
+    if constant(column):
         return np.array([0.0, 1.0, 0.0, 1.0]), column, -np.inf
     standard = (column - middle) / unit
 

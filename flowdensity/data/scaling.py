@@ -1,13 +1,17 @@
 r"""Whitening and supports: one invertible map between the user's events and the model's coordinates.
 
-An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint and is flattened to a vector $u$,
-whose coordinates with long tails are straightened (`JohnsonSU`), and those with edges and spikes taken to normal ones
-(`MarginalGaussianisation`). That is whitened, $y = W(u - \mu)$. $W$ is the inverse of
+An event $x$ on its support goes to the real line by numpyro's own bijection for that constraint and is flattened to a vector $u$.
+Its coordinates with long tails are straightened (`JohnsonSU`), and those with edges and spikes taken to normal ones
+(`MarginalGaussianisation`); or, where tails are long in all directions together, all of them along the radius
+(`RadialGaussianisation`). That is whitened, $y = W(u - \mu)$. $W$ is the inverse of
 $S P^{1/2}$, with $S$ the standard deviations and $P^{1/2}$ the symmetric root of a shrunk correlation matrix: of all whitenings
 the one whose coordinates stay closest to the columns (Kessy et al. 2018, American Statistician 72), whatever their order, and
 in an image to its places. $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what a model has to learn is only the departure from
 it. The log-determinant of the whole map lives here and nowhere else.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -19,9 +23,14 @@ from numpyro.distributions.transforms import Transform
 from .._typing import Array, Float, Scalar, State
 from .johnson import JohnsonSU, fit_johnson
 from .marginals import MarginalGaussianisation, fit_marginals
+from .radial import RadialGaussianisation, fit_radial
 from .sites import Sites
 from .weights import shares
-from .whitening import FULL_COVARIANCE_LIMIT, moments, times_rows, whitening
+from .whitening import FULL_COVARIANCE_LIMIT, gaussian_log_densities, moments, times_rows, whitening
+
+Bend = JohnsonSU | MarginalGaussianisation | RadialGaussianisation
+RADIAL_GAIN = 0.125
+"""The radius is straightened instead of the coordinates if rows are likelier by so many nats for each of these."""
 
 
 class Scaling(eqx.Module):
@@ -33,7 +42,7 @@ class Scaling(eqx.Module):
         support: numpyro constraint of one event.
         event_shape: shape of one event.
         sites: names and shapes of the values that one event is made of; None where it has no names.
-        tails: how coordinates with long tails are straightened; None where there are none.
+        tails: how long tails are straightened, those of coordinates or of the radius; None where there are none.
         edges: how coordinates with edges and spikes are straightened after that; None where there are none.
     """
 
@@ -44,7 +53,7 @@ class Scaling(eqx.Module):
     support: constraints.Constraint
     event_shape: tuple[int, ...] = eqx.field(static=True)
     sites: Sites | None = eqx.field(static=True)
-    tails: JohnsonSU | None
+    tails: JohnsonSU | RadialGaussianisation | None
     edges: MarginalGaussianisation | None
 
     def __init__(
@@ -54,7 +63,7 @@ class Scaling(eqx.Module):
         support: constraints.Constraint,
         event_shape: tuple[int, ...],
         sites: Sites | None = None,
-        tails: JohnsonSU | None = None,
+        tails: JohnsonSU | RadialGaussianisation | None = None,
         edges: MarginalGaussianisation | None = None,
     ):
         # The inverse is formed once, in float64 unless it is traced: a matrix product is many times faster than a
@@ -78,7 +87,7 @@ class Scaling(eqx.Module):
         return self.location.shape[-1]
 
     @property
-    def _bends(self) -> list[JohnsonSU | MarginalGaussianisation]:
+    def _bends(self) -> list[Bend]:
         """In the order in which they straighten."""
         return [bends for bends in (self.tails, self.edges) if bends is not None]
 
@@ -112,6 +121,35 @@ def unconstrain(events: np.ndarray, support: constraints.Constraint) -> np.ndarr
         return np.asarray(biject_to(support)._inverse(jnp.asarray(events)), np.float64)
 
 
+class Straight(NamedTuple):
+    """A table and how it came to be straight.
+
+    Attributes:
+        rows: the table, shape `(n, dim)`.
+        log_dets: log-determinants of the bends at each row, shape `(n,)`.
+        bends: in the order in which they straighten; None for one that was not needed.
+    """
+
+    rows: np.ndarray
+    log_dets: np.ndarray
+    bends: tuple[Bend | None, ...] = ()
+
+    def then(self, fit: Callable[..., Any], kind: type[Bend], weights: np.ndarray | None) -> Self:
+        """The same after one more bend, of the arguments that are fitted to the rows."""
+        found = fit(self.rows, weights)
+        if found is None:
+            return self._replace(bends=(*self.bends, None))
+        with jax.enable_x64(True):
+            rows, log_dets = jax.vmap(kind(*found).straighten)(jnp.asarray(self.rows))
+        bends = (*self.bends, kind(*found))
+        return self._replace(rows=np.asarray(rows), log_dets=self.log_dets + np.asarray(log_dets), bends=bends)
+
+    def score(self, weights: np.ndarray | None) -> float:
+        """Mean log density of the table under the Gaussian that is fitted to what is straight, nats."""
+        log_densities = gaussian_log_densities(self.rows, *whitening(self.rows, weights)) + self.log_dets
+        return float(shares(weights, len(self.rows)) @ log_densities)
+
+
 def fit_scaling(
     events: np.ndarray,
     support: constraints.Constraint = constraints.real,
@@ -129,15 +167,21 @@ def fit_scaling(
     Returns:
         The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.
     """
-    table, bends = unconstrain(events, support).reshape(len(events), -1), []
-    for fit, kind in ((fit_johnson, JohnsonSU), (fit_marginals, MarginalGaussianisation)):
-        found = fit(table, weights) if table.shape[1] <= FULL_COVARIANCE_LIMIT else None
-        bends.append(None if found is None else kind(*found))
-        if found is not None:
-            with jax.enable_x64(True):
-                table = np.asarray(jax.vmap(kind(*found).straighten)(jnp.asarray(table))[0])
-    location, scale, whitener = whitening(table, weights)
-    return Scaling(location, scale, support, events.shape[1:], sites, *bends), times_rows(whitener, table - location)
+    table = unconstrain(events, support).reshape(len(events), -1)
+    straight = Straight(table, np.zeros(len(table)))
+    if table.shape[1] <= FULL_COVARIANCE_LIMIT:
+        straight = _straightened(straight, weights)
+    location, scale, whitener = whitening(straight.rows, weights)
+    scaling = Scaling(location, scale, support, events.shape[1:], sites, *straight.bends)
+    return scaling, times_rows(whitener, straight.rows - location)
+
+
+def _straightened(table: Straight, weights: np.ndarray | None) -> Straight:
+    """A table straightened coordinate by coordinate, or along the radius where that is likelier."""
+    by_radius = table.then(fit_radial, RadialGaussianisation, weights)
+    by_coordinate = table.then(fit_johnson, JohnsonSU, weights).then(fit_marginals, MarginalGaussianisation, weights)
+    gain = by_radius.score(weights) - by_coordinate.score(weights)
+    return by_radius if gain > RADIAL_GAIN * table.rows.shape[1] else by_coordinate
 
 
 def standardise(

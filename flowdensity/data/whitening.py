@@ -1,6 +1,7 @@
 """Means and shrunk covariances of tables, and their roots: what makes rows white."""
 
 import numpy as np
+from scipy.stats import norm
 
 from .weights import shares
 
@@ -29,6 +30,14 @@ def whitening(
 def times_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Product of a matrix, or the vector of a diagonal one, with each row of a table."""
     return rows @ matrix.T if matrix.ndim == 2 else rows * matrix
+
+
+def gaussian_log_densities(
+    rows: np.ndarray, location: np.ndarray, scale: np.ndarray, whitener: np.ndarray
+) -> np.ndarray:
+    """Log densities of rows, shape `(n, dim)`, under the Gaussian of a `whitening` with full matrices, nats."""
+    white = times_rows(whitener, rows - location)
+    return norm.logpdf(white).sum(axis=1) - np.linalg.slogdet(scale)[1]
 
 
 def moments(table: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
