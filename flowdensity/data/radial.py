@@ -13,7 +13,8 @@ It is smooth everywhere, and its inverse and its log-determinant are in closed f
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -37,8 +38,8 @@ SPREADS = (2.0 * math.log(1e-4), 2.0 * math.log(1e3))
 CENTRE, NARROW = 0.01, 1e-4
 """If so many rows are no farther from the centre than so little, by the radius of the middle row, they are a spike."""
 NEAR = 0.01
-LOG1P = np.array([(-1.0) ** n / (n + 1) for n in reversed(range(8))])
-EXPM1 = np.array([1.0 / math.factorial(n + 1) for n in reversed(range(8))])
+LOG1P = [(-1.0) ** n / (n + 1) for n in reversed(range(8))]
+EXPM1 = [1.0 / math.factorial(n + 1) for n in reversed(range(8))]
 """Up to `NEAR` a series takes the place of a quotient, of whose derivatives single precision would leave nothing."""
 
 
@@ -81,10 +82,12 @@ class RadialGaussianisation(eqx.Module):
         return jnp.sum(jnp.square(self.whitener @ (values - self.centre))) / self.degrees
 
 
-def _over(function: Callable[[Scalar], Scalar], series: np.ndarray, x: Scalar) -> Scalar:
+def _over(function: Callable[[Scalar], Scalar], series: Sequence[float], x: Scalar) -> Scalar:
     """A function that is 0 at 0, over its argument, which is not negative: with its derivatives down to there."""
-    away = jnp.maximum(x, NEAR)
-    return jnp.where(x > NEAR, function(away) / away, jnp.polyval(series, jnp.minimum(x, NEAR)))
+    away, near = jnp.maximum(x, NEAR), jnp.minimum(x, NEAR)
+    # By numbers of no precision of their own: what is compiled for an array of them in one is not for those of another.
+    polynomial = reduce(lambda value, coefficient: value * near + coefficient, series, jnp.zeros_like(near))
+    return jnp.where(x > NEAR, function(away) / away, polynomial)
 
 
 def fit_radial(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, float] | None:
