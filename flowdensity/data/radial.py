@@ -15,6 +15,7 @@ It is smooth everywhere, and its inverse and its log-determinant are in closed f
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -104,14 +105,21 @@ def fit_radial(table: np.ndarray, weights: np.ndarray | None = None) -> tuple[np
     rows = resampled(table, weights, min(ROWS, len(table)))
     if len(table) < FEW or np.any(constant(rows)):
         return None
-    pulls = np.ones(len(rows))
+    centre, whitener, squares = _white(rows, np.ones(len(rows)))
     for _ in range(TURNS):
-        centre, _, whitener = whitening(rows, pulls)
-        squares = np.square(times_rows(whitener, rows - centre)).sum(axis=1)
-        spread, degrees = _likeliest(squares, rows.shape[1])
-        pulls = _pull(squares / spread)
+        spread, _ = _likeliest(squares, rows.shape[1])
+        centre, whitener, squares = _white(rows, _pull(squares / spread))
     near, middle = np.quantile(squares, [CENTRE, 0.5])
-    return (centre, whitener * np.sqrt(degrees / spread), degrees) if near > NARROW**2 * middle else None
+    if near <= NARROW**2 * middle:
+        return None
+    spread, degrees = _likeliest(squares, rows.shape[1])
+    return centre, whitener * np.sqrt(degrees / spread), degrees
+
+
+def _white(rows: np.ndarray, pulls: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and whitener of weighted rows, and the squares of their radii once white."""
+    centre, _, whitener = whitening(rows, pulls)
+    return centre, whitener, np.square(times_rows(whitener, rows - centre)).sum(axis=1)
 
 
 def _pull(ratio: np.ndarray) -> np.ndarray:
@@ -129,9 +137,11 @@ def _likeliest(squares: np.ndarray, dim: int) -> tuple[float, float]:
         return float(np.clip(dim / np.mean(np.log1p(squares / spread)), fewest, MOST_DEGREES))
 
     def loss(log_spread: float) -> float:
-        ratio, best = squares / (unit * np.exp(log_spread)), degrees(unit * np.exp(log_spread))
+        spread = unit * np.exp(log_spread)
+        ratio, best = squares / spread, degrees(spread)
         score = (0.5 * dim - 1.0) * np.log(_pull(ratio)) - (0.5 * best + 1.0) * np.log1p(ratio)
         return -float(np.mean(score) + 0.5 * dim * (np.log(best) - log_spread))
 
-    spread = unit * np.exp(minimize_scalar(loss, bounds=SPREADS, method="bounded").x)
+    found: Any = minimize_scalar(loss, bounds=SPREADS, method="bounded")
+    spread = unit * np.exp(found.x)
     return spread, degrees(spread)

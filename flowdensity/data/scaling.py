@@ -37,7 +37,7 @@ RADIAL_GAIN = 0.05
 COMPONENTS, FLOOR = 4, 0.1
 """Of the mixture that has to agree, and what is added to their variances."""
 FOLDS, ROWS, ERRORS = 5, 4_000, 3.0
-"""It is fitted to at most so many rows without one of so many parts, and agrees if the gain is so many standard errors."""
+"""It is fitted to at most so many rows less one of so many parts, and agrees if the gain is so many standard errors."""
 
 
 class Scaling(eqx.Module):
@@ -139,7 +139,7 @@ class Straight(NamedTuple):
 
     rows: np.ndarray
     log_dets: np.ndarray
-    bends: tuple[Bend | None, ...] = ()
+    bends: tuple[Any, ...] = ()
 
     def then(self, fit: Callable[..., Any], kind: type[Bend], weights: np.ndarray | None) -> Self:
         """The same after one more bend, of the arguments that are fitted to the rows."""
@@ -151,26 +151,31 @@ class Straight(NamedTuple):
         bends = (*self.bends, kind(*found))
         return self._replace(rows=np.asarray(rows), log_dets=self.log_dets + np.asarray(log_dets), bends=bends)
 
-    def score(self, weights: np.ndarray | None) -> float:
-        """Mean log density of the table under the Gaussian that is fitted to what is straight, nats."""
-        log_densities = gaussian_log_densities(self.rows, *whitening(self.rows, weights)) + self.log_dets
-        return float(shares(weights, len(self.rows)) @ log_densities)
+    def by_coordinate(self, weights: np.ndarray | None) -> Self:
+        """The same with its tails, and then its edges, straightened coordinate by coordinate."""
+        return self.then(fit_johnson, JohnsonSU, weights).then(fit_marginals, MarginalGaussianisation, weights)
 
-    def held_out(self, weights: np.ndarray | None) -> np.ndarray:
+    def by_radius(self, weights: np.ndarray | None) -> Self:
+        """The same with its tails straightened along the radius."""
+        return self.then(fit_radial, RadialGaussianisation, weights)
+
+    def score(self) -> float:
+        """Mean log density of the table under the Gaussian that is fitted to what is straight, nats."""
+        return float(np.mean(gaussian_log_densities(self.rows, *whitening(self.rows)) + self.log_dets))
+
+    def held_out(self) -> np.ndarray:
         """Log densities of rows under mixtures of Gaussians fitted to what is straight of other rows, fold by fold, nats."""
-        both = np.column_stack([self.rows, self.log_dets])
-        both = resampled(both, weights, min(ROWS, len(both)))
-        found = np.zeros(len(both))
-        for held in np.array_split(np.random.default_rng(0).permutation(len(both)), FOLDS):
-            kept = np.delete(both[:, :-1], held, axis=0)
+        found = np.zeros(len(self.rows))
+        for held in np.array_split(np.random.default_rng(0).permutation(len(found)), FOLDS):
+            kept = np.delete(self.rows, held, axis=0)
             location, scale, whitener = whitening(kept)
             mixture = GaussianMixture(COMPONENTS, reg_covar=FLOOR, random_state=0)
             with warnings.catch_warnings():
                 # Where it has not converged it is as good as what it scores.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 mixture.fit(times_rows(whitener, kept - location))
-            white = times_rows(whitener, both[held, :-1] - location)
-            found[held] = mixture.score_samples(white) - np.linalg.slogdet(scale)[1] + both[held, -1]
+            white = times_rows(whitener, self.rows[held] - location)
+            found[held] = mixture.score_samples(white) - np.linalg.slogdet(scale)[1] + self.log_dets[held]
         return found
 
 
@@ -194,24 +199,30 @@ def fit_scaling(
     table = unconstrain(events, support).reshape(len(events), -1)
     straight = Straight(table, np.zeros(len(table)))
     if table.shape[1] <= FULL_COVARIANCE_LIMIT:
-        straight = _straightened(straight, weights)
+        radial = is_radial(resampled(table, weights, min(ROWS, len(table))))
+        straight = straight.by_radius(weights) if radial else straight.by_coordinate(weights)
     location, scale, whitener = whitening(straight.rows, weights)
     scaling = Scaling(location, scale, support, events.shape[1:], sites, *straight.bends)
     return scaling, times_rows(whitener, straight.rows - location)
 
 
-def _straightened(table: Straight, weights: np.ndarray | None) -> Straight:
-    """A table straightened coordinate by coordinate, or along the radius where that is likelier.
+def is_radial(table: np.ndarray) -> bool:
+    """Whether a table, shape `(n, dim)`, is likelier straightened along its radius than coordinate by coordinate.
 
     It must be so under one Gaussian, and on rows that were held out under a mixture: of clusters and necks, too, some rows are
     far out in many coordinates, and a map of the radius makes nothing of these straight.
     """
-    by_radius = table.then(fit_radial, RadialGaussianisation, weights)
-    by_coordinate = table.then(fit_johnson, JohnsonSU, weights).then(fit_marginals, MarginalGaussianisation, weights)
-    if by_radius.score(weights) - by_coordinate.score(weights) <= RADIAL_GAIN * table.rows.shape[1]:
-        return by_coordinate
-    gains = by_radius.held_out(weights) - by_coordinate.held_out(weights)
-    return by_radius if gains.mean() > ERRORS * gains.std() / np.sqrt(len(gains)) else by_coordinate
+    plain = Straight(table, np.zeros(len(table)))
+    radius = plain.by_radius(None)
+    least = RADIAL_GAIN * table.shape[1]
+    # Most tables have no such tails, and no rival need be fitted.
+    if radius.score() - plain.score() <= least:
+        return False
+    coordinate = plain.by_coordinate(None)
+    if radius.score() - coordinate.score() <= least:
+        return False
+    gains = radius.held_out() - coordinate.held_out()
+    return bool(gains.mean() > ERRORS * gains.std() / np.sqrt(len(gains)))
 
 
 def standardise(
