@@ -215,8 +215,8 @@ def is_radial(table: np.ndarray) -> bool:
     plain = Straight(table, np.zeros(len(table)))
     radius = plain.by_radius(None)
     least = RADIAL_GAIN * table.shape[1]
-    # Most tables have no such tails, and no rival need be fitted.
-    if radius.score() - plain.score() <= least:
+    # Most tables have no such tails, or no radius that can be told, and no rival need be fitted.
+    if radius.bends[0] is None or radius.score() - plain.score() <= least:
         return False
     coordinate = plain.by_coordinate(None)
     if radius.score() - coordinate.score() <= least:

@@ -108,6 +108,15 @@ def test_a_spike_has_no_radius():
     assert fit_radial(np.column_stack([heavy(rng, 500), np.ones(500)])) is None
 
 
+def test_a_column_that_varies_in_next_to_no_row_has_no_radius_either():
+    """It is constant in the rows that are looked at."""
+    rows = np.column_stack([heavy(np.random.default_rng(6), 50_000), np.zeros(50_000)])
+    rows[17, -1] = 1.0
+    scaling, white = fit_scaling(rows)
+    assert not isinstance(scaling.tails, RadialGaussianisation)
+    assert np.all(np.isfinite(white))
+
+
 def test_the_whitening_is_of_what_is_straight():
     rng = np.random.default_rng(4)
     events = np.exp(0.1 * heavy(rng, 2_000))
