@@ -10,7 +10,6 @@ in an image to its places. $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what 
 it. The log-determinant of the whole map lives here and nowhere else.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -20,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from .._typing import Array, Float, Scalar, State
 from .johnson import JohnsonSU, fit_johnson
 from .marginals import MarginalGaussianisation, fit_marginals
+from .mixtures import fit_mixture
 from .radial import RadialGaussianisation, fit_radial
 from .sites import Sites
 from .weights import resampled, shares
@@ -169,11 +167,7 @@ class Straight(NamedTuple):
         for held in np.array_split(np.random.default_rng(0).permutation(len(found)), FOLDS):
             kept = np.delete(self.rows, held, axis=0)
             location, scale, whitener = whitening(kept)
-            mixture = GaussianMixture(COMPONENTS, reg_covar=FLOOR, random_state=0)
-            with warnings.catch_warnings():
-                # Where it has not converged it is as good as what it scores.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                mixture.fit(times_rows(whitener, kept - location))
+            mixture = fit_mixture(times_rows(whitener, kept - location), COMPONENTS, FLOOR)
             white = times_rows(whitener, self.rows[held] - location)
             found[held] = mixture.score_samples(white) - np.linalg.slogdet(scale)[1] + self.log_dets[held]
         return found

@@ -1,6 +1,5 @@
 """Where a flow on few rows starts: at a mixture of Gaussians, if held-out rows are likelier under it than under one."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import sklearn.mixture
 import tqdm
 from scipy.stats import norm
-from sklearn.exceptions import ConvergenceWarning
 
 from .._typing import Key
+from ..data.mixtures import fit_mixture
 from ..data.scaling import Scaling
 from ..data.tables import Sample
 from ..data.weights import mean_and_error, resampled, shares
@@ -143,12 +141,8 @@ def _gain(choice: StartChoice) -> float:
 
 
 def _fit(table: Sample, components: int, floor: float) -> Any:
-    mixture = sklearn.mixture.GaussianMixture(components, reg_covar=floor, random_state=0)
-    with warnings.catch_warnings():
-        # Where it has not converged it is as good as what it scores.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        rows = np.asarray(table.states, np.float64)
-        return mixture.fit(resampled(rows, _weights(table), min(SMALL, len(rows))))
+    rows = np.asarray(table.states, np.float64)
+    return fit_mixture(resampled(rows, _weights(table), min(SMALL, len(rows))), components, floor)
 
 
 def _weights(table: Sample) -> np.ndarray | None:

@@ -81,7 +81,6 @@ def test_a_positive_law_is_learned(positive_fit):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_tails_that_are_long_in_all_directions_are_learned():
     """A t law in ten dimensions, which straightened column by column is missed by nats."""
     rng = np.random.default_rng(36)
@@ -98,6 +97,7 @@ def test_tails_that_are_long_in_all_directions_are_learned():
     assert missing > -4.5 * error
 
 
+@pytest.mark.slow
 def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, exact_mixture):
     """`fit_divergence` needs rows only for its centres: fresh rows and another key lead to the same function."""
     fresh = MIXTURE.sample(np.random.default_rng(36), 3000)
