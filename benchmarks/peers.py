@@ -147,7 +147,7 @@ def main() -> None:
     }
     page = text(cells, chains, schools_chains, len(names()))
     print(page)
-    draw(comparable(cells))
+    draw(comparable(cells, "flow"))
     replace_block(PAGE, "peers", page)
 
 

@@ -77,13 +77,25 @@ def mean(cells: Cells, table: str, method: str, key: str) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def comparable(cells: Cells) -> dict[Name, dict]:
-    """The cells of those splits of each table that all methods have of which there is any."""
+def comparable(cells: Cells, *ours: str) -> dict[Name, dict]:
+    """The cells of the peers and of these methods of this package, of those splits of each table that all of them have."""
+    there = {name: value for name, value in cells.items() if name.method in ours or name.method not in OURS}
     shared = {}
     for table in TABLES:
-        seeds = [{n.seed for n in cells if (n.table, n.method) == (table, m)} for m in methods_of(cells, table)]
-        shared[table] = set.intersection(*seeds) if seeds else set()
-    return {name: value for name, value in cells.items() if name.seed in shared[name.table]}
+        seeds = [{n.seed for n in there if (n.table, n.method) == (table, m)} for m in methods_of(there, table)]
+        lacking = not set(ours) <= set(methods_of(there, table))
+        shared[table] = set() if lacking else set.intersection(*seeds)
+    return {name: value for name, value in there.items() if name.seed in shared[name.table]}
+
+
+def shown(cells: Cells) -> list[str]:
+    """Methods that have a cell of any table, in their order."""
+    return [m for m in METHODS if any(n.method == m for n in cells)]
+
+
+def peers_of(cells: Cells, table: str) -> list[str]:
+    """Those of other packages that have a cell of a table."""
+    return [m for m in methods_of(cells, table) if m not in OURS]
 
 
 def methods_of(cells: Cells, table: str) -> list[str]:
@@ -108,7 +120,7 @@ def score_table(cells: Cells, tables: Sequence[str]) -> str:
             f"{TABLES[table].rows:,} x {TABLES[table].dim}",
         ]
         row.append(str(splits))
-        for method in METHODS:
+        for method in shown(cells):
             if method not in there:
                 row.append("")
                 continue
@@ -116,36 +128,30 @@ def score_table(cells: Cells, tables: Sequence[str]) -> str:
             behind = difference(cells, table, method, best)
             row.append(f"**{text}**" if method == best else f"*{text}*" if behind.mean >= -behind.error else text)
         rows.append(row)
-    return markdown(["", "rows x columns", "splits", *METHODS], rows)
+    return markdown(["", "rows x columns", "splits", *shown(cells)], rows)
 
 
-def difference_table(cells: Cells, tables: Sequence[str]) -> str:
-    """This package's scores beside the best peer's and the Gaussian's, and those with the exact divergence."""
+def difference_table(cells: Cells, method: str, others: Sequence[str] = ("gaussian",)) -> str:
+    """A method of this package beside the best peer and others, and with the exact divergence."""
     rows = []
-    for table in tables:
-        there = methods_of(cells, table)
-        peers = [m for m in there if m not in OURS]
-        for method in (m for m in OURS if m in there and peers):
-            best = best_of(cells, table, peers)
-            ahead = difference(cells, table, method, best)
-            row = [f"{table}: {method}", f"{ahead.mean:+.3f} +- {ahead.error:.3f}", best]
-            if "gaussian" in there:
-                plain = difference(cells, table, method, "gaussian")
-                row.append(f"{plain.mean:+.3f} +- {plain.error:.3f}")
-            else:
-                row.append("")
-            score = mean(cells, table, method, "score")
-            rows.append([*row, f"{mean(cells, table, method, 'exact') - score:+.3f}"])
-    return markdown(["", "minus the best peer", "which", "minus the Gaussian", "exact minus learned divergence"], rows)
+    for table in (t for t in TABLES if method in methods_of(cells, t)):
+        best = best_of(cells, table, peers_of(cells, table))
+        beside = [difference(cells, table, method, other) for other in (best, *others)]
+        exact = mean(cells, table, method, "exact") - mean(cells, table, method, "score")
+        splits = len({n.seed for n in cells if n.table == table})
+        ahead, *more = (f"{each.mean:+.3f} +- {each.error:.3f}" for each in beside)
+        rows.append([table, str(splits), ahead, best, *more, f"{exact:+.3f}"])
+    names = [f"minus {other}" for other in others]
+    return markdown(["", "splits", "minus the best peer", "which", *names, "exact minus learned divergence"], rows)
 
 
-def figures(cells: Cells, tables: Sequence[str], form: str, key: str) -> str:
-    """A figure of every method on every table, mean over splits."""
+def figures(cells: Cells, key: str, unit: float = 1.0) -> str:
+    """A figure of every method on every table, mean over splits, in this unit."""
     rows = []
-    for table in tables:
-        values = [mean(cells, table, method, key) for method in METHODS]
-        rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
-    return markdown(["", *METHODS], rows)
+    for table in (t for t in TABLES if methods_of(cells, t)):
+        values = [mean(cells, table, method, key) / unit for method in shown(cells)]
+        rows.append([table, *("" if np.isnan(value) else f"{value:.1f}" for value in values)])
+    return markdown(["", *shown(cells)], rows)
 
 
 def gap(cells: Cells, table: str, method: str) -> float:
@@ -157,37 +163,32 @@ def gap_table(cells: Cells, tables: Sequence[str]) -> str:
     """Mean score of training rows minus that of held-out rows."""
     rows = []
     for table in tables:
-        gaps = [gap(cells, table, method) for method in METHODS]
+        gaps = [gap(cells, table, method) for method in shown(cells)]
         rows.append([table, *("" if np.isnan(each) else f"{each:.2f}" for each in gaps)])
-    return markdown(["", *METHODS], rows)
+    return markdown(["", *shown(cells)], rows)
 
 
-def verdict(cells: Cells, tables: Sequence[str]) -> str:
-    """On how many of the counted tables this package is the best, and where a peer is."""
-    lines = []
-    for method in OURS:
-        first, close, worse, lost = 0, 0, [], []
-        counted = [t for t in tables if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
-        if not counted:
-            continue
-        for table in counted:
-            best = best_of(cells, table, [m for m in methods_of(cells, table) if m not in OURS])
-            ahead = difference(cells, table, method, best)
-            plain = difference(cells, table, method, "gaussian")
-            first += ahead.mean >= 0.0
-            close += ahead.mean >= -ahead.error
-            if ahead.mean < -ahead.error:
-                lost.append(f"{table} ({best}, by {-ahead.mean:.3f} +- {ahead.error:.3f})")
-            if plain.mean < -plain.error:
-                worse.append(table)
-        lines.append(
-            f"**`fit_{method}`** is best or within one paired standard error of the best on {close} of {len(counted)} counted "
-            f"tables, and the best on {first}; it is worse than the full Gaussian beyond one paired standard error on "
-            f"{len(worse)}"
-            + (f": {', '.join(worse)}." if worse else ".")
-            + (f" A peer is better on {'; '.join(lost)}." if lost else "")
-        )
-    return "\n\n".join(lines)
+def verdict(cells: Cells, method: str) -> str:
+    """On how many of the counted tables a method of this package is the best, and where a peer is."""
+    first, close, worse, lost = 0, 0, [], []
+    counted = [t for t in TABLES if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
+    for table in counted:
+        best = best_of(cells, table, peers_of(cells, table))
+        ahead = difference(cells, table, method, best)
+        plain = difference(cells, table, method, "gaussian")
+        first += ahead.mean >= 0.0
+        close += ahead.mean >= -ahead.error
+        if ahead.mean < -ahead.error:
+            lost.append(f"{table} ({best}, by {-ahead.mean:.3f} +- {ahead.error:.3f})")
+        if plain.mean < -plain.error:
+            worse.append(table)
+    return (
+        f"**`fit_{method}`** is best or within one paired standard error of the best on {close} of {len(counted)} counted "
+        f"tables, and the best on {first}; it is worse than the full Gaussian beyond one paired standard error on "
+        f"{len(worse)}"
+        + (f": {', '.join(worse)}." if worse else ".")
+        + (f" A peer is better on {'; '.join(lost)}." if lost else "")
+    )
 
 
 def listed(shares: Mapping[str, float]) -> str:
@@ -195,31 +196,21 @@ def listed(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
 
 
-def spikes(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], tables: Sequence[str]) -> str:
+def spikes(cells: Cells, chains: Cells, method: str) -> str:
     """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
-    lines = []
-    for method in OURS:
-        real = [t for t in tables if TABLES[t].real and method in methods_of(cells, t)]
-        if not real:
-            continue
-        gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
-        widest = max(gaps, key=gaps.__getitem__)
-        line = (
-            f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats a column above "
-            f"held-out ones ({widest})"
-        )
-        beyond = [t for t in real if gaps[t] > MARGIN]
-        shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
-        if shares:
-            line += f", and of the transitions of NUTS on {len(shares)} of them {listed(shares)} diverge"
-            beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
-        lines.append(
-            line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
-        )
-    for kind, shares in schools.items():
-        if shares:
-            lines.append(f"{SCHOOLS[kind]} {listed(shares)} diverge.")
-    return "\n\n".join(lines)
+    real = [t for t in TABLES if TABLES[t].real and method in methods_of(cells, t)]
+    gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
+    widest = max(gaps, key=gaps.__getitem__)
+    line = (
+        f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats a column above "
+        f"held-out ones ({widest})"
+    )
+    beyond = [t for t in real if gaps[t] > MARGIN]
+    shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
+    if shares:
+        line += f", and of the transitions of NUTS on {len(shares)} of them {listed(shares)} diverge"
+        beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
+    return line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
 
 
 def draw(cells: Cells) -> None:
@@ -230,7 +221,7 @@ def draw(cells: Cells) -> None:
     import matplotlib.pyplot as plt
 
     tables = [t for t in TABLES if methods_of(cells, t)]
-    shown = [m for m in METHODS if any(n.method == m for n in cells)]
+    methods = shown(cells)
     figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
     colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
     for number, table in enumerate(tables):
@@ -238,13 +229,13 @@ def draw(cells: Cells) -> None:
         best = best_of(cells, table, there)
         if number % 2:
             axes.axhspan(number - 0.5, number + 0.5, color="0.95", zorder=0)
-        for place, method in enumerate(shown):
+        for place, method in enumerate(methods):
             if method not in there:
                 continue
             behind = difference(cells, table, method, best)
             axes.errorbar(
                 behind.mean / TABLES[table].dim,
-                number + 0.7 * ((place + 0.5) / len(shown) - 0.5),
+                number + 0.7 * ((place + 0.5) / len(methods) - 0.5),
                 xerr=behind.error / TABLES[table].dim,
                 fmt="o" if method in OURS else "s",
                 markersize=5.5 if method in OURS else 3.5,
@@ -267,33 +258,40 @@ def draw(cells: Cells) -> None:
 
 def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], total: int) -> str:
     """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
-    there, cells = len(cells), comparable(cells)
+    there, packages = len(cells), ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
+    made, diffusion, cells = provenance(COMMAND, cells.values()), comparable(cells, *OURS), comparable(cells, "flow")
+    ours = {name: value for name, value in diffusion.items() if name.method in OURS}
     tables = [t for t in TABLES if methods_of(cells, t)]
-    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
     cores = sorted({c["cores"] for c in cells.values()})
     parts = [
         f"**Partial: {there} of {total} cells.** Of each table the splits that all its methods have."
         if there < total
         else "",
-        verdict(cells, tables),
+        verdict(cells, "flow"),
         "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
         score_table(cells, tables),
         "![Held-out log scores minus the best](images/peers.png)",
         "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
-        difference_table(cells, tables),
+        difference_table(cells, "flow"),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
         gap_table(cells, tables),
-        spikes(cells, chains, schools, tables),
+        spikes(cells, chains, "flow"),
+        *(f"{SCHOOLS[kind]} {listed(shares)} diverge." for kind, shares in schools.items() if shares),
         f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
-        figures(cells, tables, ".1f", "seconds to fit"),
+        figures(cells, "seconds to fit"),
         "Milliseconds of `log_prob` of 1,000 rows, the second call.",
-        figures(_in_ms(cells, "seconds of 1,000 log_prob"), tables, ".1f", "seconds of 1,000 log_prob"),
+        figures(cells, "seconds of 1,000 log_prob", 1e-3),
         "Milliseconds of 1,000 samples, the second call.",
-        figures(_in_ms(cells, "seconds of 1,000 samples"), tables, ".1f", "seconds of 1,000 samples"),
-        f"{provenance(COMMAND, cells.values())} Peers: {packages}.",
+        figures(cells, "seconds of 1,000 samples", 1e-3),
     ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _in_ms(cells: Cells, key: str) -> dict[Name, dict]:
-    return {name: {key: 1000.0 * value[key]} for name, value in cells.items()}
+    if ours:
+        parts += [
+            "## A diffusion instead\n\nOf the splits that `fit_diffusion` has as well, by the same rules.",
+            verdict(diffusion, "diffusion"),
+            difference_table(diffusion, "diffusion", ("flow", "gaussian")),
+            spikes(diffusion, chains, "diffusion"),
+            "Seconds to fit, and milliseconds of `log_prob` of 1,000 rows.",
+            figures(ours, "seconds to fit"),
+            figures(ours, "seconds of 1,000 log_prob", 1e-3),
+        ]
+    return "\n\n".join(part for part in [*parts, f"{made} Peers: {packages}."] if part)
