@@ -1,7 +1,6 @@
 """Whether the model has learned the data: held-out rows against its samples and against simpler densities."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,12 +9,11 @@ import jax.random as jr
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
 from .._typing import Key
+from ..data.mixtures import fit_mixture
 from ..data.tables import Sample
 from .findings import SIGNIFICANT, Finding
 from .subject import Subject, values
@@ -30,6 +28,8 @@ LEAST = 100
 """Fewer held-out rows say too little about a density."""
 SCORE = 0.05
 """Nats by which the held-out log score may be below that of a simpler density."""
+FLOOR = 1e-4
+"""What is added to the variances of a mixture of normal distributions."""
 INTERVAL, COVERAGE = 0.9, 0.05
 """The intervals whose coverage is checked, and by how much it may be off."""
 DRAWS, POOL = 99, 4096
@@ -132,17 +132,14 @@ def _widened(count: int) -> float:
 
 def _mixture(rows: np.ndarray, most: int) -> LogScore:
     """A mixture of normal distributions, to which one more is added until Schwarz's criterion says no, or there are `most`."""
-    best: Any = None
-    with warnings.catch_warnings():
-        # One with too many components may not converge: the criterion will not choose it.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for count in (1, 2, 3, 4, 6, 8, 12, 16):
-            if count > 1 and (count > most or 10 * count * rows.shape[1] > len(rows)):
-                break
-            fitted = GaussianMixture(count, reg_covar=1e-4, random_state=0).fit(rows)
-            if best is not None and fitted.bic(rows) > best.bic(rows):
-                break
-            best = fitted
+    best: Any = fit_mixture(rows, 1, FLOOR)
+    for count in (2, 3, 4, 6, 8, 12, 16):
+        if count > most or 10 * count * rows.shape[1] > len(rows):
+            break
+        fitted = fit_mixture(rows, count, FLOOR)
+        if fitted.bic(rows) > best.bic(rows):
+            break
+        best = fitted
 
     def log_prob(points: np.ndarray, axes: slice) -> np.ndarray:
         parts = zip(best.weights_, best.means_, best.covariances_, strict=True)
