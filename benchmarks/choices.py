@@ -26,11 +26,12 @@ from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
+from flowdensity.training.cross_validation import furthest
 from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
 from flowdensity.training.options import SMALL
 from flowdensity.training.prepare import default_network
-from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate, furthest
+from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate
 
 PAGE = Path("docs/choices.md")
 SCORED = 2_000
@@ -187,8 +188,10 @@ def other_rate(train: np.ndarray) -> dict[str, Any]:
 
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(tables=ALL),
-    "no mixture start": Choice(patched={"flowdensity.training.velocity.choose_start": nothing}, tables=REAL),
-    "always from the mixture": Choice(patched={"flowdensity.training.velocity.furthest": first_alone}, tables=REAL),
+    "no mixture start": Choice(patched={"flowdensity.training.cross_validation.choose_start": nothing}, tables=REAL),
+    "always from the mixture": Choice(
+        patched={"flowdensity.training.cross_validation.furthest": first_alone}, tables=REAL
+    ),
     "no edges straightened": Choice(patched={"flowdensity.data.scaling.fit_marginals": nothing}, tables=EDGED),
     "no radius straightened": Choice(
         patched={"flowdensity.data.scaling.fit_radial": nothing}, tables=(*LONG, "funnel")
@@ -197,7 +200,7 @@ CHOICES: Mapping[str, Choice] = {
     "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
     "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
-    "noise floor of 0.05": Choice(patched={"flowdensity.training.velocity.draw_matching": draw_noisy}),
+    "noise floor of 0.05": Choice(patched={"flowdensity.training.folds.draw_matching": draw_noisy}),
     "the other learning rate": Choice(other_rate, tables=SYNTHETIC),
     "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
     "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),

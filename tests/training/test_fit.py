@@ -240,7 +240,7 @@ def test_another_key_gives_another_fit():
 @pytest.mark.slow
 def test_few_rows_are_learned_from_without_a_part_held_out(monkeypatch):
     """Some steps on 300 rows from the fitted Gaussian: better than that on fresh rows, and never better than the truth."""
-    monkeypatch.setattr("flowdensity.training.velocity.choose_start", lambda *args, **options: None)
+    monkeypatch.setattr("flowdensity.training.cross_validation.choose_start", lambda *args, **options: None)
     data, fresh = banana(300), banana(4000, seed=1)
     options = QUICK | {"steps": 400, "batch_size": 256}
     density, report = fd.fit_flow(jr.key(0), data, network=quick_network(), divergence=fd.ExactDivergence(), **options)

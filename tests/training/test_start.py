@@ -129,7 +129,7 @@ def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
     assert report.start.components > 1
     assert lead > 0.0
     assert f"flows trained from it {lead:+.3f} +- {error:.3f} above" in report.summary()
-    monkeypatch.setattr("flowdensity.training.velocity.fit_start", bad)
+    monkeypatch.setattr("flowdensity.training.cross_validation.fit_start", bad)
     density, report = fd.fit_flow(jr.key(0), rows, **options)
     assert report.start.components == 1
     assert report.start.lead[0] < -1.0

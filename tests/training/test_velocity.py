@@ -10,8 +10,9 @@ from scipy.stats import norm
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
+from flowdensity.training.cross_validation import gain_of, some_of
+from flowdensity.training.folds import SOLVER, HeldRows, held_log_likelihoods, stack
 from flowdensity.training.splits import splits
-from flowdensity.training.velocity import SOLVER, HeldRows, _gain, _log_likelihoods, _some, _stack
 
 
 def plain(states: jax.Array, weights: jax.Array | None = None) -> Sample:
@@ -42,12 +43,12 @@ def test_many_weighted_rows_are_judged_by_a_part_that_stands_for_all():
     rng = np.random.default_rng(0)
     states, weights = rng.normal(size=(5000, 1)), rng.exponential(size=5000)
     part = Sample(jnp.asarray(states, float), jnp.zeros((5000, 0)), jnp.asarray(weights / weights.sum(), float))
-    some = _some(jr.key(0), part, 1000)
+    some = some_of(jr.key(0), part, 1000)
     np.testing.assert_allclose(jnp.sum(some.weights), 1.0, rtol=1e-5)
     mean = float(jnp.average(some.states[:, 0], weights=some.weights))
     assert abs(mean - np.average(states[:, 0], weights=weights)) < 4.5 / np.sqrt(1000)
     few = part.take(jnp.arange(1000))
-    assert _some(jr.key(0), few, 1000) is few
+    assert some_of(jr.key(0), few, 1000) is few
 
 
 def test_rows_without_weight_are_no_rows():
@@ -68,8 +69,8 @@ def test_rows_are_judged_by_their_likelihood():
     states = jr.normal(jr.key(4), (2, 30, 2))
     weights = jr.uniform(jr.key(5), (2, 30))
     held = HeldRows(Sample(states, jnp.zeros((2, 30, 0)), weights), jr.split(jr.key(6), 2))
-    gains = _log_likelihoods(_stack([model, model]), held) - _log_likelihoods(_stack([start, start]), held)
-    gain, error = _gain(gains, held.sample)
+    gains = held_log_likelihoods(stack([model, model]), held) - held_log_likelihoods(stack([start, start]), held)
+    gain, error = gain_of(gains, held.sample)
     density = fd.FlowDensity(model, solver=SOLVER)
     above = np.asarray(density.log_prob(states), np.float64) - norm.logpdf(np.float64(states)).sum(axis=-1)
     share = np.asarray(weights, np.float64)
@@ -78,5 +79,5 @@ def test_rows_are_judged_by_their_likelihood():
     np.testing.assert_allclose(gain, expected, atol=1e-5)
     np.testing.assert_allclose(error, np.sqrt(np.sum(np.square(share * (above - expected)))), rtol=1e-4)
     twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], axis=1), held.sample)
-    again, of_copies = _gain(jnp.concatenate([gains, gains], axis=1), twice)
+    again, of_copies = gain_of(jnp.concatenate([gains, gains], axis=1), twice)
     np.testing.assert_allclose([again, of_copies], [gain, error], rtol=1e-4)

@@ -1,0 +1,160 @@
+"""Fitting the velocity to few rows: several networks, each judged by the likelihood of the rows it has not seen."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Generic, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .._typing import Array, Float, Key
+from ..data.weights import mean_and_error, shares
+from ..models.flows import Started, with_start
+from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, stack
+from .loop import History
+from .losses import Sample
+from .splits import kinds
+from .start import StartChoice, choose_start, fit_start, whiten_again
+
+HELD = 1024
+"""At most so many rows of all folds together have their likelihood at every validation."""
+
+Pair = tuple[Sample, Sample]
+"""Rows to train on, and rows held out."""
+
+
+class Keys(NamedTuple):
+    """JAX PRNG keys: of the order of all rows, of the judged rows, of training, of the run on all rows, and of the start."""
+
+    order: Key
+    held: Key
+    train: Key
+    everything: Key
+    start: Key
+
+
+class Start(NamedTuple, Generic[Started]):
+    """A model at its start, and the same for each fold, where the start knows the rows of that fold only."""
+
+    model: Started
+    folds: list[Started]
+
+
+class Run(NamedTuple, Generic[Started]):
+    """What came of one start: the model on all rows there, those of the folds there and trained, and their losses."""
+
+    model: Started
+    started: Started
+    trained: Started
+    history: History
+
+
+def cross_validate(
+    keys: Keys, model: Started, table: Sample, pairs: Sequence[Pair], trainer: Trainer, *, stage: str
+) -> tuple[Started, History, StartChoice | None]:
+    """Train a network for each fold, from each start there is, and then one on all rows for as many steps as did best.
+
+    Unless the gain in likelihood over the start is within the standard error of that gain: then the model is left there.
+
+    Args:
+        keys: of each part of the work.
+        model: at the fitted Gaussian.
+        table: whitened events and contexts.
+        pairs: the folds, all of one size.
+        trainer: what the runs have in common.
+        stage: name of this stage.
+
+    Returns:
+        The model, the losses of the cross-validation, and how its start was chosen, if it was.
+    """
+    began = time.monotonic()
+    # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
+    with threadpool_limits(limits=1):
+        pairs = [whiten_again(model.scaling, *pair) for pair in pairs]
+        choice, starts = _starts(keys.start, model, table, [kept for kept, _ in pairs], trainer.progress)
+    if trainer.checkpoint is not None:
+        trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(starts))
+    seconds = time.monotonic() - began
+    held_keys = jr.split(keys.held, len(pairs))
+    some = [some_of(key, out, HELD // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
+    kept, judged = stack([kept for kept, _ in pairs]), HeldRows(stack(some), held_keys)
+    runs: list[Run[Started]] = []
+    for start in starts:
+        started, name = stack(start.folds), f"{stage}, from one Gaussian" if runs else stage
+        runs.append(Run(start.model, started, *trainer.run(keys.train, Folds(started, kept, judged), name)))
+        if runs[-1].history.interrupted:
+            break
+    best, is_better, choice = _compare(runs, judged, choice)
+    history = best.history
+    history.seconds = seconds + sum(run.history.seconds for run in runs)
+    history.interrupted = runs[-1].history.interrupted
+    if not is_better:
+        history.best_step = 0
+        history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
+        return best.model, history, choice
+    if history.interrupted:
+        return first(best.trained), history, choice
+    everything = table.take(jr.permutation(keys.order, len(table.states))[None])
+    # Nothing is held out from the last run: what is reported is the cross-validation.
+    one_fold = jax.tree.map(lambda leaf: leaf[:1], judged._replace(sample=judged.sample._replace(weights=None)))
+    final = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
+    trained, last = trainer._replace(schedule=final).run(
+        keys.everything, Folds(stack([best.model]), everything, one_fold), f"{stage}, all rows"
+    )
+    history.seconds += last.seconds
+    history.interrupted = last.interrupted
+    return first(trained), history, choice
+
+
+def furthest(gains: Sequence[tuple[float, float]]) -> int | None:
+    """Which of several gains, each with its standard error, is the largest; None if none is above its error."""
+    worth = [(gain, number) for number, (gain, error) in enumerate(gains) if gain > error]
+    return max(worth)[1] if worth else None
+
+
+def gain_of(above: Float[Array, "folds rows"], held: Sample) -> tuple[float, float]:
+    """By how much held-out rows are likelier, given how much each is: their mean in nats, and its standard error."""
+    share = shares(None if held.weights is None else np.asarray(held.weights, np.float64).ravel(), above.size)
+    _, kind = kinds(held)
+    return mean_and_error(np.asarray(above, np.float64).ravel(), share, kind)
+
+
+def some_of(key: Key, part: Sample, most: int) -> Sample:
+    """The rows of a part that are judged: all, or where they are many so many, which stand for all."""
+    if len(part.states) <= most:
+        return part
+    if part.weights is None:
+        return part.take(jnp.arange(most))
+    return part.draw(key, most)._replace(weights=jnp.full(most, jnp.sum(part.weights) / most))
+
+
+def _starts(
+    key: Key, model: Started, table: Sample, kept: Sequence[Sample], progress: bool
+) -> tuple[StartChoice | None, list[Start[Started]]]:
+    """The fitted Gaussian, and before it a mixture of Gaussians where held-out rows are likelier under one."""
+    starts = [Start(model, [model] * len(kept))]
+    # A mixture knows of no context.
+    choice = None if table.contexts.shape[1] else choose_start(key, model.scaling, table, progress=progress)
+    if choice is not None and choice.components > 1:
+        mixtures = [with_start(model, fit_start(rows, choice)) for rows in kept]
+        starts.insert(0, Start(with_start(model, fit_start(table, choice)), mixtures))
+    return choice, starts
+
+
+def _compare(
+    runs: Sequence[Run[Started]], judged: HeldRows, choice: StartChoice | None
+) -> tuple[Run[Started], bool, StartChoice | None]:
+    """The run under whose networks held-out rows are likeliest, whether they gain enough, and what that says of the start."""
+    before = [held_log_likelihoods(run.started, judged) for run in runs]
+    after = [held_log_likelihoods(run.trained, judged) for run in runs]
+    taken = furthest([gain_of(each - before[0], judged.sample) for each in after])
+    number = taken or 0
+    runs[number].history.gain = gain_of(after[number] - before[number], judged.sample)
+    if choice is not None and len(runs) > 1:
+        choice = dataclasses.replace(choice, lead=gain_of(after[0] - after[1], judged.sample))
+        choice = choice if number == 0 else dataclasses.replace(choice, components=1, floor=0.0)
+    return runs[number], taken is not None, choice

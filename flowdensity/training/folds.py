@@ -1,0 +1,101 @@
+"""Networks for the folds of a table, trained side by side on the matching loss, and how they are judged."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from .._typing import Array, Float, Key, Scalar
+from ..models.flows import AbstractCircle, Diffusion, Flow, with_network
+from ..models.networks import AbstractNetwork
+from ..solving import FixedStep
+from .checkpoints import Checkpoint
+from .likelihood import log_likelihoods
+from .loop import History, Schedule, TrainingDiverged, train
+from .losses import MatchingDraws, Sample, draw_matching, matching_loss
+
+SOLVER = FixedStep(16)
+"""Of the likelihood by which models are judged, which is compared with itself only."""
+
+
+class HeldRows(NamedTuple):
+    """Rows to be judged by their likelihood, and the key of the probes where the divergence takes any."""
+
+    sample: Sample
+    key: Key
+
+
+class Folds(NamedTuple):
+    """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by."""
+
+    models: Flow | Diffusion
+    kept: Sample
+    held: MatchingDraws | HeldRows
+
+
+class Trainer(NamedTuple):
+    """What all runs of a fit have in common.
+
+    Attributes:
+        schedule: how long and how fast.
+        batch_size: terms of the loss of each fold in each step.
+        likely: share of the angles that are drawn as the likelihood weighs them.
+        progress: whether to show bars.
+        checkpoint: where to keep what has been done.
+    """
+
+    schedule: Schedule
+    batch_size: int
+    likely: float
+    progress: bool
+    checkpoint: Checkpoint | None
+
+    def run(self, key: Key, folds: Folds, stage: str) -> tuple[Any, History]:
+        """The models of all folds trained, and their losses, mean over folds.
+
+        Raises:
+            TrainingDiverged: with the best model of the first fold until then in its `best`.
+        """
+        try:
+            networks, history = train(
+                key, folds.models.network, self._loss, _judge, folds, self.schedule,
+                stage=stage, progress=self.progress, checkpoint=self.checkpoint,
+            )  # fmt: skip
+        except TrainingDiverged as error:
+            error.best = first(with_network(folds.models, error.best))
+            raise
+        return with_network(folds.models, networks), history
+
+    def _loss(self, networks: AbstractNetwork, key: Key, folds: Folds) -> Scalar:
+        def one(model: AbstractCircle, key: Key, sample: Sample) -> Scalar:
+            return matching_loss(model, draw_matching(key, sample, model, self.batch_size, self.likely))
+
+        keys = jr.split(key, len(folds.kept.states))
+        return jnp.mean(eqx.filter_vmap(one)(with_network(folds.models, networks), keys, folds.kept))
+
+
+def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
+    """The matching loss of fixed draws, or minus the mean log density of rows in nats per dimension."""
+    models, held = with_network(folds.models, networks), folds.held
+    if isinstance(held, MatchingDraws):
+        return jnp.mean(eqx.filter_vmap(matching_loss)(models, held))
+    return -jnp.average(held_log_likelihoods(models, held), weights=held.sample.weights) / models.dim
+
+
+@eqx.filter_jit
+def held_log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "folds rows"]:
+    """Of held-out rows, each under the model of its fold, in nats."""
+    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Trees of one structure as one, with a leading axis on the arrays."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
+
+
+def first(stacked: Any) -> Any:
+    """The first of the trees that were stacked."""
+    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, stacked)
