@@ -350,6 +350,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
         fd.StartChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
+        "columns: whitened, none straightened",
     )
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")
@@ -515,7 +516,8 @@ if __name__ == "__main__":
     density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
     start, history = fd.StartChoice(2, 0.01, (0.3, 0.1), (0.2, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
     events = density.sample(jr.key(0), (4,))
-    report = fd.FitReport({"flow": history}, {"distillation": 1.0}, steps=steps, start=start)
+    columns = density.flow.model.scaling.summary()
+    report = fd.FitReport({"flow": history}, {"distillation": 1.0}, steps=steps, start=start, columns=columns)
     save(FILES / f"format-{FORMAT}.flow", density, report)
     values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
     lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}

@@ -10,7 +10,8 @@ in an image to its places. $N(0, I)$ in $y$ is the fitted Gaussian in $u$: what 
 it. The log-determinant of the whole map lives here and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import prod
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -34,6 +35,8 @@ RADIAL_GAIN = 0.05
 """The radius may be straightened instead of the coordinates if rows are likelier by so many nats for each of these."""
 COMPONENTS, FLOOR = 4, 0.1
 """Of the mixture that has to agree, and what is added to their variances."""
+NAMED = 8
+"""At most so many coordinates are named in a line of text."""
 FOLDS, ROWS, ERRORS = 5, 4_000, 3.0
 """It is fitted to at most so many rows less one of so many parts, and agrees if the gain is so many standard errors."""
 
@@ -95,6 +98,27 @@ class Scaling(eqx.Module):
     def _bends(self) -> list[Bend]:
         """In the order in which they straighten."""
         return [bends for bends in (self.tails, self.edges) if bends is not None]
+
+    def summary(self) -> str:
+        """What was straightened, in one line of text."""
+        match self.tails:
+            case RadialGaussianisation(degrees=degrees):
+                tails = [f"tails straightened along the radius, {float(degrees):.2g} degrees of freedom"]
+            case JohnsonSU(bent=bent):
+                tails = [f"tails of {self._columns(np.flatnonzero(bent))} straightened"]
+            case None:
+                tails = []
+        edges = [] if self.edges is None else [f"{self._columns(self.edges.columns)} made normal by their quantiles"]
+        return f"columns: {'; '.join([*tails, *edges]) or 'whitened, none straightened'}"
+
+    def _columns(self, numbers: Iterable[int | Array]) -> str:
+        """Names of coordinates, or their numbers where they have none."""
+        if self.sites is None or sum(map(prod, self.sites.shapes)) != self.dim:
+            names = [str(int(number)) for number in numbers]
+        else:
+            names = list(dict.fromkeys(repr(self.sites.site_of(int(number))) for number in numbers))
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return ", ".join(names[:NAMED]) + more
 
     def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
         """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats."""

@@ -221,7 +221,7 @@ def fit_likelihood(
             caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
         )
         table = parts.table
-        model = Flow(path=Trigonometric(), **parts.shared)
+        model, columns = Flow(path=Trigonometric(), **parts.shared), parts.scaling.summary()
         chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
     else:
         check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
@@ -232,7 +232,7 @@ def fit_likelihood(
                 )
         table = whitened(caller, model, data, context, weights)
         options = check_options(caller, table.effective, steps, batch_size, learning_rate)
-        chosen = Options(steps or 300, batch_size or 256, learning_rate or 2e-4)
+        chosen, columns = Options(steps or 300, batch_size or 256, learning_rate or 2e-4), None
     if isinstance(model, AbstractCircle):
         model = ContinuousFlow(model)
     kept = open_checkpoint(caller, checkpoint, key, model, table, chosen, options, divergence, validation)
@@ -244,7 +244,7 @@ def fit_likelihood(
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    report = FitReport({"likelihood": history}, {"likelihood": history.seconds})
+    report = FitReport({"likelihood": history}, {"likelihood": history.seconds}, columns=columns)
     return _finish(stein_key, trained, report, table, options, divergence, tolerance, kept, progress)
 
 
@@ -282,7 +282,7 @@ def _fit(
     except TrainingDiverged as error:
         error.best = FlowDensity(error.best, divergence=ExactDivergence())
         raise
-    report = FitReport({stage: history}, {stage: history.seconds}, start=start)
+    report = FitReport({stage: history}, {stage: history.seconds}, start=start, columns=parts.scaling.summary())
     return _finish(stein_key, model, report, table, options, divergence, tolerance, kept, progress)
 
 

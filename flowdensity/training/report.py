@@ -76,6 +76,7 @@ class FitReport:
         steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortisation: how far an amortized density is from its flow; None for other fits.
         start: how it was chosen where a flow on few rows starts; None where there is no choice.
+        columns: what was straightened before the columns were whitened, in one line; None for fits that whiten none.
     """
 
     histories: dict[str, History]
@@ -84,6 +85,7 @@ class FitReport:
     steps: StepErrors | None = None
     amortisation: Amortisation | None = None
     start: StartChoice | None = None
+    columns: str | None = None
 
     @property
     def losses(self) -> dict[str, dict[str, np.ndarray]]:
@@ -91,8 +93,10 @@ class FitReport:
         return {stage: history.arrays() for stage, history in self.histories.items()}
 
     def summary(self) -> str:
-        """A few lines of text: what each stage reached, and what the residuals say of the learned divergence."""
-        lines = [] if self.start is None else [self.start.summary()]
+        """A few lines of text: what was made of the columns, what each stage reached, and how good the divergence is."""
+        lines = [] if self.columns is None else [self.columns]
+        if self.start is not None:
+            lines.append(self.start.summary())
         for stage, history in self.histories.items():
             if history.gain is None:
                 reached = f"validation loss {history.validation[0]:.4f} -> {min(history.validation):.4f}"

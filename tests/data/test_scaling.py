@@ -8,6 +8,7 @@ from numpyro.distributions import constraints
 from references import EPS32, x64
 
 from flowdensity.data.scaling import fit_scaling, standardise
+from flowdensity.data.sites import Sites
 from flowdensity.data.whitening import FULL_COVARIANCE_LIMIT
 
 
@@ -203,3 +204,23 @@ def test_an_event_far_out_keeps_its_gradient():
         assert jnp.all(jnp.isfinite(state))
         assert jnp.all(jnp.isfinite(slope))
         assert jnp.any(slope != 0.0)  # x d/dx log x = 1: a relative step is the same step everywhere
+
+
+def test_what_was_straightened_is_said():
+    """Columns by their names, or by their numbers where the map has others than the event; of many, the first."""
+    rng = np.random.default_rng(3)
+    plain, long, edged = rng.normal(size=(3, 1000))
+    table = np.column_stack([plain, np.exp(long), np.where(edged < 0.8, 0.01 * edged, 5.0 + edged)])
+    numbered = "columns: tails of 1, 2 straightened; 2 made normal by their quantiles"
+    assert fit_scaling(table)[0].summary() == numbered
+    sites = Sites(("a", "b c"), ((1,), (2,)))
+    named = "columns: tails of 'b c' straightened; 'b c' made normal by their quantiles"
+    assert fit_scaling(table, sites=sites)[0].summary() == named
+    assert fit_scaling(table, sites=Sites(("a",), ((4,),)))[0].summary() == numbered
+    assert fit_scaling(table[:, :1])[0].summary() == "columns: whitened, none straightened"
+    many = "columns: tails of 0, 1, 2, 3, 4, 5, 6, 7 and 2 more straightened"
+    assert fit_scaling(np.exp(rng.normal(size=(1000, 10))))[0].summary() == many
+    student = rng.normal(size=(2000, 5)) / np.sqrt(rng.chisquare(2.0, size=(2000, 1)) / 2.0)
+    line = fit_scaling(student)[0].summary()
+    assert line.startswith("columns: tails straightened along the radius, ")
+    assert 1.0 < float(line.split()[-4]) < 4.0
