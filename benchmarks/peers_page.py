@@ -1,6 +1,7 @@
 """The page of the benchmark of held-out log scores: its tables, its picture and what they say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,14 +79,23 @@ def mean(cells: Cells, table: str, method: str, key: str) -> float:
 
 
 def comparable(cells: Cells, *ours: str) -> dict[Name, dict]:
-    """The cells of the peers and of these methods of this package, of those splits of each table that all of them have."""
+    """The cells of the peers and of these methods of this package: of each table the splits that all have of which it has any."""
     there = {name: value for name, value in cells.items() if name.method in ours or name.method not in OURS}
     shared = {}
     for table in TABLES:
         seeds = [{n.seed for n in there if (n.table, n.method) == (table, m)} for m in methods_of(there, table)]
-        lacking = not set(ours) <= set(methods_of(there, table))
-        shared[table] = set() if lacking else set.intersection(*seeds)
+        shared[table] = set.intersection(*seeds) if seeds else set()
     return {name: value for name, value in there.items() if name.seed in shared[name.table]}
+
+
+def tables_of(cells: Cells) -> list[str]:
+    """Tables of which there is a cell, in their order."""
+    return [t for t in TABLES if methods_of(cells, t)]
+
+
+def splits_of(cells: Cells, table: str) -> str:
+    """How many splits of a table there are cells of."""
+    return str(len({n.seed for n in cells if n.table == table}))
 
 
 def shown(cells: Cells) -> list[str]:
@@ -108,18 +118,17 @@ def best_of(cells: Cells, table: str, methods: Sequence[str]) -> str:
     return max(methods, key=lambda m: mean(cells, table, m, "score"))
 
 
-def score_table(cells: Cells, tables: Sequence[str]) -> str:
+def score_table(cells: Cells) -> str:
     """Mean scores: the best in bold, those within one paired standard error of it in italics."""
     rows = []
-    for table in tables:
+    for table in tables_of(cells):
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
-        splits = len({n.seed for n in cells if n.table == table})
         row = [
             table + ("" if TABLES[table].counted else ", not counted"),
             f"{TABLES[table].rows:,} x {TABLES[table].dim}",
+            splits_of(cells, table),
         ]
-        row.append(str(splits))
         for method in shown(cells):
             if method not in there:
                 row.append("")
@@ -134,24 +143,29 @@ def score_table(cells: Cells, tables: Sequence[str]) -> str:
 def difference_table(cells: Cells, method: str, others: Sequence[str] = ("gaussian",)) -> str:
     """A method of this package beside the best peer and others, and with the exact divergence."""
     rows = []
-    for table in (t for t in TABLES if method in methods_of(cells, t)):
+    for table in (t for t in TABLES if method in methods_of(cells, t) and peers_of(cells, t)):
         best = best_of(cells, table, peers_of(cells, table))
-        beside = [difference(cells, table, method, other) for other in (best, *others)]
+        there = methods_of(cells, table)
+        beside = (difference(cells, table, method, each) if each in there else None for each in (best, *others))
+        ahead, *more = ("" if each is None else f"{each.mean:+.3f} +- {each.error:.3f}" for each in beside)
         exact = mean(cells, table, method, "exact") - mean(cells, table, method, "score")
-        splits = len({n.seed for n in cells if n.table == table})
-        ahead, *more = (f"{each.mean:+.3f} +- {each.error:.3f}" for each in beside)
-        rows.append([table, str(splits), ahead, best, *more, f"{exact:+.3f}"])
+        rows.append([table, splits_of(cells, table), ahead, best, *more, f"{exact:+.3f}"])
     names = [f"minus {other}" for other in others]
     return markdown(["", "splits", "minus the best peer", "which", *names, "exact minus learned divergence"], rows)
 
 
-def figures(cells: Cells, key: str, unit: float = 1.0) -> str:
-    """A figure of every method on every table, mean over splits, in this unit."""
+def figures(cells: Cells, figure: Callable[[str, str], float], form: str = ".1f") -> str:
+    """A figure of every method, given the table and the method, on every table."""
     rows = []
-    for table in (t for t in TABLES if methods_of(cells, t)):
-        values = [mean(cells, table, method, key) / unit for method in shown(cells)]
-        rows.append([table, *("" if np.isnan(value) else f"{value:.1f}" for value in values)])
+    for table in tables_of(cells):
+        values = [figure(table, method) for method in shown(cells)]
+        rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
     return markdown(["", *shown(cells)], rows)
+
+
+def means(cells: Cells, key: str, unit: float = 1.0) -> str:
+    """A figure of every cell, mean over splits, in this unit."""
+    return figures(cells, lambda table, method: mean(cells, table, method, key) / unit)
 
 
 def gap(cells: Cells, table: str, method: str) -> float:
@@ -159,19 +173,12 @@ def gap(cells: Cells, table: str, method: str) -> float:
     return mean(cells, table, method, "training score") - mean(cells, table, method, "score")
 
 
-def gap_table(cells: Cells, tables: Sequence[str]) -> str:
-    """Mean score of training rows minus that of held-out rows."""
-    rows = []
-    for table in tables:
-        gaps = [gap(cells, table, method) for method in shown(cells)]
-        rows.append([table, *("" if np.isnan(each) else f"{each:.2f}" for each in gaps)])
-    return markdown(["", *shown(cells)], rows)
-
-
 def verdict(cells: Cells, method: str) -> str:
     """On how many of the counted tables a method of this package is the best, and where a peer is."""
     first, close, worse, lost = 0, 0, [], []
     counted = [t for t in TABLES if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
+    if not counted:
+        return ""
     for table in counted:
         best = best_of(cells, table, peers_of(cells, table))
         ahead = difference(cells, table, method, best)
@@ -199,6 +206,8 @@ def listed(shares: Mapping[str, float]) -> str:
 def spikes(cells: Cells, chains: Cells, method: str) -> str:
     """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
     real = [t for t in TABLES if TABLES[t].real and method in methods_of(cells, t)]
+    if not real:
+        return ""
     gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
     widest = max(gaps, key=gaps.__getitem__)
     line = (
@@ -220,7 +229,7 @@ def draw(cells: Cells) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tables = [t for t in TABLES if methods_of(cells, t)]
+    tables = tables_of(cells)
     methods = shown(cells)
     figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
     colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
@@ -258,40 +267,41 @@ def draw(cells: Cells) -> None:
 
 def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], total: int) -> str:
     """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
-    there, packages = len(cells), ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
-    made, diffusion, cells = provenance(COMMAND, cells.values()), comparable(cells, *OURS), comparable(cells, "flow")
-    ours = {name: value for name, value in diffusion.items() if name.method in OURS}
-    tables = [t for t in TABLES if methods_of(cells, t)]
-    cores = sorted({c["cores"] for c in cells.values()})
+    flow, both = comparable(cells, "flow"), comparable(cells, *OURS)
+    diffused = [t for t in TABLES if "diffusion" in methods_of(both, t)]
+    ours = {name: value for name, value in both.items() if name.method in OURS and name.table in diffused}
+    cores = sorted({c["cores"] for c in flow.values()})
+    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
     parts = [
-        f"**Partial: {there} of {total} cells.** Of each table the splits that all its methods have."
-        if there < total
+        f"**Partial: {len(cells)} of {total} cells.** Of each table the splits that all its methods have."
+        if len(cells) < total
         else "",
-        verdict(cells, "flow"),
+        verdict(flow, "flow"),
         "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
-        score_table(cells, tables),
+        score_table(flow),
         "![Held-out log scores minus the best](images/peers.png)",
         "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
-        difference_table(cells, "flow"),
+        difference_table(flow, "flow"),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
-        gap_table(cells, tables),
-        spikes(cells, chains, "flow"),
+        figures(flow, partial(gap, flow), ".2f"),
+        spikes(flow, chains, "flow"),
         *(f"{SCHOOLS[kind]} {listed(shares)} diverge." for kind, shares in schools.items() if shares),
         f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
-        figures(cells, "seconds to fit"),
+        means(flow, "seconds to fit"),
         "Milliseconds of `log_prob` of 1,000 rows, the second call.",
-        figures(cells, "seconds of 1,000 log_prob", 1e-3),
+        means(flow, "seconds of 1,000 log_prob", 1e-3),
         "Milliseconds of 1,000 samples, the second call.",
-        figures(cells, "seconds of 1,000 samples", 1e-3),
+        means(flow, "seconds of 1,000 samples", 1e-3),
     ]
-    if ours:
+    if diffused:
         parts += [
             "## A diffusion instead\n\nOf the splits that `fit_diffusion` has as well, by the same rules.",
-            verdict(diffusion, "diffusion"),
-            difference_table(diffusion, "diffusion", ("flow", "gaussian")),
-            spikes(diffusion, chains, "diffusion"),
+            verdict(both, "diffusion"),
+            difference_table(both, "diffusion", ("flow", "gaussian")),
+            spikes(both, chains, "diffusion"),
             "Seconds to fit, and milliseconds of `log_prob` of 1,000 rows.",
-            figures(ours, "seconds to fit"),
-            figures(ours, "seconds of 1,000 log_prob", 1e-3),
+            means(ours, "seconds to fit"),
+            means(ours, "seconds of 1,000 log_prob", 1e-3),
         ]
-    return "\n\n".join(part for part in [*parts, f"{made} Peers: {packages}."] if part)
+    parts.append(f"{provenance(COMMAND, cells.values())} Peers: {packages}.")
+    return "\n\n".join(part for part in parts if part)
