@@ -180,6 +180,11 @@ def experts(train: np.ndarray) -> dict[str, Any]:
     return {"network": default_network(jr.key(7), *train.shape, experts=16 if len(train) < SMALL else 0)}
 
 
+def other_width(train: np.ndarray) -> dict[str, Any]:
+    """The default network with 256 units where it has 64, and 64 where it has 256."""
+    return {"network": default_network(jr.key(7), *train.shape, width=256 if len(train) < SMALL else 64)}
+
+
 def other_rate(train: np.ndarray) -> dict[str, Any]:
     """Half the default in up to three dimensions, and twice the default in more."""
     few = train.shape[1] <= FEW_DIMENSIONS
@@ -198,6 +203,7 @@ CHOICES: Mapping[str, Choice] = {
     ),
     "one Gaussian decides on the radius": Choice(patched={"flowdensity.data.scaling.ERRORS": -np.inf}, tables=NECKED),
     "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
+    "the other width": Choice(other_width),
     "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
     "noise floor of 0.05": Choice(patched={"flowdensity.training.folds.draw_matching": draw_noisy}),

@@ -34,6 +34,11 @@ SCORED, TIMED = 2_000, 1_000
 PAGE = Path("docs/density.md")
 POSTERIORS = {"schools-centred": schools.centred, "schools-non-centred": schools.non_centred}
 """What the draws of a table are of: its own necks are no fault of what is learned."""
+BY_COLUMNS = {
+    "schools-centred": schools.by_columns(schools.centred, "theta"),
+    "schools-non-centred": schools.by_columns(schools.non_centred, "noise"),
+}
+"""The same as densities of the table's columns, as a flow learns them."""
 QUICK = (("iris", "wine", "schools-non-centred"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
 
 
@@ -129,6 +134,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
         {str(n): partial(measure, n) for n in there}
         | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
         | {f"{table}-posterior-nuts": partial(chains_of, model) for table, model in POSTERIORS.items()}
+        | {f"{table}-columns-nuts": partial(chains_of, model) for table, model in BY_COLUMNS.items()}
         | {f"{table}-support-nuts": partial(told, table) for table in POSTERIORS}
     )
 

@@ -40,6 +40,7 @@ class Name(NamedTuple):
 Cells = Mapping[Name, dict]
 SCHOOLS = {
     "posterior": "Of the transitions under the exact posteriors, of which the rows of the eight schools are draws,",
+    "columns": "Of those under the same as densities of the table's columns, which do not say that the scale is positive,",
     "support": "Of those under a flow learned from these rows with their support, where the scale of the effects is positive,",
 }
 """What else NUTS samples there, to tell whether it is the posterior, its edge or a spike that makes it diverge."""
