@@ -45,16 +45,18 @@ bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/nuts.py
+	taskset -c 0 $(BIN)/python benchmarks/nuts.py
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/divergence.py
 	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/reparam.py
 	$(BIN)/python benchmarks/guides.py
 	$(BIN)/python benchmarks/diagnose.py
+	$(BIN)/python benchmarks/trust.py
 	$(BIN)/python benchmarks/cells.py
 	$(BIN)/python benchmarks/choices.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/bad_input.py
 
 clean: ## remove the environments and everything that was built
 	rm -rf .venv .venv-* site .pytest_cache .ruff_cache

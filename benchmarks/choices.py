@@ -38,7 +38,7 @@ SCORED = 2_000
 PILOT, ANGLES = 1_000, 201
 """Steps of the fit that tells the kinetic energy of each angle, and angles."""
 SEED = 0
-"""Of the split and of the fit."""
+"""Of the split."""
 FLOOR = 0.05
 """Standard deviation of the noise that is added to whitened rows."""
 REAL = ("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16")
@@ -155,12 +155,14 @@ class Choice(NamedTuple):
         patched: names of the package, and what stands there instead.
         after: what is done with the density.
         tables: where it is not the default.
+        key: of the fit.
     """
 
     options: Callable[[np.ndarray], dict[str, Any]] = lambda train: {}
     patched: Mapping[str, Any] = MappingProxyType({})
     after: Callable[[fd.FlowDensity, np.ndarray], fd.FlowDensity] = lambda density, train: density
     tables: Sequence[str] = REAL + SYNTHETIC
+    key: int = 0
 
     def fit(self, train: np.ndarray) -> tuple[fd.FlowDensity, fd.FitReport]:
         """The density of a table, with its exact divergence."""
@@ -171,7 +173,7 @@ class Choice(NamedTuple):
             # What was compiled before knows nothing of what is patched, and the next cell must not know of it.
             jax.clear_caches()
             stack.callback(jax.clear_caches)
-            density, report = fd.fit_flow(jr.key(SEED), train, **options)
+            density, report = fd.fit_flow(jr.key(self.key), train, **options)
         return self.after(density, train), report
 
 
@@ -193,6 +195,7 @@ def other_rate(train: np.ndarray) -> dict[str, Any]:
 
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(tables=ALL),
+    "another key": Choice(key=1),
     "no mixture start": Choice(patched={"flowdensity.training.cross_validation.choose_start": nothing}, tables=REAL),
     "always from the mixture": Choice(
         patched={"flowdensity.training.cross_validation.furthest": first_alone}, tables=REAL
@@ -257,8 +260,10 @@ def solver_steps(cells: Cells, table: str, choice: str) -> str:
 def text_of(cells: Cells) -> str:
     """The tables of the page."""
 
-    def table(entry: Callable[[Cells, str, str], str], columns: Sequence[str], rows: Iterable[str]) -> str:
-        return markdown(["", *columns], [[row, *(entry(cells, column, row) for column in columns)] for row in rows])
+    def table(entry: Callable[[Cells, str, str], str], tables: Sequence[str], rows: Iterable[str]) -> str:
+        columns = [t for t in tables if (t, "default") in cells]
+        shown = [r for r in rows if any((column, r) in cells for column in columns)]
+        return markdown(["", *columns], [[row, *(entry(cells, column, row) for column in columns)] for row in shown])
 
     return "\n\n".join(
         [

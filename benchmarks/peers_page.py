@@ -39,9 +39,9 @@ class Name(NamedTuple):
 
 Cells = Mapping[Name, dict]
 SCHOOLS = {
-    "posterior": "Of the transitions under the exact posteriors, of which the rows of the eight schools are draws,",
-    "columns": "Of those under the same as densities of the table's columns, which do not say that the scale is positive,",
-    "support": "Of those under a flow learned from these rows with their support, where the scale of the effects is positive,",
+    "posterior": "Under the exact posteriors of the eight schools, with their support,",
+    "columns": "Under the exact posteriors as densities of the table's columns, which do not say that a scale is positive,",
+    "support": "Under a flow fitted with `support=` for that column,",
 }
 """What else NUTS samples there, to tell whether it is the posterior, its edge or a spike that makes it diverge."""
 
@@ -169,6 +169,22 @@ def means(cells: Cells, key: str, unit: float = 1.0) -> str:
     return figures(cells, lambda table, method: mean(cells, table, method, key) / unit)
 
 
+def cost(cells: Cells, method: str, peer: str) -> str:
+    """How many times as long a method takes as a peer: the least and the most of all tables, of a mean over splits."""
+    both = [t for t in TABLES if {method, peer} <= set(methods_of(cells, t))]
+    if not both:
+        return ""
+
+    def times(key: str) -> str:
+        ratios = [mean(cells, t, method, key) / mean(cells, t, peer, key) for t in both]
+        return f"{min(ratios):.2g} to {max(ratios):.2g}"
+
+    return (
+        f"Beside `{peer}`, `fit_{method}` takes {times('seconds to fit')} times as long, `log_prob` "
+        f"{times('seconds of 1,000 log_prob')} times, and samples {times('seconds of 1,000 samples')} times."
+    )
+
+
 def gap(cells: Cells, table: str, method: str) -> float:
     """Mean score of training rows minus that of held-out rows, nats a row."""
     return mean(cells, table, method, "training score") - mean(cells, table, method, "score")
@@ -234,6 +250,7 @@ def draw(cells: Cells) -> None:
     methods = shown(cells)
     figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
     colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
+    markers = dict(zip(METHODS, "xsD^v<>oo", strict=True))
     for number, table in enumerate(tables):
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
@@ -247,8 +264,8 @@ def draw(cells: Cells) -> None:
                 behind.mean / TABLES[table].dim,
                 number + 0.7 * ((place + 0.5) / len(methods) - 0.5),
                 xerr=behind.error / TABLES[table].dim,
-                fmt="o" if method in OURS else "s",
-                markersize=5.5 if method in OURS else 3.5,
+                fmt=markers[method],
+                markersize=5.5 if method in OURS else 4.0,
                 color=colours[method],
                 elinewidth=1.0,
                 label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
@@ -260,9 +277,9 @@ def draw(cells: Cells) -> None:
     axes.axvline(0.0, color="0.5", linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(tables)), [t if TABLES[t].counted else f"({t})" for t in tables])
     axes.set_ylim(len(tables) - 0.5, -0.5)
-    axes.set_xlabel("held-out log score minus the best, nats a row and column")
+    axes.set_xlabel("held-out log score minus the best, nats per row and column")
     figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(PICTURE, dpi=130)
+    figure.savefig(PICTURE, dpi=200)
     plt.close(figure)
 
 
@@ -281,14 +298,21 @@ def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]]
         "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
         score_table(flow),
         "![Held-out log scores minus the best](images/peers.png)",
+        "Held-out log scores minus that of the best method, divided by the number of columns, with paired standard errors. The axis is "
+        "linear between -0.01 and 0.01 and logarithmic beyond; tables in brackets are not counted.",
         "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
         difference_table(flow, "flow"),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
         figures(flow, partial(gap, flow), ".2f"),
         spikes(flow, chains, "flow"),
-        *(f"{SCHOOLS[kind]} {listed(shares)} diverge." for kind, shares in schools.items() if shares),
+        *(
+            f"{SCHOOLS[kind]} {listed(shares)} of the transitions diverge."
+            for kind, shares in schools.items()
+            if shares
+        ),
         f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
         means(flow, "seconds to fit"),
+        cost(flow, "flow", "flowjax-maf"),
         "Milliseconds of `log_prob` of 1,000 rows, the second call.",
         means(flow, "seconds of 1,000 log_prob", 1e-3),
         "Milliseconds of 1,000 samples, the second call.",

@@ -50,7 +50,7 @@ def value_and_gradient(density: fd.FlowDensity, points: jax.Array) -> Callable[[
 
 
 def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
-    """The floor: value and gradient of a scan over as many passes of network and head as the solver makes, and nothing else."""
+    """Value and gradient of a scan over as many passes of network and head as the solver makes, and nothing else."""
     model, divergence = density.model, density.divergence
     solver = density.solver
     assert isinstance(solver, fd.FixedStep)
@@ -71,7 +71,7 @@ def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
 
 
 def measure(dim: int) -> dict:
-    """Times of the estimators and of the floor in turn: a row of the table for each number of points."""
+    """Times of the estimators and of the passes alone in turn: a row of the table for each number of points."""
     rows = []
     learned = density(dim)
     rivals = {
@@ -112,8 +112,8 @@ def main() -> None:
     )
     text = (
         "# Speed\n\nValue and gradient of `log_prob`, 16 steps: median of seven rounds in which the estimators take turns. "
-        "The columns to the right are ratios of medians; milliseconds depend on the machine. The last compares with the "
-        "floor: value and gradient of a scan over as many passes of network and head, with no solver about them. "
+        "The columns to the right are ratios of medians; milliseconds depend on the machine. The last compares with as many "
+        "passes of network and head in a plain scan, with no solver about them: a yardstick and no bound, since each is compiled in its own way. "
         "What a learned prior costs in NUTS is on [a page of its own](nuts.md).\n\n"
         f"{table}\n\n{provenance('python benchmarks/speed.py', cells.values())}\n"
     )

@@ -1,4 +1,4 @@
-"""What the diagnostics print of one good density and of three bad ones, and how a posterior is repaired.
+"""What the diagnostics print of one good density and of four bad ones, and how a posterior is repaired.
 
     python benchmarks/trust.py            # about twelve minutes on two cores; resumes
     python benchmarks/trust.py --cached   # only the files, from the cells that are there

@@ -8,11 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import numpyro.infer
-import optax
 import pytest
 import xarray as xr
 from conftest import small_network
-from numpyro.distributions import constraints
 
 import flowdensity as fd
 from flowdensity.training import divergence, prepare
@@ -61,12 +59,9 @@ def namespace():
             "theta": theta,
             "velocity": lambda t, x, context: 0.5 * x,
             "x": theta + 1.0,
-            "constraints": constraints,
             "idata": xr.Dataset(
                 {name: (("chain", "draw"), value) for name, value in (("mu", chains), ("tau", np.exp(chains)))}
             ),
-            "optax": optax,
-            "SVI": numpyro.infer.SVI,
         }
 
 

@@ -30,7 +30,7 @@ def choose_steps(
     """The fewest steps of those tried with which `log_prob` changes by less than `tolerance` when they are doubled.
 
     The change is a root mean square over rows of the table. Steps of third order make an eighth of the error when they are
-    doubled, so that the change is the error but for a seventh of it.
+    doubled, so that the change is seven eighths of the error.
 
     Args:
         key: JAX PRNG key of the rows.
