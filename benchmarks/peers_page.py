@@ -298,8 +298,8 @@ def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]]
         "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
         score_table(flow),
         "![Held-out log scores minus the best](images/peers.png)",
-        "Held-out log scores minus that of the best method, divided by the number of columns, with paired standard errors. The axis is "
-        "linear between -0.01 and 0.01 and logarithmic beyond; tables in brackets are not counted.",
+        "Held-out log scores minus that of the best method, divided by the number of columns, with paired standard errors. The "
+        "axis is linear between -0.01 and 0.01 and logarithmic beyond; tables in brackets are not counted.",
         "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
         difference_table(flow, "flow"),
         "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",

@@ -113,7 +113,8 @@ def main() -> None:
     text = (
         "# Speed\n\nValue and gradient of `log_prob`, 16 steps: median of seven rounds in which the estimators take turns. "
         "The columns to the right are ratios of medians; milliseconds depend on the machine. The last compares with as many "
-        "passes of network and head in a plain scan, with no solver about them: a yardstick and no bound, since each is compiled in its own way. "
+        "passes of network and head in a plain scan, with no solver about them: a yardstick and no bound, since each is "
+        "compiled in its own way. "
         "What a learned prior costs in NUTS is on [a page of its own](nuts.md).\n\n"
         f"{table}\n\n{provenance('python benchmarks/speed.py', cells.values())}\n"
     )

@@ -20,8 +20,9 @@ from scipy.stats import differential_entropy
 
 from .._typing import Array, Float, Int, Scalar
 from .johnson import constant
+from .parts import parts
 from .weights import resampled
-from .whitening import gaussian_log_densities, whitening
+from .whitening import LEAST, gaussian_log_densities, whitening
 
 SLOPE = float(np.sqrt(2.0 * np.pi) / 4.0)
 BREAK = 4.0
@@ -134,7 +135,7 @@ def fit_marginals(
     if not len(columns):
         return None
     gains = []
-    for held in np.array_split(np.random.default_rng(0).permutation(len(rows)), FOLDS):
+    for held in parts(rows, FOLDS):
         kept = np.delete(np.arange(len(rows)), held)
         mapped, log_slopes = rows.copy(), np.zeros(len(rows))
         mapped[:, columns], log_slopes = _straight(rows[:, columns], *_laws(rows[kept][:, columns]))
@@ -172,4 +173,5 @@ _all = jax.jit(jax.vmap(jax.vmap(_gaussianise), in_axes=(0, None, None)))
 
 def _score(rows: np.ndarray, kept: np.ndarray, held: np.ndarray) -> float:
     """Mean log density of the rows that are held out under the shrunk Gaussian of the others, nats."""
-    return float(np.mean(gaussian_log_densities(rows[held], *whitening(rows[kept]))))
+    fitted = whitening(rows[kept], least=LEAST * rows.std(axis=0))
+    return float(np.mean(gaussian_log_densities(rows[held], *fitted)))

@@ -25,10 +25,11 @@ from .._typing import Array, Float, Scalar, State
 from .johnson import JohnsonSU, fit_johnson
 from .marginals import MarginalGaussianisation, fit_marginals
 from .mixtures import fit_mixture
+from .parts import parts
 from .radial import RadialGaussianisation, fit_radial
 from .sites import Sites
 from .weights import resampled, shares
-from .whitening import FULL_COVARIANCE_LIMIT, gaussian_log_densities, moments, times_rows, whitening
+from .whitening import FULL_COVARIANCE_LIMIT, LEAST, gaussian_log_densities, moments, times_rows, whitening
 
 Bend = JohnsonSU | MarginalGaussianisation | RadialGaussianisation
 RADIAL_GAIN = 0.05
@@ -188,9 +189,9 @@ class Straight(NamedTuple):
     def held_out(self) -> np.ndarray:
         """Log densities of rows under mixtures of Gaussians fitted to what is straight of other rows, fold by fold, nats."""
         found = np.zeros(len(self.rows))
-        for held in np.array_split(np.random.default_rng(0).permutation(len(found)), FOLDS):
+        for held in parts(self.rows, FOLDS):
             kept = np.delete(self.rows, held, axis=0)
-            location, scale, whitener = whitening(kept)
+            location, scale, whitener = whitening(kept, least=LEAST * self.rows.std(axis=0))
             mixture = fit_mixture(times_rows(whitener, kept - location), COMPONENTS, FLOOR)
             white = times_rows(whitener, self.rows[held] - location)
             found[held] = mixture.score_samples(white) - np.linalg.slogdet(scale)[1] + self.log_dets[held]

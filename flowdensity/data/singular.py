@@ -23,21 +23,25 @@ SHOWN = 12
 """Units of so many columns are written out."""
 
 
-def warn_where_singular(caller: str, table: Table) -> None:
+def warn_where_singular(caller: str, table: Table, contexts: np.ndarray) -> None:
     """Warn where a density learned from a table would grow without bound.
 
     Args:
         caller: public function whose name the warning carries.
         table: checked events.
+        contexts: one for each, shape `(n, *context_shape)`: an event that is seen again with another context is another row.
     """
     rows = table.rows.reshape(len(table.rows), -1)
-    found, distinct = ties(rows), len({row.tobytes() for row in rows})
+    found, whole = ties(rows), np.concatenate([rows, contexts.reshape(len(rows), -1)], axis=1)
+    distinct = len({row.tobytes() for row in whole})
     # Rounding alone makes rows alike, and is cured by itself.
     if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
         _warn(
             f"{caller} expected rows of `data` that are not repeated; got {distinct} different ones among {len(rows)}. Each "
             "counts as a row of its own, and the table as larger than it is",
-            "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
+            "each once, with its context, and weights= as often as it came"
+            if contexts.size
+            else "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
         )
     elif found:
         most = max(found, key=lambda each: (each.unit is not None, each.share))

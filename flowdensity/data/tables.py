@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import biject_to, constraints
@@ -97,7 +98,7 @@ def context_table(caller: str, context: Any, rows: int) -> Table:
 
     Raises:
         TypeError: if it cannot be cast to real numbers.
-        ValueError: if it has another number of rows, values that are not finite, or a constant column.
+        ValueError: if it has another number of rows, or values that are not finite.
     """
     if context is None:
         return Table(np.zeros((rows, 0)), constraints.real, None)
@@ -111,7 +112,6 @@ def context_table(caller: str, context: Any, rows: int) -> Table:
                 f"Fix: {label} = {label}[: len(data)]"
             )
         _check_finite(caller, label, array)
-        _check_varies(caller, label, array.reshape(rows, -1))
     if columns is None:
         return Table(arrays["context"], constraints.real, None)
     sites = Sites(tuple(columns), tuple(array.shape[1:] for array in arrays.values()))
@@ -128,7 +128,8 @@ def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Any:
             f"{caller} expected `{name}` as an array, since the model was learned without names; got the names "
             f"{list(columns)}. Fix: {name} = numpy.stack([{name}[site] for site in {name}], axis=-1)"
         )
-    return np.asarray(sites.pack(caller, columns), np.float64)
+    with jax.enable_x64(True):
+        return np.asarray(sites.pack(caller, columns), np.float64)
 
 
 def weight_table(caller: str, weights: ArrayLike | None, rows: int) -> np.ndarray | None:
@@ -155,6 +156,29 @@ def weight_table(caller: str, weights: ArrayLike | None, rows: int) -> np.ndarra
     return table / table.sum()
 
 
+def fit_tables(
+    caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None
+) -> tuple[Table, Table, np.ndarray | None]:
+    """Events, contexts and weights that a model is learned from (`event_table`, `context_table`, `weight_table`), without the
+    rows that weigh nothing.
+
+    Raises:
+        TypeError, ValueError: as those; or if a column, of the contexts too, is constant in the rows that are left.
+    """
+    events = event_table(caller, data, support)
+    contexts = context_table(caller, context, len(events.rows))
+    weighing = weight_table(caller, weights, len(events.rows))
+    if weighing is not None and not weighing.all():
+        kept = np.flatnonzero(weighing)
+        events, contexts = (table._replace(rows=table.rows[kept]) for table in (events, contexts))
+        weighing = weighing[kept]
+        _check_varies(
+            caller, "data", events.rows, unconstrain(events.rows, events.support), " where `weights` are above 0"
+        )
+    _check_varies(caller, "context", contexts.rows, contexts.rows)
+    return events, contexts, weighing
+
+
 def effective_rows(weights: np.ndarray) -> int:
     """Kish's effective sample size of rows of unequal weights."""
     return max(2, round(float(np.sum(weights)) ** 2 / float(np.sum(np.square(weights)))))
@@ -174,7 +198,8 @@ def _unnamed_parts(
     if rows.ndim != 2 or len(support) != rows.shape[1]:
         raise ValueError(
             f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
-            f"events of shape {rows.shape[1:]}. Fix: support=[constraints.real] * data.shape[1]"
+            f"events of shape {rows.shape[1:]}. Fix: support="
+            f"{'[constraints.real] * data.shape[1]' if rows.ndim == 2 else 'constraints.real, one for all'}"
         )
     each = [check_support(caller, f"support[{column}]", part) for column, part in enumerate(support)]
     return joint(each, ((),) * len(each)), [
@@ -241,8 +266,17 @@ def _check_part(caller: str, part: _Part) -> None:
             f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
             f"{np.sum(~inside)} such entries in all. Fix: leave these rows out, or choose a wider support"
         )
-    # Whether a column varies is asked where it will be whitened: on the real line.
-    _check_varies(caller, label, unconstrain(values, support).reshape(len(values), -1))
+    # The ends of an interval that is closed belong to it, but are nowhere on the real line.
+    free = unconstrain(values, support)
+    off = ~np.isfinite(free.reshape(len(values), -1)).all(axis=1)
+    if off.any():
+        first = int(np.argmax(off))
+        raise ValueError(
+            f"{caller} expected `{label}` inside the support {support}, on whose edge a density has no value; got "
+            f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. Fix: leave these rows out, model them apart, "
+            "or choose a wider support"
+        )
+    _check_varies(caller, label, values, free)
 
 
 def _check_finite(caller: str, name: str, table: np.ndarray) -> None:
@@ -256,14 +290,17 @@ def _check_finite(caller: str, name: str, table: np.ndarray) -> None:
         )
 
 
-def _check_varies(caller: str, name: str, columns: np.ndarray) -> None:
+def _check_varies(caller: str, name: str, values: np.ndarray, free: np.ndarray, where: str = "") -> None:
+    """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
+    columns = free.reshape(len(free), -1)
     # A column whose spread is lost when it is rounded to float32 is constant to the model.
     resolution = np.finfo(np.float32).eps * np.abs(columns).max(axis=0)
     constant = np.ptp(columns, axis=0) <= 4.0 * resolution
     if constant.any():
         column = int(np.argmax(constant))
+        line = f"{name} = numpy.delete({name}, {column}, axis=1)"
         raise ValueError(
-            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]} "
-            f"(every value is {columns[0, column]:.6g} to float32 precision). A constant has no density. Fix: "
-            f"{name} = numpy.delete({name}.reshape(len({name}), -1), {column}, axis=1)"
+            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
+            f"precision{where}. Of a constant nothing can be learned. Fix: "
+            f"{line if values.ndim == 2 and values.shape[1] == columns.shape[1] > 1 else 'leave it out'}"
         )

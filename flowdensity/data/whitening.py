@@ -7,6 +7,8 @@ from .weights import shares
 
 FULL_COVARIANCE_LIMIT = 256
 """Above this dimension each coordinate is scaled by itself: a full matrix would cost more than the network."""
+LEAST = 0.3
+"""Least deviation of a column in a part of the rows, as a fraction of that in all: what varies in others is not constant."""
 
 
 def whitening(
@@ -51,6 +53,7 @@ def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray
     dim = standard.shape[1]
     weighted = weights[:, None] * standard
     correlation = weighted.T @ standard
+    np.fill_diagonal(correlation, 1.0)  # also where a column is less wide than it is taken to be
     # The variance of a weighted mean of products, summed over all pairs of columns.
     products = np.square(weighted).T @ np.square(standard)
     crossed = correlation * ((np.square(weights)[:, None] * standard).T @ standard)

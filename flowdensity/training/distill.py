@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
@@ -42,8 +43,8 @@ LEAST_NOISE = 0.05
 """Noise has a standard deviation between this and 1 in whitened units, uniform in its logarithm."""
 CHECKED, EACH = 8, 128
 """A normaliser is measured on one sample for so many labels; where it is checked, so many samples are given the same context."""
-NEWTON = 20
-"""Steps of Newton's method for the normaliser."""
+GRADIENT = 1e-6
+"""Largest gradient at the normaliser that is taken: by how much the mean ratio may be off 1."""
 LEARNING_RATE = 1e-2
 TINY = 1e-6
 """Floor of what is divided by: a density that is the fitted Gaussian departs from it nowhere."""
@@ -103,7 +104,9 @@ def distill(
         width = WIDTH * (2 if inputs > FEW else 1) * (2 if context_dim else 1)
     width = check_count(caller, "width", width, fix=128)
     options = check_options(caller, labels, steps, batch_size, learning_rate)
-    kept_files = open_checkpoint(caller, checkpoint, key, density, labels, width, options)
+    # Not the density itself: a numpyro distribution has its leaves in another order in each process.
+    parts = density.model, density.divergence, density.solver, density.context
+    kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, options)
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
 
     model = density.model
@@ -215,34 +218,43 @@ def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: 
     departures, _ = departures_and_slopes(network, labels.states, labels.contexts)
     excess = np.asarray(departures - labels.departures, np.float64)
     features = np.asarray(jax.vmap(network.normaliser_features)(labels.contexts), np.float64)
-    coefficients = np.zeros(features.shape[1])
-    coefficients[0] = logsumexp(excess) - np.log(len(excess))
-    for _ in range(NEWTON):
-        weights = np.exp(excess - features @ coefficients)
-        curvature = (weights[:, None] * features).T @ features
-        coefficients += np.linalg.pinv(curvature) @ (features.T @ (weights - 1.0))
-    return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(coefficients, float))
+
+    def ratios(coefficients: np.ndarray) -> np.ndarray:
+        return np.exp(excess - features @ coefficients)
+
+    start = np.zeros(features.shape[1])
+    start[0] = logsumexp(excess) - np.log(len(excess))
+    with np.errstate(over="ignore"):  # a step that is too long is refused
+        found = minimize(
+            lambda b: np.mean(ratios(b) + features @ b),
+            start,
+            jac=lambda b: features.T @ (1.0 - ratios(b)) / len(excess),
+            hess=lambda b: (ratios(b)[:, None] * features).T @ features / len(excess),
+            method="trust-exact",
+            options={"gtol": GRADIENT},
+        )
+    return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(found.x, float))
 
 
 def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> Amortisation:
     """How far a network is from the density it was distilled from, on fresh samples of that."""
     labels = labelled(key, density, samples, each=EACH, spread=False, progress=False)
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
-    error = np.asarray(departures - labels.departures, np.float64)
+    # Samples given the same context are not independent: one number for each context.
+    error = np.asarray(departures - labels.departures, np.float64).reshape(-1, EACH)
     wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slopes - labels.slopes, labels.slopes))
     rmse = max(np.sqrt(np.mean(np.square(error))), TINY)
     ratio = np.exp(error)
-    # One number for each context, as samples given the same one are not independent.
-    groups = ratio.reshape(-1, EACH)
-    integrals, within = groups.mean(1), np.mean(groups.var(1, ddof=1)) / EACH
+    integrals, within = ratio.mean(1), np.mean(ratio.var(1, ddof=1)) / EACH
+
+    def error_of_mean(each: np.ndarray) -> float:
+        return float(each.std(ddof=1) / np.sqrt(len(each)))
+
     return Amortisation(
-        bias=(float(error.mean()), float(error.std() / np.sqrt(error.size))),
-        rmse=(float(rmse), float(np.square(error).std() / (2.0 * rmse * np.sqrt(error.size)))),
+        bias=(float(error.mean()), error_of_mean(error.mean(1))),
+        rmse=(float(rmse), error_of_mean(np.square(error).mean(1)) / (2.0 * float(rmse))),
         gradient=float(wrong / max(right, TINY)),
-        log_normaliser=(
-            float(np.log(ratio.mean())),
-            float(integrals.std(ddof=1) / ratio.mean() / np.sqrt(len(groups))),
-        ),
+        log_normaliser=(float(np.log(ratio.mean())), error_of_mean(integrals) / float(ratio.mean())),
         between_contexts=float(np.sqrt(max(0.0, integrals.var(ddof=1) - within)) / ratio.mean()),
         efficiency=float(1.0 / (ratio.mean() * np.mean(1.0 / ratio))),
     )

@@ -34,7 +34,8 @@ class Schedule:
         stop: end after so many steps of the schedule; None runs it to its end.
         ema: decay of the exponential moving average of the weights, warmed up with the step count.
         clip: global norm at which gradients are clipped.
-        weight_decay: decoupled decay of matrices; scalars and vectors, such as what describes the data, are left alone.
+        weight_decay: decoupled decay of arrays with more than one axis: matrices, and what networks that are trained side by
+            side have of vectors. Scalars and other vectors, such as what describes the data, are left alone.
     """
 
     steps: int

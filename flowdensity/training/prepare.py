@@ -1,16 +1,27 @@
 """From what the user hands over to what is trained: checks first, then whitened tables and a model at the fitted Gaussian."""
 
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import biject_to
 
 from .._checks import check_key, check_kind, check_number
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.singular import warn_where_singular
-from ..data.tables import Sample, Support, arranged, context_table, effective_rows, event_table, weight_table
+from ..data.tables import (
+    Sample,
+    Support,
+    arranged,
+    context_table,
+    effective_rows,
+    event_table,
+    fit_tables,
+    weight_table,
+)
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
@@ -53,12 +64,21 @@ def prepare(
     Raises:
         TypeError, ValueError: if one is unusable.
     """
-    events = event_table(caller, data, support)
-    contexts = context_table(caller, context, len(events.rows))
-    weighing = weight_table(caller, weights, len(events.rows))
+    if network is not None:
+        check_kind(caller, "network", network, AbstractNetwork, "network=fd.ResidualMLP(key, dim)")
+    events, contexts, weighing = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
-    warn_where_singular(caller, events)
+    dim = prod(biject_to(events.support).inverse_shape(events.rows.shape[1:]))
+    context_dim = prod(contexts.rows.shape[1:])
+    if network is None:
+        network = default_network(key, rows, dim, context_dim)
+    elif (network.dim, network.context_dim) != (dim, context_dim):
+        raise ValueError(
+            f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
+            f"{network.context_dim}. Fix: fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
+        )
+    warn_where_singular(caller, events, contexts.rows)
     scaling, white = fit_scaling(*events, weighing)
     context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
     table = Sample(
@@ -66,17 +86,7 @@ def prepare(
         jnp.asarray(white_contexts, float),
         None if weighing is None else jnp.asarray(weighing, float),
     )
-    if network is None:
-        network = default_network(key, rows, scaling.dim, context_scaling.dim)
-    else:
-        check_kind(caller, "network", network, AbstractNetwork, "network=fd.ResidualMLP(key, dim)")
-        if (network.dim, network.context_dim) != (scaling.dim, context_scaling.dim):
-            raise ValueError(
-                f"{caller} expected a `network` for {scaling.dim} dimensions and {context_scaling.dim} of context; got "
-                f"one for {network.dim} and {network.context_dim}. "
-                f"Fix: fd.ResidualMLP(key, dim={scaling.dim}, context_dim={context_scaling.dim})"
-            )
-    context_reach = reach_of(white_contexts) if context_scaling.dim else None
+    context_reach = reach_of(white_contexts) if context_dim else None
     return Parts(table, network, scaling, context_scaling, reach_of(white), context_reach), options
 
 
@@ -100,12 +110,11 @@ def whitened(
         TypeError, ValueError: if they are unusable, or not of the model's shapes.
     """
     states = whitened_events(caller, "data", model, data)
+    contexts = whitened_contexts(caller, model, context, len(states))
     weighing = weight_table(caller, weights, len(states))
-    return Sample(
-        states,
-        whitened_contexts(caller, model, context, len(states)),
-        None if weighing is None else jnp.asarray(weighing, float),
-    )
+    if weighing is None:
+        return Sample(states, contexts)
+    return Sample(states, contexts, jnp.asarray(weighing, float)).take(jnp.flatnonzero(weighing))
 
 
 def whitened_events(caller: str, name: str, model: AbstractProbabilityFlow, data: Any) -> Rows:
@@ -139,7 +148,11 @@ def _check_shape(caller: str, name: str, scaling: Scaling, table: np.ndarray) ->
 
 
 def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
-    return jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table, float))
+    # In float64, as the table that a model is learned from: what is near an edge, or far from 0, is not told apart in float32.
+    with jax.enable_x64(True):
+        states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
+        white = np.asarray(states)
+    return jnp.asarray(white, float)
 
 
 def check_shared(

@@ -99,7 +99,8 @@ class FitReport:
             lines.append(self.start.summary())
         for stage, history in self.histories.items():
             if history.gain is None:
-                reached = f"validation loss {history.validation[0]:.4f} -> {min(history.validation):.4f}"
+                kept = history.validation[history.step.index(history.best_step)]
+                reached = f"validation loss {history.validation[0]:.4f} -> {kept:.4f}"
             else:
                 gain, error = history.gain
                 reached = f"at best held-out rows are {gain:+.3f} +- {error:.3f} nats above the start"

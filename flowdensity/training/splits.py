@@ -5,6 +5,7 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import Array, Int, Key
+from ..data import parts
 from ..data.tables import Sample
 
 
@@ -35,5 +36,4 @@ def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Arr
 def kinds(table: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Rows that are alike: the number of the first of each kind, shape `(kinds,)`, and the kind of each row, `(rows,)`."""
     rows = np.concatenate([np.asarray(table.states), np.asarray(table.contexts)], axis=-1)
-    _, first, kind = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0, return_index=True, return_inverse=True)
-    return first, kind.ravel()
+    return parts.kinds(rows.reshape(-1, rows.shape[-1]))

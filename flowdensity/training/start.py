@@ -15,7 +15,7 @@ from ..data.mixtures import fit_mixture
 from ..data.scaling import Scaling
 from ..data.tables import Sample
 from ..data.weights import mean_and_error, resampled, shares
-from ..data.whitening import FULL_COVARIANCE_LIMIT, times_rows, whitening
+from ..data.whitening import FULL_COVARIANCE_LIMIT, LEAST, times_rows, whitening
 from ..models.mixture import GaussianMixture
 from .options import SMALL
 from .splits import kinds
@@ -24,8 +24,6 @@ COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOORS = (0.01, 0.03, 0.1, 0.3)
 """What is added to the variances of the components, as a fraction of those of all rows."""
 FOLDS = 5
-LEAST = 0.3
-"""Least deviation of a column in some of the rows, as a fraction of that in all."""
 PATIENCE = 2
 """So many numbers of components in a row that do worse than the best end the search."""
 

@@ -1,7 +1,6 @@
 """Fitting the velocity of a model on the circle: to many rows, or by cross-validation to few."""
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Key
@@ -58,8 +57,6 @@ def fit_velocity(
     Raises:
         TrainingDiverged: with the best model until then in its `best`.
     """
-    if table.weights is not None:
-        table = table.take(jnp.flatnonzero(table.weights))  # rows of no weight say nothing
     rows, small = len(table.states), table.effective < SMALL
     keys, held = Keys(*jr.split(key, 5)), held_out(rows, validation)
     folds = min(FOLDS, rows // held) if small and table.effective >= FEWEST else 1

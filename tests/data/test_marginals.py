@@ -95,6 +95,16 @@ def test_ties_and_constants_stay_as_they_are():
     assert fit_marginals(edged(rng, FEW - 1)) is None
 
 
+def test_a_column_with_one_odd_row_does_not_hide_the_edges_of_others():
+    """Where that row is held out, the column is constant in the others."""
+    rng = np.random.default_rng(6)
+    rows = edged(rng, 600)
+    np.testing.assert_array_equal(fit_marginals(rows)[0], COLUMNS)
+    for value in (0.0, 5.0):
+        odd = np.where(np.arange(600) == 17, value + 1.0, value)
+        np.testing.assert_array_equal(fit_marginals(np.column_stack([rows, odd]))[0], COLUMNS)
+
+
 def test_the_whitening_is_of_what_is_mapped():
     rng = np.random.default_rng(3)
     events = expit(0.2 * edged(rng, 800))

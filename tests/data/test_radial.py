@@ -11,7 +11,7 @@ from references import MIXTURE, assert_whitens, central_difference, x64
 from scipy.stats import multivariate_t, norm
 
 from flowdensity.data.radial import FEW, RadialGaussianisation, fit_radial
-from flowdensity.data.scaling import fit_scaling
+from flowdensity.data.scaling import fit_scaling, is_radial
 
 DIM, DEGREES = 6, 1.5
 CENTRE = np.linspace(-2.0, 3.0, DIM)
@@ -53,6 +53,14 @@ def test_the_centre_is_a_point_like_any_other():
         curvature = jax.hessian(lambda u: here.straighten(u)[1])(jnp.asarray(CENTRE))
         expected = -(0.5 * (DIM - 2) + 2.0) / DEGREES * np.linalg.inv(ROOT @ ROOT.T)
         np.testing.assert_allclose(curvature, expected, rtol=1e-9)
+
+
+def test_a_column_with_one_odd_row_does_not_hide_the_tails_of_others():
+    """Where that row is held out, the column is constant in the others."""
+    rows = heavy(np.random.default_rng(5), 400)
+    assert is_radial(rows)
+    for value in (0.0, 5.0):
+        assert is_radial(np.column_stack([rows, np.where(np.arange(400) == 17, value + 1.0, value)]))
 
 
 def test_far_out_everything_is_finite():

@@ -56,11 +56,12 @@ def test_ties_are_found_in_whatever_order():
         assert abs(found.share - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 2000)
 
 
-def warned(data, support=None):
+def warned(data, support=None, contexts=None):
     """What is said of a table."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_where_singular("fit_flow", event_table("fit_flow", data, support))
+        table = event_table("fit_flow", data, support)
+        warn_where_singular("fit_flow", table, np.zeros((len(table.rows), 0)) if contexts is None else contexts)
     return [str(each.message) for each in caught]
 
 
@@ -107,6 +108,15 @@ def test_repeated_rows_are_weighed_instead():
     rows, counts = np.unique(data, axis=0, return_counts=True)
     assert not warned(rows)
     np.testing.assert_array_equal(counts, 10)
+
+
+def test_several_simulations_of_each_parameter_are_no_repeated_rows():
+    rng = np.random.default_rng(0)
+    parameters, simulations = np.repeat(rng.normal(size=(100, 2)), 5, axis=0), rng.normal(size=(500, 3))
+    assert not warned(parameters, contexts=simulations)
+    (said,) = warned(np.repeat(parameters, 5, axis=0), contexts=np.repeat(simulations, 5, axis=0))
+    assert "got 500 different ones among 2500" in said
+    assert said.endswith("Fix: each once, with its context, and weights= as often as it came")
 
 
 def test_columns_that_follow_from_others_are_found():

@@ -27,6 +27,8 @@ def put(table: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarray:
     return table
 
 
+SHARES = np.linspace(0.1, 0.9, 10)
+
 # name: (error, the argument that the message names, what the message must say, data, other arguments)
 BAD = {
     "nan": (ValueError, "data", r"finite.*\(3, 1\)", put(ROWS, (3, 1), np.nan), {}),
@@ -251,6 +253,56 @@ BAD = {
         "two above it; got .* and 1 that are not zero",
         ROWS,
         {"weights": np.eye(10)[0]},
+    ),
+    "a column that is constant where weights are above zero": (
+        ValueError,
+        "data",
+        r"constant column, 1 of 2.* where `weights` are above 0.*numpy\.delete\(data, 1, axis=1\)",
+        put(ROWS, np.s_[:5, 1], 7.0),
+        {"weights": np.arange(10) < 5},
+    ),
+    "a context that is constant where weights are above zero": (
+        ValueError,
+        "context",
+        "constant column, 2 of 3",
+        ROWS,
+        {"context": put(CONTEXTS, np.s_[:5, 2], 7.0), "weights": np.arange(10) < 5},
+    ),
+    "a network that is none": (TypeError, "network", "got 'mlp'", ROWS, {"network": "mlp"}),
+    "a network of another size": (
+        ValueError,
+        "network",
+        "for 2 dimensions and 0 of context; got one for 3 and 0",
+        ROWS,
+        {"network": fd.ResidualMLP(jr.key(0), 3)},
+    ),
+    "on the edge of its support": (
+        ValueError,
+        "data",
+        r"on whose edge a density has no value; got \[.*\] at index 2, and 1 such rows",
+        put(np.abs(ROWS), (2, 0), 0.0),
+        {"support": constraints.nonnegative},
+    ),
+    "one entry on the edge of the unit interval": (
+        ValueError,
+        r"data\[:, 1\]",
+        r"on whose edge a density has no value; got 1\.0 at index 4, and 1 such rows",
+        put(0.5 + 0.01 * ROWS, (4, 1), 1.0),
+        {"support": [constraints.real, constraints.unit_interval]},
+    ),
+    "a vertex of the simplex": (
+        ValueError,
+        "data",
+        r"on whose edge a density has no value; got \[0\. 1\.\] at index 3, and 1 such rows",
+        put(np.column_stack([SHARES, 1.0 - SHARES]), (3,), [0.0, 1.0]),
+        {"support": constraints.simplex},
+    ),
+    "a list of supports for numbers": (
+        ValueError,
+        "support",
+        r"got 1 for events of shape \(\)\. Fix: support=constraints\.real",
+        ROWS[:, 0],
+        {"support": [constraints.real]},
     ),
     "weights that are words": (TypeError, "weights", "<U", ROWS, {"weights": np.array(["a"] * 10)}),
 }

@@ -159,6 +159,27 @@ def test_other_fits_keep_theirs(tmp_path, whole):
         assert eqx.tree_equal(*(getattr(each, "_parts", getattr(each, "_arrays", each)) for each in (first, again)))
 
 
+def test_another_process_goes_on_with_a_distillation(tmp_path):
+    """It has the leaves of a numpyro distribution in an order of its own."""
+    script = f"""
+import sys
+import jax.random as jr
+import numpy as np
+import flowdensity as fd
+from flowdensity.training import distill
+from references import untrained_flow
+
+distill.labelled = lambda *args, **options: sys.exit(0)  # the checkpoint is open, and work begins
+density = fd.FlowDensity(untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, 2))))
+fd.distill(jr.key(1), density, checkpoint={str(tmp_path)!r}, progress=False)
+"""
+    for seed in ("1", "2", "3"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.checkpoint"]
+
+
 def test_the_digest_knows_numbers_keys_and_types_and_no_addresses():
     same = [digest_of((jr.key(0), np.arange(3.0), lambda x: x, 1)) for _ in range(2)]
     assert same[0] == same[1]

@@ -18,7 +18,10 @@ from references import CONTEXTS, conditional_gaussian_flow, gaussian_flow, patch
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
+from flowdensity.models.energy import EnergyNetwork
+from flowdensity.training import distill
 from flowdensity.training.distill import contexts_of, labelled, measured, normalised
+from flowdensity.training.losses import EnergyLabels
 
 DRAWS = 4000
 
@@ -215,6 +218,33 @@ def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
     assert found.bias[0] > 0.2
     right = normalised(jr.key(7), fast.flow, wrong, 4096)
     np.testing.assert_allclose(right.normaliser, fast.energy.normaliser, atol=0.005)
+
+
+def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
+    """Newton's method alone overshoots where ratios of densities are so unequal."""
+    rng = np.random.default_rng(0)
+    density = fd.FlowDensity(untrained_flow(jr.key(0), rng.normal(size=(50, 2)), rng.normal(size=(50, 3))))
+    network = EnergyNetwork(
+        jr.key(1),
+        2,
+        3,
+        reach=jnp.asarray(5.0),
+        context_reach=jnp.asarray(5.0),
+        scale=jnp.asarray(1.0),
+        width=4,
+        experts=0,
+    )
+    contexts = rng.normal(size=(4096, 3))
+    excess = 5.0 * rng.normal(size=4096) + contexts @ [3.0, -3.0, 1.0]
+    table = np.zeros((4096, 2)), contexts, np.zeros(4096), np.zeros((4096, 5))
+    labels = EnergyLabels(*(jnp.asarray(each, float) for each in table))
+    monkeypatch.setattr(distill, "labelled", lambda *args, **options: labels)
+    monkeypatch.setattr(distill, "departures_and_slopes", lambda *args: (jnp.asarray(excess, float), None))
+    found = normalised(jr.key(2), density, network, 4096)
+    features = np.asarray(jax.vmap(network.normaliser_features)(labels.contexts), np.float64)
+    ratios = np.exp(np.float32(excess) - features @ np.asarray(found.normaliser - network.normaliser, np.float64))
+    # The first-order conditions: mean 1, and no covariance with the contexts.
+    np.testing.assert_allclose(features.T @ (ratios - 1.0) / 4096, 0.0, atol=1e-3)
 
 
 @pytest.mark.slow
