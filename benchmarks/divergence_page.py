@@ -108,7 +108,7 @@ def note(c: dict) -> str:
 
 def picture(cells: Mapping[str, dict]) -> None:
     """Error against time of value and gradient, both beside one probe of Hutchinson's, a panel for each of six problems."""
-    shown = [name for name in ("flow-2", "flow-8", "flow-32", "digits", "patches-63", "flow-128") if name in cells]
+    shown = [name for name in ("flow-2", "flow-8", "flow-32", "patches-63", "digits", "flow-128") if name in cells]
     columns, rows_ = min(3, len(shown)), -(-len(shown) // 3)
     figure, axes = plt.subplots(
         rows_,
@@ -118,7 +118,7 @@ def picture(cells: Mapping[str, dict]) -> None:
         squeeze=False,
         layout="constrained",
     )
-    colours = {"hutchinson": "#4477aa", "hutch++": "#228833", "regressed": "#ccbb44", "stein": "#cc3311"}
+    colours = {"hutchinson": "#4477aa", "hutch++": "#228833", "regressed": "#aa8800", "stein": "#cc3311"}
     for ax, name in zip(axes.flat, shown, strict=False):
         rows = cells[name]["rows"]
         for family, label in (("hutchinson", "Hutchinson"), ("hutch++", "Hutch++")):
@@ -126,10 +126,11 @@ def picture(cells: Mapping[str, dict]) -> None:
             kinds = [kind for kind in NAMES if kind.split("-")[0] == family and rows[kind]["rmse"] > 1e-4]
             times = [rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"] for kind in kinds]
             ax.plot(times, [rows[kind]["rmse"] for kind in kinds], "o-", ms=4, lw=1, color=colours[family], label=label)
-        for kind, label, marker in (("regressed", "regressed head", "D"), ("stein", "Stein head", "s")):
+        for kind, label, marker in (("stein", "Stein head", "s"), ("regressed", "regressed head", "D")):
             if kind in rows:
                 time_ = rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"]
-                ax.plot(time_, rows[kind]["rmse"], marker, ms=6, color=colours[kind], label=label)
+                hollow = "none" if kind == "regressed" else colours[kind]
+                ax.plot(time_, rows[kind]["rmse"], marker, ms=6, color=colours[kind], mfc=hollow, label=label)
         ax.axvline(
             rows["exact"]["gradient"] / rows["hutchinson-1"]["gradient"],
             color="0.6",
@@ -140,15 +141,16 @@ def picture(cells: Mapping[str, dict]) -> None:
         ax.set(xscale="log", yscale="log", title=f"{name}, D = {cells[name]['dim']}")
         ax.set_xticks([0.5, 1, 2, 4, 8, 16, 32])
         ax.set_xlim(0.3, 45.0)
+        ax.tick_params(labelbottom=True)
         ax.margins(y=0.1)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(FormatStrFormatter("%g"))
             axis.set_minor_locator(NullLocator())
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
-    figure.supxlabel("time (one probe = 1)", fontsize=10)
+    figure.supxlabel("time of value and gradient (one probe of Hutchinson's = 1)", fontsize=10)
     figure.supylabel("RMSE of log_prob, nats", fontsize=10)
     axes.flat[0].legend(frameon=False, fontsize=8)
     PICTURE.parent.mkdir(exist_ok=True)

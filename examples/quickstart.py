@@ -27,7 +27,7 @@ from sklearn.datasets import load_breast_cancer
 import flowdensity as fd
 
 COLUMNS = ["mean radius", "mean texture", "mean smoothness", "mean compactness", "mean symmetry"]
-OBSERVED, INFERRED = [0, 1], [2, 3, 4]
+OBSERVED, INFERRED = [0, 3], [1, 2, 4]
 NOISE = 0.05
 """Standard deviation of the logarithm of an observation: measurements are good to 5 %."""
 PATIENTS = 40
@@ -41,7 +41,7 @@ def load(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def model(prior: dist.Distribution, measured: jax.Array) -> None:
-    """Each patient has five true measurements; radius and texture are seen with 5 % error."""
+    """Each patient has five true measurements; radius and compactness are seen with 5 % error."""
     with numpyro.plate("patient", len(measured)):
         tumour = numpyro.sample("tumour", prior)
         seen = jnp.log(tumour[:, jnp.array(OBSERVED)])
@@ -113,8 +113,9 @@ def picture(file: Path, train: np.ndarray, prior: fd.FlowDensity, draws: np.ndar
     figure, axes = plt.subplots(1, 4, figsize=(10.5, 2.8), layout="constrained")
     x, y = 0, 3
     samples = np.asarray(prior.sample(jr.key(1), (40_000,)))
+    ends = np.quantile(samples[:, [x, y]], [0.001, 0.999], axis=0)
     counts, *edges = np.histogram2d(
-        samples[:, x], samples[:, y], bins=48, range=[np.quantile(samples[:, c], [0.001, 0.999]) for c in (x, y)]
+        samples[:, x], samples[:, y], bins=64, range=(ends + 0.15 * np.diff(ends, axis=0) * [[-1], [1]]).T
     )
     counts = gaussian_filter(counts, 1.2)
     # Contours that hold 50, 80 and 95 % of the learned density.
@@ -124,16 +125,17 @@ def picture(file: Path, train: np.ndarray, prior: fd.FlowDensity, draws: np.ndar
     middles = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
     axes[0].contourf(*middles, counts.T, levels=[*levels, counts.max()], cmap="Blues", alpha=0.8)
     axes[0].plot(train[:, x], train[:, y], ".", color="black", markersize=2.5, alpha=0.6)
-    axes[0].set(xlabel=COLUMNS[x], ylabel=COLUMNS[y], title="learned density and data")
+    axes[0].set(xlabel=COLUMNS[x], ylabel=COLUMNS[y], title="data, and 50, 80, 95 % of the density")
     middle, low, high = np.median(draws, 0), *np.quantile(draws, [0.05, 0.95], 0)
     for axis, column, name in zip(axes[1:], range(3), (COLUMNS[i] for i in INFERRED), strict=True):
         bars = np.stack([middle - low, high - middle])[..., column]
         axis.errorbar(
             truth[:, column], middle[:, column], bars, fmt="o", markersize=3, linewidth=0.8, color="C0", alpha=0.8
         )
-        ends = [min(truth[:, column].min(), low[:, column].min()), max(truth[:, column].max(), high[:, column].max())]
-        axis.plot(ends, ends, "--", color="0.5", linewidth=0.8)
-        axis.set(xlabel=f"true {name}", ylabel="posterior median, 90 %", title=name)
+        span = min(truth[:, column].min(), low[:, column].min()), max(truth[:, column].max(), high[:, column].max())
+        axis.plot(span, span, "--", color="0.5", linewidth=0.8)
+        axis.set(xlabel="truth", ylabel="posterior median and 90 % interval", title=name, aspect="equal")
+        axis.locator_params(nbins=5)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=200)
 
