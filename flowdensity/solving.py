@@ -5,7 +5,7 @@ Along $dy/ds = F$ the log density changes at the rate $-\nabla\cdot F$, so
 $$\log p(x) = \log N(y_0; 0, I) - \int \nabla\cdot F\,ds + \log|\det\partial y/\partial x| .$$
 
 All four functions see ONE event in the user's units, one context, and a solver; they are differentiable in
-everything.
+everything, with `Adaptive` in reverse and once.
 """
 
 from abc import abstractmethod
@@ -88,6 +88,8 @@ class FixedStep(AbstractSolver):
 
 class Adaptive(AbstractSolver):
     """Steps chosen by an error estimate: an option for a single evaluation to a stated tolerance.
+
+    Derivatives are in reverse mode and of first order; `FixedStep` has those of any order, in either mode.
 
     Args:
         rtol: relative tolerance per step.

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -53,8 +54,15 @@ def save(
 
     Raises:
         TypeError: if `file` is no path, or `density` or `report` of another type or made of something that cannot be written.
+        ValueError: if `file` is a folder, or in one that does not exist.
     """
     check_path("save", "file", file, "file", fix="density.flow")
+    target = Path(file)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(
+            f"save expected `file` in a folder that exists, and no folder itself; got {os.fspath(file)!r}. "
+            "Fix: pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)"
+        )
     check_kind(
         "save",
         "density",

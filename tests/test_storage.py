@@ -427,6 +427,13 @@ def test_another_network_is_refused(tmp_path, saved, handed, message):
         load(tmp_path / "density.flow", network=handed)
 
 
+def test_a_place_that_is_none_is_refused(tmp_path):
+    for file in (tmp_path, tmp_path / "nowhere" / "density.flow"):
+        with pytest.raises(ValueError, match=rf"^save expected `file` in a folder that exists.*got '{file}'.*Fix: "):
+            save(file, dense(FLOW))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     class Own(fd.AbstractDivergence):
         def __call__(self, model, time, state, context):

@@ -74,8 +74,9 @@ def diagnose(
     started = time.monotonic()
     with tqdm(total=8, desc=caller, unit="check", disable=not progress) as bar:
         drawn = looked_at.draw(drawn_key, count)
-        points = drawn if held is None else held.take(jnp.arange(min(count, len(held.states))))
-        where = "samples" if held is None else "held-out rows"
+        enough = held if held is not None and len(held.states) >= LEAST else None
+        points = drawn if enough is None else enough.take(jnp.arange(min(count, len(enough.states))))
+        where = "samples" if enough is None else "held-out rows"
         own, error = log_prob_checks.errors(looked_at, points)
         findings = log_prob_checks.agreement(looked_at, error, where)
         bar.update()
@@ -87,22 +88,22 @@ def diagnose(
         findings += log_prob_checks.steps(looked_at, points, own)
         bar.update()
         findings += log_prob_checks.normaliser(
-            looked_at, drawn, error if held is None else log_prob_checks.errors(looked_at, drawn)[1]
+            looked_at, drawn, error if enough is None else log_prob_checks.errors(looked_at, drawn)[1]
         )
         bar.update()
         found, beyond = log_prob_checks.tails(looked_at, drawn.take(jnp.arange(count // 2)))
         findings += found
         bar.update()
-        if held is None or len(held.states) < LEAST:
+        if enough is None:
             reason = f"it needs held-out rows, at least {LEAST}. Fix: fd.diagnose(key, density, samples)"
             findings += data_checks.absent(reason)
             bar.update(2)
         else:
-            some = held.take(jnp.arange(min(POINTS, len(held.states))))
+            some = enough.take(jnp.arange(min(POINTS, len(enough.states))))
             findings += data_checks.goodness_of_fit(fit_key, looked_at, some)
             findings += data_checks.coverage(cover_key, looked_at, some)
             bar.update()
-            findings += data_checks.log_score(score_key, looked_at, held)
+            findings += data_checks.log_score(score_key, looked_at, enough)
             bar.update()
     evidence = Evidence(own, error.mean(0), residuals, np.asarray(FACTORS), beyond)
     return Diagnosis(tuple(findings), evidence, time.monotonic() - started)

@@ -73,8 +73,9 @@ def with_draws(
     Args:
         posterior: as `draws` takes it.
         values: of the variables that it is to have, shape `(chain, draw, *shape)`, as many chains as before.
-        rows: which draw, counted over the chains, each came from, by which the other groups that have draws are indexed; None
-            where they came from several, and those groups are left out.
+        rows: which draw, counted over the chains, each came from, by which the other groups that have draws of the posterior
+            are indexed; None where they came from several, and those groups are left out. Those of the prior, and of the
+            warm-up, stay as they are.
         note: attribute `reweighted` of the posterior group.
 
     Returns:
@@ -92,7 +93,7 @@ def with_draws(
         inner = group.to_dataset() if tree else group
         if name == "posterior":
             inner = changed
-        elif "draw" in inner.dims:
+        elif "draw" in inner.dims and "prior" not in name and not name.startswith("warmup"):
             if rows is None or tuple(inner.sizes.get(dim) for dim in SAMPLE) != before:
                 del result[name]
                 continue

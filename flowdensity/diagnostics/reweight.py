@@ -18,6 +18,8 @@ from .posterior import effective, smoothed, standard_errors, with_draws
 
 LEAST = 25
 """Draws that arviz's fit of the tail takes at least."""
+FEWEST = 4
+"""Draws of a chain from which arviz finds an effective sample size."""
 FEW = 50
 """Effective draws of which fewer know a mean to no better than a seventh of a posterior standard deviation."""
 EVEN = 1e-3
@@ -313,10 +315,11 @@ def _check_draws(draws: dict[str, np.ndarray], corrected: Correction) -> tuple[i
                 "Fix: model_args and model_kwargs as in mcmc.run(key, *model_args, **model_kwargs)"
             )
     chains, count = next(iter(draws.values())).shape[:2]
-    if chains * count < LEAST:
+    if chains * count < LEAST or count < FEWEST:
         raise ValueError(
-            f"reweight expected `posterior` with at least {LEAST} draws, since the tail of the weights is fitted; got "
-            f"{chains * count}. Fix: MCMC(kernel, num_warmup=500, num_samples=500, num_chains=4)"
+            f"reweight expected `posterior` with at least {LEAST} draws, since the tail of the weights is fitted, and "
+            f"{FEWEST} in each chain, since its correlation is; got {chains * count} in {chains} chains. "
+            f"Fix: MCMC(kernel, num_warmup=500, num_samples=500, num_chains=4)"
         )
     return chains, count
 

@@ -16,7 +16,7 @@ from scipy.stats import chi2
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key, check_model
-from .._typing import Float, Int, Key
+from .._typing import Array, Float, Int, Key
 
 THINNING = 5
 """Draws of the sampler for each that is ranked among: ranks are uniform only among draws that are independent."""
@@ -147,7 +147,15 @@ def simulation_based_calibration(
         )
         mcmc.run(key)
         sampled = mcmc.get_samples()
-        return {name: jnp.sum(sampled[name][THINNING - 1 :: THINNING] < values[name], axis=0) for name in latent}
+        return {
+            name: rank(jr.fold_in(key, number), sampled[name][THINNING - 1 :: THINNING], values[name])
+            for number, name in enumerate(latent)
+        }
+
+    def rank(key: Key, sampled: Array, truth: Array) -> Array:
+        # Among equals, as where a coordinate is constant or discrete, any rank is as good.
+        below, equal = (jnp.sum(each, axis=0) for each in (sampled < truth, sampled == truth))
+        return below + jr.randint(key, below.shape, 0, equal + 1)
 
     simulate_key, sample_key = jr.split(key)
     truths = jax.jit(jax.vmap(simulate))(jr.split(simulate_key, simulations))

@@ -19,8 +19,8 @@ REFERENCE = 8192
 """Samples of the density that levels are counted among, where no data are given."""
 RARE = 0.001
 """Level below which a draw is outside."""
-SHARE = 0.01
-"""Share of draws outside above which there is a warning: ten times what it is among draws of the density itself."""
+TIMES = 10.0
+"""There is a warning above so many times the share of draws outside that there is among draws of the density itself."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,29 @@ class SupportCheck:
 
     @property
     def share(self) -> float:
-        """Share of draws that are outside; 0.001 is what the density's own samples have."""
+        """Share of draws that are outside."""
         return float(np.mean(self.outside))
+
+    @property
+    def limit(self) -> float:
+        """Share above which there is a warning: ten times that of the density's own samples.
+
+        Of these 0.001 are outside or, of fewer rows than a thousand, as many as are below all of them.
+        """
+        return TIMES * max(RARE, 1.0 / (self.reference + 1))
 
     def summary(self) -> str:
         """One sentence, and what to do if it is bad."""
         kind = "held-out rows" if self.calibrated else "samples of the density"
-        text = f"{self.share:.2%} of the draws lie at a lower density than {1.0 - RARE:.1%} of {self.reference} {kind}"
-        if self.share <= SHARE:
+        most = "all" if self.reference * RARE < 1.0 else f"{1.0 - RARE:.1%}"
+        text = f"{self.share:.2%} of the draws lie at a lower density than {most} of {self.reference} {kind}"
+        if self.share <= self.limit:
             return f"{text}: the posterior is where the density was learned."
-        batch = np.argwhere(self.outside.mean(axis=(0, 1)) > SHARE)
+        batch = np.argwhere(self.outside.mean(axis=(0, 1)) > self.limit)
         where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
         return (
             f"{text}{where}: the likelihood draws the posterior to where the density saw no data, and what it says there is an "
-            "extrapolation. Fix: learn it from data that reach there, or a prior that is wider, such as "
+            "extrapolation. Fix: learn it from data that reach there, or a prior that is wider, such as, on the real line, "
             "dist.MixtureGeneral of it and a broad normal"
         )
 
@@ -87,7 +96,7 @@ def check_support(
             nothing of where it is wrong about its data.
 
     Returns:
-        The levels. If more than 1 % of the draws are outside, a warning says so.
+        The levels. If more draws are outside than `limit`, a warning says so: 1 % from a thousand held-out rows on.
 
     Raises:
         TypeError, ValueError: if an argument is unusable.
@@ -104,8 +113,10 @@ def check_support(
     held_out = None if data is None else event_rows(caller, "data", flow.model, data)
     reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
-    level = np.searchsorted(known, np.asarray(density.log_prob(events), np.float64)) / len(known)
+    own = np.asarray(density.log_prob(events), np.float64)
+    # On the very edge of a support there is no log density.
+    level = np.searchsorted(known, np.where(np.isnan(own), -np.inf, own)) / len(known)
     checked = SupportCheck(level, len(known), data is not None)
-    if checked.share > SHARE:
+    if checked.share > checked.limit:
         warnings.warn(checked.summary(), stacklevel=2)
     return checked

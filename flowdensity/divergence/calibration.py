@@ -79,13 +79,24 @@ def stein_residuals(
     first, last = np.asarray(model.times(1), np.float64)
     edges = np.linspace(first, last, BINS + 1)
     which = np.clip(np.floor((time - first) / (last - first) * BINS), 0, BINS - 1)
-    bins = [columns[which == i] for i in range(BINS)]
+    # Times are drawn as they were in training: each frame counts for as much of the model's time as lies about its own.
+    shares = np.empty_like(time)
+    order = np.argsort(time)
+    shares[order] = np.gradient(time[order])
+    bins = [_weighted(columns[which == i], shares[which == i]) for i in range(BINS)]
     return Residuals(
         times=edges,
         functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[-1]))),
-        mean=np.stack([rows.mean(0) for rows in bins]),
-        standard_error=np.stack([rows.std(0, ddof=1) / np.sqrt(len(rows)) for rows in bins]),
+        mean=np.stack([mean for mean, _ in bins]),
+        standard_error=np.stack([error for _, error in bins]),
     )
+
+
+def _weighted(rows: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of rows, shape `(rows, columns)`, and their standard errors."""
+    shares = shares / shares.sum()
+    mean = shares @ rows
+    return mean, np.sqrt(len(rows) / (len(rows) - 1.0) * (np.square(shares) @ np.square(rows - mean)))
 
 
 def calibrate(

@@ -115,7 +115,9 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
 
     slopes = map_kernels(changes, kernels)
     weights = jax.vmap(hats.weights)(kernels.time)
-    weights = weights / (jnp.sum(weights, axis=0) * kernels.noise.shape[1])
+    # A node that no draw is next to has no weight anywhere, and is left at zero.
+    totals = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(weights.dtype).tiny)
+    weights = weights / (totals * kernels.noise.shape[1])
     if kernels.centre.shape[1] > FULL_COVARIANCE_LIMIT:
         return MeanJacobian(nodes, jnp.einsum("nk,nfi,nfi->ki", weights, slopes, kernels.noise, optimize="optimal"))
     matrices = jnp.einsum("nk,nfi,nfj->kij", weights, slopes, kernels.noise, optimize="optimal")

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from .._checks import check_shape
+from .._checks import check_shape, real_array
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .flows import AbstractProbabilityFlow
@@ -59,12 +58,8 @@ class VelocityField(AbstractProbabilityFlow):
         times: tuple[float, float] = (0.0, 1.0),
         context_shape: tuple[int, ...] | None = None,
     ):
-        if not (
-            isinstance(times, tuple | list | np.ndarray)
-            and len(times) == 2
-            and all(isinstance(t, Real) and math.isfinite(t) for t in times)
-            and times[0] != times[1]
-        ):
+        ends = real_array("VelocityField", "times", times)
+        if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] == ends[1]:
             raise ValueError(
                 f"VelocityField expected `times` as two different finite numbers, at the base and at the data; got {times!r}. "
                 "Fix: times=(0.0, 1.0)"
@@ -73,14 +68,15 @@ class VelocityField(AbstractProbabilityFlow):
         self.context_scaling = context_identity("VelocityField", context_shape)
         self.network = wrap(network)
         self.reach = jnp.asarray(jnp.inf)
-        self.first, self.last = float(times[0]), float(times[1])
+        self.first, self.last = map(float, ends)
         self.has_features = check_output("VelocityField", self.network, self.scaling, self.context_scaling)
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         event = self.scaling.colour(state)
         velocity, hidden = call(self.network, time, event, context, self.context_shape, self.has_features)
         # The map to whitened coordinates is affine: its tangent carries velocities.
-        _, whitened = jax.jvp(lambda x: self.scaling.whiten(x)[0], (event,), (velocity,))
+        tangent = jnp.asarray(velocity, event.dtype)  # a network may have a precision of its own
+        _, whitened = jax.jvp(lambda x: self.scaling.whiten(x)[0], (event,), (tangent,))
         return whitened, hidden
 
     def unit(self, time: Scalar) -> float:
@@ -186,6 +182,11 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
         raise TypeError(
             f"VelocityField expected `base` to be a normal distribution without batch axes; got {type(inner).__name__} with "
             f"batch shape {getattr(base, 'batch_shape', None)}. Fix: base=dist.Normal(0, 1).expand([dim]).to_event(1)"
+        )
+    if isinstance(inner, dist.MultivariateNormal) and len(base.event_shape) != 1:
+        raise TypeError(
+            f"VelocityField expected a multivariate normal `base` of one vector; got events of shape {base.event_shape}. "
+            "Fix: base=dist.Normal(mean, deviation).to_event(2), or one multivariate normal of all coordinates"
         )
     location = np.ravel(np.asarray(base.mean, np.float64))
     if isinstance(inner, dist.MultivariateNormal):

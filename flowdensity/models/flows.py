@@ -5,6 +5,7 @@ the data at the last. Everything downstream (divergences, solving, distributions
 `AbstractProbabilityFlow` alone; what needs a Gaussian path to the data knows it by `AbstractCircle`.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any, Literal, TypeVar, final
 
@@ -215,15 +216,18 @@ class Diffusion(AbstractCircle):
                 return 1.0 / jnp.sin(angle)
 
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self._cut(self.path.angle(t))
+        return jnp.clip(self.path.angle(t), *self._ends)
 
     def times(self, steps: int) -> Times:
-        return self._cut(whole_circle(self.path.grid(steps)))
+        # Moved together and not clipped: a solver can make no step of no length.
+        first, last = self._ends
+        return first + (last - first) / (0.5 * jnp.pi) * whole_circle(self.path.grid(steps))
 
-    def _cut(self, angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """Angles at which the circle starts and stops."""
         first = CUT if self.prediction in ("noise", "score") else 0.0
-        last = 0.5 * jnp.pi - (CUT if self.prediction == "data" else 0.0)
-        return jnp.clip(angle, first, last)
+        return first, 0.5 * math.pi - (CUT if self.prediction == "data" else 0.0)
 
 
 class ContinuousFlow(AbstractProbabilityFlow):

@@ -55,6 +55,28 @@ def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
     assert "Fix: fd.diagnose" in str(wrong)
 
 
+@pytest.mark.slow
+def test_a_coordinate_that_is_constant_is_no_fault():
+    """As the upper half of a Cholesky factor: its draws are all equal to the truth."""
+
+    def correlated(y=None):
+        factor = numpyro.sample("factor", dist.LKJCholesky(2, 2.0))
+        with numpyro.plate("rows", 5):
+            numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(2), scale_tril=factor), obs=y)
+
+    found = fd.simulation_based_calibration(
+        jr.key(2),
+        correlated,
+        simulations=60,
+        draws=49,
+        warmup=100,
+        model_kwargs={"y": np.zeros((5, 2))},
+        progress=False,
+    )
+    assert found.ranks["factor"].shape == (60, 2, 2)
+    assert not found.bad
+
+
 def test_p_values_are_those_of_uniform_ranks():
     """Uniform p-values of uniform ranks, also where the bins are not of equal size; small ones of others."""
     rng = np.random.default_rng(0)

@@ -6,11 +6,13 @@ import arviz as az
 import jax.random as jr
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
 from references import (
     CONTEXTS,
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
     NAMED,
+    GaussianFlow,
     amortized,
     conditional_gaussian_flow,
     gaussian_flow,
@@ -71,6 +73,25 @@ def test_held_out_data_calibrate_what_samples_cannot():
     assert found.calibrated
     assert found.reference == 500
     assert found.share < 0.01
+
+
+def test_few_held_out_rows_raise_no_false_alarm():
+    """Below all of 40 rows lies one in 41 of draws of the same law."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(20):
+            draws, rows = GAUSSIAN.sample(jr.key(100 + seed), (540,)), slice(500, None)
+            found = fd.check_support(posterior(theta=np.asarray(draws)[None, :500]), GAUSSIAN, data=draws[rows])
+            assert found.limit == 10.0 / 41.0
+    with pytest.warns(UserWarning, match=r"100\.00% of the draws lie at a lower density than all of 40 held-out rows"):
+        fd.check_support(posterior(theta=rays([9.0])), GAUSSIAN, data=draws[rows])
+
+
+def test_the_edge_of_a_support_is_outside():
+    flow = GaussianFlow(np.zeros(1), np.eye(1), support=constraints.unit_interval, event_shape=())
+    with pytest.warns(UserWarning, match="an extrapolation"):
+        found = fd.check_support(posterior(theta=np.zeros((1, 50))), fd.FlowDensity(flow))
+    assert found.share == 1.0
 
 
 def test_events_in_a_plate_are_counted_each():

@@ -111,6 +111,24 @@ def test_a_planted_bias_is_seen_and_reported(setting, mixture_fit):
     assert share(biased) >= 25  # those of the constant, at the least, which are a quarter
 
 
+class TimedError(eqx.Module):
+    """An error that decays over time, of a divergence that is zero."""
+
+    def __call__(self, time, state, hidden):
+        return jnp.exp(-3.0 * time)
+
+
+def test_the_bias_is_an_integral_over_time_however_times_are_drawn():
+    """The logarithm of the noise is uniform here: half of the draws are close to either end of the circle."""
+    states = np.random.default_rng(0).normal(size=(500, 2))
+    model = eqx.tree_at(lambda m: m.path, untrained_flow(jr.key(0), states), fd.VarianceExploding(0.002, 80.0))
+    sample = Sample(jnp.asarray(states, float), jnp.zeros((500, 0)))
+    kernels = PathCentres(sample, model).draw(jr.key(1), FRAMES, rho=0.1, tails=0.0, directions=2)
+    control = mean_jacobian(model, model.times(16), kernels)
+    bias, error = stein_residuals(TimedError(), model, control, kernels).bias
+    assert abs(bias + (1.0 - np.exp(-1.5 * np.pi)) / 3.0) < 4.5 * error < 0.02
+
+
 def test_a_planted_bias_shows_in_log_prob(mixture_fit, exact_mixture):
     density = mixture_fit.density
     biased = density.with_divergence(fd.SteinDivergence(plant(density.divergence.head, PLANTED)))

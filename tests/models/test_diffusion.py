@@ -192,17 +192,29 @@ def test_the_network_predicts_what_it_is_said_to(prediction):
             np.testing.assert_allclose(*expected, rtol=0.02)
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
-def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path):
-    ends = {prediction: np.asarray(diffusion(prediction, path).times(16)) for prediction in PREDICTIONS}
+@pytest.mark.parametrize("steps", [16, 64, 256])
+@pytest.mark.parametrize("path", [*PATHS.values(), fd.VarianceExploding(0.002, 500.0)], ids=[*PATHS, "wide"])
+def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path, steps):
+    ends = {prediction: np.asarray(diffusion(prediction, path).times(steps)) for prediction in PREDICTIONS}
     for grid in ends.values():
-        assert grid.shape == (17,)
-        assert np.all(np.diff(grid) >= 0.0)
+        assert grid.shape == (steps + 1,)
+        assert np.all(np.diff(grid) > 0.0), "a step of no length"
     half = 0.5 * np.pi
     np.testing.assert_allclose(ends["velocity"][[0, -1]], [0.0, half], atol=1e-6)
     np.testing.assert_allclose(ends["noise"][[0, -1]], [0.01, half], atol=1e-6)
     np.testing.assert_allclose(ends["score"][[0, -1]], [0.01, half], atol=1e-6)
     np.testing.assert_allclose(ends["data"][[0, -1]], [0.0, half - 0.01], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_diffusion_is_sampled_by_its_reverse_on_any_path(prediction):
+    """On these some of the path's steps lie where the circle is cut short. A network of zeros is the fitted Gaussian."""
+    for path in (fd.VariancePreserving(), fd.VarianceExploding(0.002, 500.0)):
+        model = diffusion(prediction, path)
+        draws = fd.FlowDensity(model).sample_diffusion(jr.key(3), (2000,))
+        white, _ = jax.vmap(model.scaling.whiten)(draws)
+        assert kstest(np.ravel(white), norm.cdf).pvalue > 1e-4
 
 
 @pytest.mark.slow

@@ -108,6 +108,21 @@ def test_events_have_the_shape_of_the_base(base):
         assert density.sample(jr.key(0), (4,)).shape == (4, *base.event_shape)
 
 
+@pytest.mark.parametrize("times", [np.array([0.0, 1.0]), jnp.array([0.0, 1.0]), [0, 1]], ids=["numpy", "JAX", "list"])
+def test_times_may_be_an_array(times):
+    field = fd.VelocityField(lambda t, x, c: 0.5 * x, dist.Normal(0.0, 1.0).expand([2]).to_event(1), times=times)
+    np.testing.assert_array_equal(field.times(2), [0.0, 0.5, 1.0])
+
+
+def test_a_network_may_have_another_precision():
+    base = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+    field = fd.VelocityField(lambda t, x, c: (0.5 * x).astype(jnp.bfloat16), base)
+    value, slope = jax.value_and_grad(fd.FlowDensity(field).log_prob)(jnp.array([0.3, -0.4]))
+    # dx/dt = x/2 makes deviations of exp(1/2); bfloat16 has eight bits.
+    np.testing.assert_allclose(value, norm(0.0, np.exp(0.5)).logpdf([0.3, -0.4]).sum(), atol=0.02)
+    assert np.all(np.isfinite(slope))
+
+
 def test_what_cannot_be_wrapped_is_refused():
     base = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
 
@@ -124,6 +139,12 @@ def test_what_cannot_be_wrapped_is_refused():
         fd.VelocityField(lambda t, x, c: x[:1], base)
     with pytest.raises(ValueError, match=r"expected `times`.*Fix: "):
         fd.VelocityField(field, base, times=(1.0, 1.0))
+    for normal in (
+        dist.MultivariateNormal(jnp.zeros((3, 2)), jnp.eye(2)).to_event(1),
+        dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)).expand([3]).to_event(1),
+    ):
+        with pytest.raises(TypeError, match=r"multivariate normal `base` of one vector; got .*\(3, 2\).*Fix: "):
+            fd.VelocityField(lambda t, x, c: x, normal)
     density = fd.FlowDensity(fd.VelocityField(field, base))
     with pytest.raises(TypeError, match=r"sample_diffusion expected a model on the circle.*got VelocityField.*Fix: "):
         density.sample_diffusion(jr.key(0))
