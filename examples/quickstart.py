@@ -125,7 +125,7 @@ def picture(file: Path, train: np.ndarray, prior: fd.FlowDensity, draws: np.ndar
     middles = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
     axes[0].contourf(*middles, counts.T, levels=[*levels, counts.max()], cmap="Blues", alpha=0.8)
     axes[0].plot(train[:, x], train[:, y], ".", color="black", markersize=2.5, alpha=0.6)
-    axes[0].set(xlabel=COLUMNS[x], ylabel=COLUMNS[y], title="data, and 50, 80, 95 % of the density")
+    axes[0].set(xlabel=COLUMNS[x], ylabel=COLUMNS[y], title="learned density and data")
     middle, low, high = np.median(draws, 0), *np.quantile(draws, [0.05, 0.95], 0)
     for axis, column, name in zip(axes[1:], range(3), (COLUMNS[i] for i in INFERRED), strict=True):
         bars = np.stack([middle - low, high - middle])[..., column]
