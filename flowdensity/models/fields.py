@@ -12,7 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from .._checks import check_shape, real_array
+from .._checks import check_shape
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .flows import AbstractProbabilityFlow
@@ -58,7 +58,10 @@ class VelocityField(AbstractProbabilityFlow):
         times: tuple[float, float] = (0.0, 1.0),
         context_shape: tuple[int, ...] | None = None,
     ):
-        ends = real_array("VelocityField", "times", times)
+        try:
+            ends = np.asarray(times, float)
+        except (TypeError, ValueError):
+            ends = np.zeros(0)
         if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] == ends[1]:
             raise ValueError(
                 f"VelocityField expected `times` as two different finite numbers, at the base and at the data; got {times!r}. "
