@@ -30,7 +30,7 @@ OBSERVED, NOISE = np.array([1.5, -0.2]), 0.3
 FAR = np.array([1.5, 2.5])
 """An observation that none of the data come near."""
 CHAINS, DRAWS = 4, 500
-FEW, FEWER = 128, 64
+FEW, FEWER = 128, 32
 """Labels of an amortization that weights repair, and of one that they do not."""
 
 
