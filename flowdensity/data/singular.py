@@ -9,6 +9,7 @@ import numpy as np
 from .rounding import MOSTLY, is_whole
 from .scaling import FULL_COVARIANCE_LIMIT, unconstrain
 from .sites import split
+from .supports import free_size
 from .tables import Table
 
 TIED, LEAST = 0.02, 5
@@ -125,7 +126,7 @@ def _cure(table: Table, found: list[Ties], most: Ties) -> str:
     units = np.zeros(math.prod(table.rows.shape[1:]))
     for each in found:
         units[each.column] = each.unit or 0.0
-    if most.unit is None or unconstrain(table.rows[:1], table.support).size != units.size:
+    if most.unit is None or free_size(table.support, table.rows.shape[1:]) != units.size:
         return (
             "a column that was rounded is spread by fd.dequantise, as it was recorded and before it is combined with others; "
             "a value with a meaning of its own, such as none, is for a model of its own"

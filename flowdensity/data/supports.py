@@ -149,6 +149,11 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
     return support
 
 
+def free_size(support: constraints.Constraint, shape: tuple[int, ...]) -> int:
+    """How many real numbers an event of a shape on a support is made of: fewer than it has entries where these depend."""
+    return prod(biject_to(support).inverse_shape(shape))
+
+
 def _length(shapes: Shapes) -> int:
     return sum(prod(shape) for shape in shapes)
 

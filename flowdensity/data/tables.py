@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.random as jr
 import numpy as np
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import constraints
 
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from .scaling import unconstrain
 from .sites import Sites, join, named_columns
-from .supports import check_support, joint
+from .supports import check_support, free_size, joint
 
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
@@ -256,7 +256,7 @@ def _check_part(caller: str, part: _Part) -> None:
         )
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
-    if prod(biject_to(support).inverse_shape(event)) < prod(event):
+    if free_size(support, event) < prod(event):
         # Draws made in float32 lie on a surface to the precision of float32.
         inside = inside | np.asarray(support(values.astype(np.float32)))
     inside = np.broadcast_to(inside, values.shape[: values.ndim - event_dim])

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
@@ -20,6 +20,7 @@ from .._checks import check_count, check_kind, real_jax_array
 from .._pytree import without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.rounding import units_of
+from ..data.supports import free_size
 from .scanned import promoted
 
 
@@ -165,7 +166,7 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
         raise ValueError(
             f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete. Fix: use it as it is"
         )
-    free = math.prod(biject_to(base.support).inverse_shape(base.event_shape))  # type: ignore[arg-type]
+    free = free_size(base.support, base.event_shape)  # type: ignore[arg-type]
     if free != size:
         raise ValueError(
             f"{caller} expected a `base` with as many dimensions as coordinates; got {type(base).__name__} on "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Float
+from ..data.weights import mean_and_error, shares
 from ..models.flows import AbstractProbabilityFlow
 from .kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
 from .stein import DivergenceHead
@@ -80,10 +81,10 @@ def stein_residuals(
     edges = np.linspace(first, last, BINS + 1)
     which = np.clip(np.floor((time - first) / (last - first) * BINS), 0, BINS - 1)
     # Times are drawn as they were in training: each frame counts for as much of the model's time as lies about its own.
-    shares = np.empty_like(time)
+    about = np.empty_like(time)
     order = np.argsort(time)
-    shares[order] = np.gradient(time[order])
-    bins = [_weighted(columns[which == i], shares[which == i]) for i in range(BINS)]
+    about[order] = np.gradient(time[order])
+    bins = [_weighted(columns[which == i], about[which == i]) for i in range(BINS)]
     return Residuals(
         times=edges,
         functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[-1]))),
@@ -92,11 +93,11 @@ def stein_residuals(
     )
 
 
-def _weighted(rows: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _weighted(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted means of rows, shape `(rows, columns)`, and their standard errors."""
-    shares = shares / shares.sum()
-    mean = shares @ rows
-    return mean, np.sqrt(len(rows) / (len(rows) - 1.0) * (np.square(shares) @ np.square(rows - mean)))
+    count, share = len(rows), shares(weights, len(rows))
+    means, errors = zip(*(mean_and_error(column, share, np.arange(count)) for column in rows.T), strict=True)
+    return np.asarray(means), np.sqrt(count / (count - 1.0)) * np.asarray(errors)
 
 
 def calibrate(

@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to
 
 from .._checks import check_key, check_kind, check_number
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.singular import warn_where_singular
+from ..data.supports import free_size
 from ..data.tables import (
     Sample,
     Support,
@@ -69,7 +69,7 @@ def prepare(
     events, contexts, weighing = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
-    dim = prod(biject_to(events.support).inverse_shape(events.rows.shape[1:]))
+    dim = free_size(events.support, events.rows.shape[1:])
     context_dim = prod(contexts.rows.shape[1:])
     if network is None:
         network = default_network(key, rows, dim, context_dim)
