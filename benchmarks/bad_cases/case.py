@@ -1,0 +1,140 @@
+"""A call with one bad argument, the error that it ends in, and the fix that the error names."""
+
+import ast
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+from unittest.mock import patch
+
+import arviz
+import diffrax
+import jax
+import numpy
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+import flowdensity
+from flowdensity.training.loop import History
+
+from .material import KEY, RESIDUALS
+
+fd: Any = flowdensity
+"""The values that are handed over are of the wrong type on purpose."""
+ASSUMED = {
+    "arviz": arviz,
+    "constraints": constraints,
+    "diffrax": diffrax,
+    "dist": dist,
+    "fd": fd,
+    "jax": jax,
+    "numpy": numpy,
+    "numpyro": numpyro,
+}
+"""The names that a fix may use beside the arguments of the call, as CONTRIBUTING.md says."""
+
+
+class Deferred(NamedTuple):
+    """A value that is made when it is first needed."""
+
+    make: Callable[[], Any]
+
+
+class Case(NamedTuple):
+    """A call that ends in an error.
+
+    Attributes:
+        given: what is wrong with the call, in words.
+        call: one line of Python, in which arguments are variables called by the name of their parameter.
+        names: values of the variables.
+    """
+
+    given: str
+    call: str
+    names: Mapping[str, Any]
+
+    @property
+    def function(self) -> str:
+        """The function that is called, as the user writes it."""
+        return self.call.partition("(")[0]
+
+    def namespace(self) -> dict[str, Any]:
+        """Names for one execution: containers are copied, so that a fix may change them in place."""
+        return ASSUMED | {"key": KEY} | {name: _copied(value) for name, value in self.names.items()}
+
+
+Groups: TypeAlias = list[list[Case]]
+
+
+def cases(call: str, shared: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]) -> list[Case]:
+    """Cases of one call; variables that the call does not mention are passed to it by keyword.
+
+    Args:
+        call: the call, with variables for its arguments.
+        shared: values of the variables that are good.
+        given: by what is wrong in words, the variables that are bad.
+    """
+    return [Case(words, _with_keywords(call, bad), {**shared, **bad}) for words, bad in given.items()]
+
+
+def error_of(case: Case) -> Exception | None:
+    """The error that a case ends in, if it does."""
+    try:
+        exec(case.call, case.namespace())
+    # All errors are looked at, whatever their type.
+    except Exception as error:
+        return error
+    return None
+
+
+def mend(case: Case, message: str) -> None:
+    """Execute the fix that a message names, in the situation of the case; whatever it ends in is raised.
+
+    A fix that ends in an expression takes the place of the call. After any other, as an assignment, the call is made again.
+    """
+    fix, names = message.rpartition("Fix: ")[2], case.namespace()
+    exec(fix, names)
+    if not isinstance(ast.parse(fix).body[-1], ast.Expr):
+        exec(case.call, names)
+
+
+class Reached(Exception):
+    """The checks of a call are passed; its work, which takes long, is left out."""
+
+
+@contextlib.contextmanager
+def untrained_fits() -> Iterator[None]:
+    """Within this, fits return densities as they start, and other long work ends in `Reached` and is left out."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        raise Reached
+
+    history = History([0], [0.0], [0.0], interrupted=True)
+    training = "flowdensity.training"
+    with contextlib.ExitStack() as stack:
+        for name, stub in {
+            f"{training}.fit.fit_velocity": lambda key, model, *rest, **options: (model, history, None),
+            f"{training}.fit.maximise_likelihood": lambda key, model, *rest, **options: (model, history),
+            f"{training}.divergence.distil": lambda *args, **options: (
+                fd.ExactDivergence(),
+                fd.FitReport({}, {}, RESIDUALS),
+            ),
+            f"{training}.distill.labelled": stopped,
+            "flowdensity.diagnostics.diagnose.subject": stopped,
+            "flowdensity.diagnostics.sbc.THINNING": 1,
+        }.items():
+            stack.enter_context(patch(name, stub))
+        stack.enter_context(contextlib.suppress(Reached))
+        yield
+
+
+def _with_keywords(call: str, bad: Mapping[str, Any]) -> str:
+    mentioned = {node.id for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)}
+    keywords = "".join(f", {name}={name}" for name in bad if name not in mentioned)
+    return call[:-1] + keywords + ")" if keywords else call
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Deferred):
+        return value.make()
+    return value.copy() if isinstance(value, dict | list | numpy.ndarray) or hasattr(value, "to_numpy") else value
