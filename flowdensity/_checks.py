@@ -22,8 +22,9 @@ WHOLE = int | np.integer
 def check_key(caller: str, key: object) -> None:
     """Raise a TypeError unless `key` is one JAX PRNG key."""
     if not is_prng_key(key):
+        seed = "key" if isinstance(key, WHOLE) and not isinstance(key, bool) else 0
         raise TypeError(
-            f"{caller} expected `key` as one JAX PRNG key; got {_described(key)}. Fix: key=jax.random.key(0)"
+            f"{caller} expected `key` as one JAX PRNG key; got {_described(key)}. Fix: key = jax.random.key({seed})"
         )
 
 
@@ -39,7 +40,8 @@ def check_model(caller: str, name: str, model: object) -> None:
     """Raise a TypeError unless `model` is a numpyro model: a distribution can be called, but has no sites."""
     if isinstance(model, dist.Distribution) or not callable(model):
         raise TypeError(
-            f"{caller} expected `{name}` as a function with numpyro sites; got {_described(model)}. Fix: {name}=model"
+            f"{caller} expected `{name}` as a function with numpyro sites; got {_described(model)}. Fix: {name} = lambda: "
+            "numpyro.sample('y', dist.Normal(jax.numpy.sum(numpyro.sample('theta', density)), 1.0), obs=0.0)"
         )
 
 
@@ -116,6 +118,35 @@ def check_shape(caller: str, name: str, shape: object, fix: str) -> tuple[int, .
     raise TypeError(
         f"{caller} expected `{name}` as a tuple of positive integers; got {_described(shape)}. Fix: {name}={fix}"
     )
+
+
+def check_sample_shape(caller: str, shape: object) -> tuple[int, ...]:
+    """`shape` as a tuple of the lengths of the axes of independent draws, which may be empty.
+
+    Raises:
+        TypeError: if it is no sequence of integers of at least 0.
+    """
+    if isinstance(shape, tuple | list) and all(isinstance(size, WHOLE) and size >= 0 for size in shape):
+        return tuple(int(size) for size in shape)
+    fix = f"({shape},)" if isinstance(shape, WHOLE) and not isinstance(shape, bool) and shape >= 0 else "()"
+    raise TypeError(
+        f"{caller} expected `sample_shape` as a tuple of integers of at least 0; got {_described(shape)}. "
+        f"Fix: sample_shape = {fix}"
+    )
+
+
+def reshaping(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """The line that makes of an array of shape `got` one whose last axes are `shape`, as a fix.
+
+    Leading columns are taken of too many; fewer numbers are laid out anew, the last resort being to repeat them.
+    """
+    if len(got) > 1 and got[::-1][len(got) - len(shape) :] == shape:
+        return f"{name} = jax.numpy.transpose({name})"
+    if len(shape) == 1 and got and got[-1] > shape[0]:
+        return f"{name} = jax.numpy.asarray({name})[..., : {shape[0]}]"
+    if math.prod(got) and math.prod(got) % max(1, math.prod(shape)) == 0:
+        return f"{name} = jax.numpy.reshape({name}, {(-1, *shape)})"
+    return f"{name} = jax.numpy.resize({name}, {shape})"
 
 
 def check_path(caller: str, name: str, path: object, what: str, fix: str) -> None:

@@ -19,6 +19,10 @@ import safetensors.numpy
 Tensors: TypeAlias = dict[str, np.ndarray]
 
 
+ANEW = "fd.save(file, density)"
+"""The line that makes up for a file that cannot be read."""
+
+
 def write(file: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     """Write a file that is there whole or, if the process ends on the way, not at all: the old one is then still there.
 
@@ -43,12 +47,13 @@ def write(file: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
         raise
 
 
-def read(caller: str, file: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
+def read(caller: str, file: str | os.PathLike[str], fix: str = ANEW) -> tuple[dict[str, Any], Tensors]:
     """Header and arrays of a file.
 
     Args:
         caller: public function whose name the errors carry.
         file: what `write` has written.
+        fix: the line that makes up for a damaged file.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -66,12 +71,12 @@ def read(caller: str, file: str | os.PathLike[str]) -> tuple[dict[str, Any], Ten
     except Exception as error:
         raise ValueError(
             f"{caller} expected a file that flowdensity has written; got {os.fspath(file)!r}, which is none, or damaged "
-            f"({type(error).__name__}: {error}). Fix: another copy of it, or write it anew"
+            f"({type(error).__name__}: {error}). Take another copy of it, or write it anew. Fix: {fix}"
         ) from error
     if not sound or not isinstance(header, dict):
         raise ValueError(
             f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, of which the checksum is wrong: it was "
-            "damaged or changed. Fix: another copy of it, or write it anew"
+            f"damaged or changed. Take another copy of it, or write it anew. Fix: {fix}"
         )
     return header, tensors
 

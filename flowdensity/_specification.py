@@ -130,7 +130,7 @@ class Reader:
         if out.dtype != array.dtype:
             raise Unreadable(
                 f"{self.caller} expected a session with 64-bit numbers, since the file has {name!r} of {array.dtype}, which this "
-                'one would cut short. Fix: jax.config.update("jax_enable_x64", True)'
+                'one would cut short. Fix: jax.config.update("jax_enable_x64", True); fd.load(file)'
             )
         if kind == "jax":
             return _weak(array) if weak else out
@@ -142,7 +142,7 @@ class Reader:
         if self.network is None:
             raise Unreadable(
                 f"{self.caller} expected `network`, since the file has the arrays of a network that is not flowdensity's, of "
-                f"type {name}, and no code. Fix: fd.load(file, network=network) with one like that which was saved"
+                f"type {name}, and no code. Hand over one like that which was saved. Fix: fd.load(file, network=network)"
             )
         self.used = True
         network = wrap(self.network)
@@ -164,7 +164,7 @@ class Reader:
             before, now = differences[0]
             raise Unreadable(
                 f"{self.caller} expected `network` {before}, as it was saved; got one {now}. "
-                "Fix: fd.load(file, network=network) with one like that which was saved"
+                "Fix: network = density.model.network"
             )
         for place, array in zip(places, arrays, strict=True):
             leaves[place] = array
@@ -208,7 +208,7 @@ def _unwritable(name: str, value: Any) -> TypeError:
     return TypeError(
         f"save expected a density of flowdensity's own parts, of which a file can say what they are; got one whose `{name}` is "
         f"{what}. Of a user's own, only a network can be written. "
-        "Fix: eqx.tree_serialise_leaves(file, density.model), and code that makes the model anew"
+        "The arrays alone can be, for code that makes the model anew. Fix: equinox.tree_serialise_leaves(file, density.model)"
     )
 
 

@@ -18,12 +18,13 @@ import numpy as np
 
 from . import solving
 from ._checks import check_kind, check_path
-from ._container import Tensors, read, write
+from ._container import ANEW, Tensors, read, write
 from ._formats import FORMAT, upgrade
 from ._specification import Reader, Unreadable, describe
 from ._typing import Array, Context, State
 from .data.scaling import Scaling
 from .distributions.amortized import AmortizedDensity
+from .distributions.checks import check_density
 from .distributions.flow import FlowDensity
 from .divergence.stein import SteinDivergence
 from .training.report import FitReport
@@ -59,21 +60,14 @@ def save(
     check_path("save", "file", file, "file", fix="density.flow")
     target = Path(file)
     if target.is_dir() or not target.parent.is_dir():
+        inside = target / "density.flow" if target.is_dir() else target
         raise ValueError(
             f"save expected `file` in a folder that exists, and no folder itself; got {os.fspath(file)!r}. "
-            "Fix: pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)"
+            f"Fix: os.makedirs({str(inside.parent)!r}, exist_ok=True); file = {str(inside)!r}"
         )
-    check_kind(
-        "save",
-        "density",
-        density,
-        FlowDensity | AmortizedDensity,
-        "fd.save(file, density) with what fd.fit_flow or fd.distill returned, before expand, mask or to_event",
-    )
+    check_density("save", density)
     if report is not None:
-        check_kind(
-            "save", "report", report, FitReport, "fd.save(file, density, report) with what came with the density"
-        )
+        check_kind("save", "report", report, FitReport, "report = None")
     tensors: Tensors = {}
     header = {
         "format": FORMAT,
@@ -116,7 +110,7 @@ def load(file: str | os.PathLike[str], *, network: Any = None) -> FlowDensity | 
         if network is not None and not reader.used:
             raise Unreadable(
                 f"load expected no `network`, since the file has all of its density; got {type(network).__name__}. "
-                "Fix: fd.load(file)"
+                "Fix: network = None"
             )
         _check_shapes(density)
         _check_probe(_probe(density), reader.restore(header["probe"]), _tolerance(density))
@@ -160,7 +154,8 @@ def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str
         if number > FORMAT:
             raise Unreadable(
                 f"{caller} expected a file of format {FORMAT} or older; got {os.fspath(file)!r} of format {number}, written by "
-                f"flowdensity {header['flowdensity']}. Fix: pip install --upgrade flowdensity"
+                f"flowdensity {header['flowdensity']}. Upgrade with `pip install --upgrade flowdensity`, or write it anew. "
+                f"Fix: {ANEW}"
             )
         return build({name: upgrade(part, number, tensors) for name, part in header.items()}, tensors)
     except Unreadable:
@@ -169,7 +164,7 @@ def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str
     except Exception as error:
         raise ValueError(
             f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, whose content makes none of its "
-            f"densities ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Fix: another copy of it"
+            f"densities ({type(error).__name__}: {_first_line(error)}). Take another copy of it, or write it anew. Fix: {ANEW}"
         ) from error
 
 
@@ -262,5 +257,9 @@ def _check_probe(values: dict[str, np.ndarray], kept: dict[str, np.ndarray], tol
             raise Unreadable(
                 f"load expected the {name} that the density had when it was saved; what is made of the file has another, by "
                 f"{away:.2g} on {size:.2g}. Other code than that which was saved makes another density. "
-                "Fix: fd.load(file, network=network) with the network that was saved, or another copy of the file"
+                "Fix: network = density.model.network"
             )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import optax
 import pandas as pd
@@ -41,13 +40,6 @@ SIMPLEX = untrained(np.random.default_rng(1).dirichlet(np.ones(3), 60), support=
 def started(guide: Any) -> Any:
     """Start variational inference with a guide."""
     return SVI(normal_model, guide, optax.adam(1e-3), fd.PathGradientELBO()).init(KEY)
-
-
-def counted(svi: Any = None) -> None:
-    """A model with mutable state."""
-    count = numpyro.primitives.mutable("count", {"value": 0})
-    numpyro.sample("theta", dist.Normal(0.0, 1.0))
-    count["value"] = count["value"] + 1
 
 
 IN_MODEL = {"handlers": handlers, "data": DATA, "name": "joint", "density": BY_NAME}
@@ -147,11 +139,12 @@ DENSITIES: Groups = [
         },
     ),
     cases(
-        "density.unpack(value)",
+        "density.unpack(event)",
         {"density": BY_NAME},
         {
-            "a density without names": {"density": PLAIN, "value": jnp.zeros(2)},
-            "an event of another shape": {"value": jnp.zeros(3)},
+            "a density without names": {"density": PLAIN, "event": jnp.zeros(2)},
+            "an event of another shape": {"event": jnp.zeros(3)},
+            "a dict": {"event": {"mu": 0.0, "tau": 1.0}},
         },
     ),
     cases(
@@ -258,9 +251,9 @@ DENSITIES: Groups = [
         },
     ),
     cases(
-        "fd.Rounded(density).log_prob(value)",
-        {"density": PLAIN},
-        {"events of another shape": {"value": jnp.zeros(3)}, "text": {"value": "a"}},
+        "distribution.log_prob(value)",
+        {"distribution": fd.Rounded(dist.Normal(jnp.zeros(2)).to_event(1))},
+        {"rounded events of another shape": {"value": jnp.zeros(3)}, "text": {"value": "a"}},
     ),
     cases(
         "jax.jit(lambda unit: fd.Rounded(base, unit).log_prob(1.0))(unit)",

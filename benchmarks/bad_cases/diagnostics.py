@@ -21,7 +21,6 @@ from .material import (
     OTHER,
     PLAIN,
     POSTERIOR,
-    RESIDUALS,
     draws,
     fd,
     model,

@@ -61,7 +61,7 @@ def of_all_fits(name: str) -> list[Case]:
     }
     arguments: dict[str, dict[str, Any]] = {
         "an integer for the key": {"key": 0},
-        "no key, data first": {"key": DATA, "data": None},
+        "no key, data first": {"key": DATA},
         **{words: {"data": data} for words, data in of_data.items()},
         "`support` in words": {"support": "positive"},
         "negative values on `constraints.positive`": {"support": constraints.positive},
@@ -91,7 +91,7 @@ def of_all_fits(name: str) -> list[Case]:
         "a constant column in `context`": {"context": np.ones((ROWS, 1))},
         "a constant column among others in `context`": {"context": np.column_stack([CONTEXT, np.ones(ROWS)])},
         "a constant column of a named `context`": {"context": {"c": CONTEXT[:, 0], "d": np.ones(ROWS)}},
-        "text for `context`": {"context": ["a"] * ROWS},
+        "text for `context`": {"context": ["a", "b"] * (ROWS // 2)},
         "`weights` of another number": {"weights": np.ones(ROWS - 1)},
         "a negative weight": {"weights": np.r_[-1.0, np.ones(ROWS - 1)]},
         "a nan among `weights`": {"weights": np.r_[np.nan, np.ones(ROWS - 1)]},

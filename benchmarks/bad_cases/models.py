@@ -136,8 +136,8 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.UNet(key, event_shape, width=8)",
-        {"event_shape": (8, 8, 1)},
+        "fd.UNet(key, event_shape, scales=scales, width=8)",
+        {"event_shape": (8, 8, 1), "scales": 3},
         {
             "an event without channels": {"event_shape": (8, 8)},
             "rows that cannot be halved twice": {"event_shape": (10, 8, 1)},

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from tqdm.auto import tqdm
 
-from .._checks import check_kind
+from .._checks import check_kind, check_model
 from .._typing import Array, Bool, Float, Scalar
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -176,15 +176,17 @@ def correction(
         TypeError: if `exact` is no mapping of learned densities.
         ValueError: if a site does not exist or has no learned density with the same events, or the model draws at random.
     """
+    check_model(caller, "model", model)
+    bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
     if not isinstance(exact, Mapping) or not exact:
+        came = "exact" if isinstance(exact, FlowDensity | AmortizedDensity) else "density"
         raise TypeError(
             f"{caller} expected `exact` to map names of sites to densities; got {type(exact).__name__}"
-            f"{'' if exact else ' without any'}. Fix: exact={{'theta': density}}"
+            f"{' without any' if isinstance(exact, Mapping) else ''}. Fix: {_exact_line(_trace_of_shapes(bound), (), came)}"
         )
     for name, density in exact.items():
-        fix = f"exact={{{name!r}: density}} with the density that fd.fit_flow returned"
+        fix = f"exact = {{**exact, {name!r}: density}}"
         check_kind(caller, f"exact[{name!r}]", density, FlowDensity | AmortizedDensity, fix)
-    bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
     targets = {name: _flow(density).with_divergence(ExactDivergence()) for name, density in exact.items()}
     found: list[Correction] = []
     # Within the trace, whose values have shapes and no numbers: what is in a scan cannot be looked at from without.
@@ -200,10 +202,10 @@ def _described(caller: str, model: Callable[[], Any], targets: dict[str, FlowDen
             raise ValueError(
                 f"{caller} expected a model that is the same each time; plate {name!r} draws its rows at random, and which rows "
                 "the posterior was sampled with is not known. "
-                f"Fix: model = numpyro.handlers.substitute(model, {{{name!r}: rows}})"
+                f"Fix: model = numpyro.handlers.substitute(model, {{{name!r}: jax.numpy.arange({site['value'].shape[0]})}})"
             )
     for name, target in targets.items():
-        _check_target(caller, name, trace, target)
+        _check_target(caller, name, trace, target, [other for other in targets if other != name])
     latent = {name: site for name, site in _samples(trace).items() if not site["is_observed"]}
     groups = _groups(trace)
     return Correction(
@@ -283,24 +285,24 @@ def _traced(model: Callable[[], Any]) -> dict[str, Any]:
     return handlers.trace(handlers.seed(model, jr.key(0))).get_trace()
 
 
-def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDensity) -> None:
-    """Check the exact density for a site against what stands there."""
+def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDensity, others: Sequence[str]) -> None:
+    """Check the exact density for a site against the density that the model has there; `others` are the other sites."""
     if name not in trace or trace[name]["type"] not in ("sample", "deterministic"):
         raise ValueError(
             f"{caller} expected `exact` to name sites of `model`; got {name!r}, and its sites are {list(_samples(trace))}. "
-            f"Fix: exact={{{next(iter(_samples(trace)), 'theta')!r}: density}}"
+            f"Fix: {_exact_line(trace, others)}"
         )
     if trace[name]["type"] == "deterministic":
         raise ValueError(
             f"{caller} expected site {name!r} to have a log density; it is deterministic, as under FlowReparam or sample_sites. "
             "A flow that is a change of variables uses no divergence: there is nothing to correct but the solver. A joint site "
-            f"goes by its own name. Fix: leave {name!r} out of `exact`"
+            f"goes by its own name. Fix: {_exact_line(trace, others)}"
         )
     sampled = unwrapped(trace[name]["fn"])
     if not isinstance(sampled, FlowDensity | AmortizedDensity):
         raise ValueError(
             f"{caller} expected site {name!r} to have a FlowDensity or an AmortizedDensity; got {type(sampled).__name__}. "
-            f"Fix: leave {name!r} out of `exact`"
+            f"Fix: {_exact_line(trace, others)}"
         )
     flow = _flow(sampled)
     for what, had, has in (
@@ -311,8 +313,29 @@ def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDen
         if had != has:
             raise ValueError(
                 f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the density that the model has at that site; got "
-                f"{has}. Fix: exact={{{name!r}: density}} with the density that the model uses"
+                f"{has}. Fix: exact = {{**exact, {name!r}: density}}"
             )
+
+
+def _exact_line(trace: dict[str, Any], others: Sequence[str], density: str = "density") -> str:
+    """The line that names sites with a learned density, as a fix; without any NUTS samples the exact posterior."""
+    learned = [
+        name
+        for name, site in _samples(trace).items()
+        if isinstance(unwrapped(site["fn"]), FlowDensity | AmortizedDensity)
+    ]
+    kept = [name for name in others if name in learned]
+    if kept:
+        return f"exact = {{name: exact[name] for name in {kept}}}"
+    if learned:
+        return f"exact = {{{learned[0]!r}: {density}}}"
+    return "mcmc = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=500, num_samples=500); mcmc.run(key)"
+
+
+def _trace_of_shapes(model: Callable[[], Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    jax.eval_shape(lambda: found.update(_traced(model)))
+    return found
 
 
 def _errors(sampled: Any, target: FlowDensity) -> str:

@@ -84,7 +84,7 @@ class DelayedAcceptance(MCMCKernel):
         if not isinstance(kernel, HMC) or kernel.model is None:
             raise TypeError(
                 f"DelayedAcceptance expected `kernel` to be NUTS or HMC with a model; got {type(kernel).__name__}. "
-                "Fix: fd.DelayedAcceptance(numpyro.infer.NUTS(model), exact={'theta': density})"
+                "Fix: kernel = numpyro.infer.NUTS(model)"
             )
         self.kernel = kernel
         self.exact = exact
@@ -120,7 +120,7 @@ class DelayedAcceptance(MCMCKernel):
         if missing:
             raise ValueError(
                 f"DelayedAcceptance expected `kernel` to sample every latent site of the model; {missing} are summed over. "
-                "Fix: sample them, or NUTS with the exact density"
+                "NUTS alone can, under the density that the model has, which may be the exact one. Fix: kernel"
             )
         zeros = jnp.zeros(len(rng_key) if self._several else (), float)
         ratio = zeros if num_warmup else jax.jit(lambda z: self._log_ratio(z, model_args, model_kwargs))(inner.z)

@@ -8,11 +8,12 @@ import jax.random as jr
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import check_key, check_kind, real_array
+from .._checks import check_key, real_array
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.sites import named_columns
 from ..data.tables import Named, Sample
 from ..distributions.amortized import AmortizedDensity
+from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
 from ..training.prepare import whitened_contexts, whitened_events
 from . import data_checks, log_prob_checks
@@ -66,7 +67,7 @@ def diagnose(
     """
     caller = "diagnose"
     check_key(caller, key)
-    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
+    check_density(caller, density)
     rows_key, subject_key, drawn_key, residual_key, fit_key, cover_key, score_key = jr.split(key, 7)
     held, contexts = _rows(caller, rows_key, density, samples, context)
     looked_at = subject(subject_key, density, held, contexts)
@@ -124,14 +125,14 @@ def _rows(
         if context is None and given is None:
             raise ValueError(
                 f"{caller} expected `context`, since this density is conditional and has not been given one; got None. "
-                "Fix: fd.diagnose(key, density, samples, context=context)"
+                "Fix: density = density.given(context)"
             )
         count = len(states) if states is not None else 1 if context is None else _count(context)
         contexts = whitened_contexts(caller, model, context, count)
     elif context is not None or (states is not None and flow.batch_shape != ()):
         raise ValueError(
             f"{caller} expected a density without its context, or with one and no `context`; this one has been given some, of "
-            f"batch shape {flow.batch_shape}. Fix: the density as fd.fit_flow returned it, with context=context"
+            f"batch shape {flow.batch_shape}. Fix: {_without_context(density, context)}"
         )
     else:
         contexts = jax.vmap(lambda c: model.context_scaling.whiten(c.reshape(model.context_shape))[0])(
@@ -143,6 +144,15 @@ def _rows(
         contexts = jnp.broadcast_to(contexts, (len(states), contexts.shape[-1]))
     order = jr.permutation(key, len(states))[:ROWS]
     return Sample(states, contexts).take(order), contexts
+
+
+def _without_context(density: FlowDensity | AmortizedDensity, context: ArrayLike | Named | None) -> str:
+    """The line that takes its context from a density and, where there is no other, hands it over by itself, as a fix."""
+    flow = "density" if isinstance(density, FlowDensity) else "density.flow"
+    bare = f"fd.FlowDensity({flow}.model, divergence={flow}.divergence, solver={flow}.solver)"
+    line = f"density = {bare if isinstance(density, FlowDensity) else f'fd.AmortizedDensity(density.energy, {bare})'}"
+    own = f"context = jax.numpy.reshape({flow}.context, (-1, *{flow}.context_shape))"
+    return line if context is not None else f"{own}; {line}"
 
 
 def _count(context: ArrayLike | Named) -> int:

@@ -16,6 +16,7 @@ from .._typing import ArrayLike, Key
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
+from ..distributions.checks import check_density, check_given
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import Residuals
 from ..training.prepare import event_rows
@@ -171,7 +172,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
         raise TypeError(
             f"{caller} expected `residuals` of a learned divergence, or a Diagnosis or FitReport that has them; got "
             f"{type(residuals).__name__}{' without any' if found is None else ''}. "
-            "Fix: divergence, report = fd.fit_divergence(key, density.model, data)"
+            "Fix: divergence, residuals = fd.fit_divergence(key, density.model, data)"
         )
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
     widths, middles, scores = np.diff(found.times), 0.5 * (found.times[1:] + found.times[:-1]), found.z[:, 1:]
@@ -278,12 +279,9 @@ def plot_prior_posterior(
 
 def _flow(caller: str, density: Any) -> FlowDensity:
     """The flow of a density that can be sampled."""
-    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
+    check_density(caller, density)
     flow = density.flow if isinstance(density, AmortizedDensity) else density
-    if flow.context is None:
-        raise ValueError(
-            f"{caller} expected a density that has its context; got one without. Fix: density = density.given(context)"
-        )
+    check_given(caller, flow)
     return flow
 
 

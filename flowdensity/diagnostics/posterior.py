@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpyro.infer import MCMC
 
-from .._typing import Int
+from .._typing import Bool, Int
 from ..distributions.flow import FlowDensity
 
 SAMPLE = ("chain", "draw")
 """Dimensions of draws."""
+AGAIN = "posterior = arviz.from_numpyro(mcmc)"
+"""The line that takes a posterior from the run that sampled it."""
 
 # arviz is imported where it is used: it takes longer than all the rest of the package.
 
@@ -33,7 +36,7 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
         if not set(SAMPLE) <= set(array.dims):
             raise ValueError(
                 f"{caller} expected variables of `posterior` with the dimensions chain and draw; got {array.dims} for {name!r}. "
-                f"Fix: posterior = posterior.drop_vars({name!r})"
+                f"Fix: posterior = {_with_chains(dataset, str(name))}"
             )
     return {str(name): array.transpose(*SAMPLE, ...).to_numpy() for name, array in dataset.data_vars.items()}
 
@@ -60,7 +63,7 @@ def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, 
     if site not in fitting:
         raise ValueError(
             f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
-            f"shape there are {fitting}. Fix: site={(fitting or ['theta'])[0]!r}"
+            f"shape there are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else AGAIN}"
         )
     return _finite(caller, np.asarray(variables[site], np.float64))
 
@@ -152,9 +155,27 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not, the first "
-            f"draw {first[1]} of chain {first[0]}. Fix: find out why the sampler lost its way, or leave that chain out"
+            f"draw {first[1]} of chain {first[0]}. The sampler lost its way there. Fix: {finite_chains(bad)}"
         )
     return events
+
+
+def finite_chains(bad: Bool[np.ndarray, "chain draw"]) -> str:
+    """The line that takes the chains without a bad draw or, where there is none, samples again, as a fix."""
+    good = np.flatnonzero(~bad.any(axis=1)).tolist()
+    return f"posterior = posterior.isel(chain={good})" if good else f"mcmc.run(jax.random.key(1)); {AGAIN}"
+
+
+def _with_chains(dataset: Any, name: str) -> str:
+    """The line that gives a variable chains and draws or, where others have them, leaves it out, as a fix."""
+    dims = dataset[name].dims
+    if "sample" in dims:
+        return "posterior.unstack('sample')"
+    if "draw" in dims:
+        return "posterior.expand_dims('chain')"
+    if not dims or any(set(SAMPLE) <= set(array.dims) for array in dataset.data_vars.values()):
+        return f"posterior.drop_vars({name!r})"
+    return f"posterior.rename({{{dims[0]!r}: 'draw'}}).expand_dims('chain')"
 
 
 def _dataset(caller: str, posterior: Any) -> Any:
@@ -166,10 +187,8 @@ def _dataset(caller: str, posterior: Any) -> Any:
         return posterior.posterior
     if hasattr(posterior, "data_vars"):
         return posterior
-    raise TypeError(
-        f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. "
-        "Fix: posterior = arviz.from_numpyro(mcmc)"
-    )
+    line = "posterior = arviz.from_numpyro(posterior)" if isinstance(posterior, MCMC) else AGAIN
+    raise TypeError(f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. Fix: {line}")
 
 
 def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:

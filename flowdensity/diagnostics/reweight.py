@@ -10,11 +10,11 @@ import jax.random as jr
 import numpy as np
 from scipy.special import logsumexp
 
-from .._checks import check_key
+from .._checks import check_count, check_key
 from .._typing import Float, Int, Key
 from .correction import Correction, Learned, correction, over_draws
+from .posterior import AGAIN, effective, finite_chains, smoothed, standard_errors, with_draws
 from .posterior import draws as draws_of
-from .posterior import effective, smoothed, standard_errors, with_draws
 
 LEAST = 25
 """Draws that arviz's fit of the tail takes at least."""
@@ -89,11 +89,19 @@ class Reweighted:
         if values.shape[: len(shape)] != shape:
             raise ValueError(
                 f"Reweighted.expectation expected `values` with shape {shape} and more axes behind; got {values.shape}. "
-                "Fix: one value for each draw of each chain, and of each group where the posterior factorises"
+                "There is one for each draw of each chain, and of each group where the posterior factorises. "
+                f"Fix: values = {self._values_from(values.shape)}"
             )
         weights = np.exp(self.log_weights).reshape(shape + (1,) * (values.ndim - len(shape)))
         mean = np.sum(weights * values, axis=(0, 1))
         return mean, standard_errors(shape[0] * shape[1] * weights * (values - mean))
+
+    def _values_from(self, got: tuple[int, ...]) -> str:
+        """Values of the right shape: those that came, where they only have their axes otherwise, or the log weights."""
+        shape = self.log_weights.shape
+        if got and got[0] == math.prod(shape):
+            return f"jax.numpy.reshape(values, {(*shape, *got[1:])})"
+        return "reweighted.log_weights"
 
     def mean(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Weighted mean of each variable, and its Monte-Carlo standard error, both of the variable's shape.
@@ -132,10 +140,7 @@ class Reweighted:
         """
         chains, count = self.log_weights.shape[:2]
         wanted = count if draws is None else draws
-        if wanted < 1:
-            raise ValueError(
-                f"Reweighted.resample expected `draws` of at least 1; got {draws}. Fix: reweighted.resample(draws={count})"
-            )
+        wanted = check_count("Reweighted.resample", "draws", wanted, fix=count)
         values = draws_of("Reweighted.resample", self.posterior)
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in values.items()}
         weights = np.exp(self.log_weights).reshape(chains * count, -1)
@@ -266,7 +271,7 @@ def reweight(
     factorised, shared = _factorised(pair_key, corrected, flat)
     function = corrected.by_group if factorised else corrected.total
     ratios = over_draws(function, flat, corrected.chunk, "exact log density", progress).astype(np.float64)
-    _check_ratios(ratios)
+    _check_ratios(ratios, chains)
 
     groups = ratios.shape[1:]
     columns = ratios.reshape(chains, count, -1)
@@ -305,32 +310,33 @@ def _check_draws(draws: dict[str, np.ndarray], corrected: Correction) -> tuple[i
     if missing:
         raise ValueError(
             f"reweight expected `posterior` to have every latent site of `model`; it lacks {missing} and has {list(draws)}. A "
-            "site that was summed over or left out of the run cannot be weighted. Fix: posterior = arviz.from_numpyro(mcmc)"
+            "site that was summed over or left out of the run cannot be weighted. "
+            f"Fix: {AGAIN}"
         )
     for name, (shape, _) in corrected.latent.items():
         if draws[name].shape[2:] != shape:
             raise ValueError(
                 f"reweight expected {name!r} in `posterior` with shape (chain, draw, {', '.join(map(str, shape))}), as in "
-                f"`model`; got {draws[name].shape}. "
-                "Fix: model_args and model_kwargs as in mcmc.run(key, *model_args, **model_kwargs)"
+                f"`model`; got {draws[name].shape}. `model_args` and `model_kwargs` are those of the run. Fix: {AGAIN}"
             )
     chains, count = next(iter(draws.values())).shape[:2]
     if chains * count < LEAST or count < FEWEST:
         raise ValueError(
             f"reweight expected `posterior` with at least {LEAST} draws, since the tail of the weights is fitted, and "
             f"{FEWEST} in each chain, since its correlation is; got {chains * count} in {chains} chains. "
-            f"Fix: MCMC(kernel, num_warmup=500, num_samples=500, num_chains=4)"
+            "Fix: mcmc = numpyro.infer.MCMC(mcmc.sampler, num_warmup=500, num_samples=500); mcmc.run(key); "
+            f"{AGAIN}"
         )
     return chains, count
 
 
-def _check_ratios(ratios: Float[np.ndarray, "draws *groups"]) -> None:
+def _check_ratios(ratios: Float[np.ndarray, "draws *groups"], chains: int) -> None:
     bad = np.isnan(ratios) | (ratios == np.inf)
     if bad.any() or np.any(np.all(np.isneginf(ratios), axis=0)):
         raise ValueError(
             f"reweight expected densities that are finite at the draws; the log ratio is not at {int(bad.sum())} of {bad.size} "
             f"(infinite at {int(np.isinf(ratios).sum())}). The density that was sampled is 0 or nan there. "
-            "Fix: draws of the model that is given, with jax.numpy.isfinite(density.log_prob(draws)) true"
+            f"Fix: {finite_chains(bad.reshape(chains, len(bad) // chains, -1).any(axis=2))}"
         )
 
 

@@ -183,7 +183,7 @@ def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], l
     if not observed or not latent:
         raise ValueError(
             f"{caller} expected `model` to have latent and observed sites; got {latent} and {observed}. "
-            "Fix: model_kwargs={'y': data} with data of the right shapes, which the model observes"
+            f"{_observing(sites)}"
         )
     for name in (*latent, *observed):
         shape = jnp.shape(sites[name]["value"])
@@ -191,6 +191,17 @@ def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], l
         if got != shape:
             raise ValueError(
                 f"{caller} expected `simulator` to have site {name!r} with a value of shape {shape}, as `model`; got "
-                f"{'no such site' if got is None else f'shape {got}'}. Fix: the same names and plates in both"
+                f"{'no such site' if got is None else f'shape {got}'}. Without a simulator the model simulates. "
+                "Fix: simulator = None"
             )
     return latent, observed
+
+
+def _observing(sites: dict[str, Any]) -> str:
+    """The line that lets a model observe its last site or, where it has one only, a site of noise, as a fix."""
+    if len(sites) < 2:
+        lines = "prior = model; model = lambda: (prior(), numpyro.sample('noise', dist.Normal(), obs=0.0))"
+        return f"With data that say nothing, the posterior is the prior. Fix: {lines}"
+    name, site = list(sites.items())[-1]
+    data = f"{{{name!r}: jax.numpy.zeros({jnp.shape(site['value'])})}}"
+    return f"Of data, only the shape matters. Fix: model = numpyro.handlers.condition(numpyro.handlers.uncondition(model), {data})"

@@ -7,10 +7,10 @@ from typing import Any
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_kind
 from .._typing import ArrayLike
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
+from ..distributions.checks import check_density, check_given
 from ..distributions.flow import FlowDensity
 from ..training.prepare import event_rows
 from .posterior import draws, events_of
@@ -102,13 +102,14 @@ def check_support(
         TypeError, ValueError: if an argument is unusable.
     """
     caller = "check_support"
-    check_kind(caller, "density", density, FlowDensity | AmortizedDensity, "density, report = fd.fit_flow(key, data)")
+    check_density(caller, density)
     flow = density.flow if isinstance(density, AmortizedDensity) else density
     if flow.batch_shape != ():
         raise ValueError(
-            f"{caller} expected a density without batch axes; got batch shape {flow.batch_shape}. "
-            "Fix: one call for each context, density.given(context[i])"
+            f"{caller} expected a density without batch axes; got batch shape {flow.batch_shape}. Each context has a call of its "
+            "own. Fix: density = density.given(jax.numpy.reshape(density.context, (-1, *density.context_shape))[0])"
         )
+    check_given(caller, flow)
     events = events_of(caller, draws(caller, posterior), flow, site)
     held_out = None if data is None else event_rows(caller, "data", flow.model, data)
     reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out

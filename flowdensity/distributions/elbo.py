@@ -62,7 +62,7 @@ class PathGradientELBO(ELBO):
             if mutable:
                 raise NotImplementedError(
                     f"PathGradientELBO expected a model and a guide without mutable state; got the sites {mutable}. "
-                    "Fix: numpyro.infer.Trace_ELBO()"
+                    "Fix: loss = numpyro.infer.Trace_ELBO()"
                 )
             return log_p - log_q
 

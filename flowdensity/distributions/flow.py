@@ -11,7 +11,16 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
+from .._checks import (
+    check_count,
+    check_key,
+    check_kind,
+    check_number,
+    check_sample_shape,
+    real_array,
+    real_jax_array,
+    reshaping,
+)
 from .._pytree import merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
@@ -59,8 +68,9 @@ class FlowDensity(dist.Distribution):
     ):
         divergence = ExactDivergence() if divergence is None else divergence
         solver = FixedStep() if solver is None else solver
+        whose = "model" if isinstance(model, FlowDensity) else "density"
         for name, value, kind, fix in (
-            ("model", model, AbstractProbabilityFlow, "density.model of a fitted density"),
+            ("model", model, AbstractProbabilityFlow, f"{whose}.model"),
             ("divergence", divergence, AbstractDivergence, "fd.ExactDivergence()"),
             ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
         ):
@@ -111,7 +121,7 @@ class FlowDensity(dist.Distribution):
             TypeError: if the density was learned without names.
             ValueError: if a site is missing, too many, or of another shape.
         """
-        return self._named("pack").pack("FlowDensity.pack", values)
+        return self._named("pack", "jax.numpy.stack(list(values.values()), axis=-1)").pack("FlowDensity.pack", values)
 
     def unpack(self, event: ArrayLike) -> dict[str, Array]:
         """The named values that an event, shape `(*batch, *event_shape)`, is made of, each `(*batch, *shape)`.
@@ -120,7 +130,9 @@ class FlowDensity(dist.Distribution):
             TypeError: if the density was learned without names, or the event is not made of real numbers.
             ValueError: if the event has another shape.
         """
-        return self._named("unpack").unpack(self._checked_event("FlowDensity.unpack", event))
+        return self._named("unpack", "{'event': event}").unpack(
+            self._checked_event("FlowDensity.unpack", event, "event")
+        )
 
     # Variants ------------------------------------------------------------------------------------
 
@@ -237,7 +249,7 @@ class FlowDensity(dist.Distribution):
         if noise.shape[-1:] != (self.model.dim,):
             raise ValueError(
                 f"FlowDensity.from_base expected `noise` with shape (..., {self.model.dim}); got {noise.shape}. "
-                f"Fix: noise = density.base.sample(key)"
+                f"Fix: {reshaping('noise', noise.shape, (self.model.dim,))}"
             )
         return batching.events(self._parts, noise, context)
 
@@ -261,32 +273,42 @@ class FlowDensity(dist.Distribution):
         if self.context is None:
             raise ValueError(
                 f"{caller} expected a context of shape {self.context_shape}; this conditional density has not "
-                f"been given one. Fix: density.given(context).{caller.rpartition('.')[2]}(...)"
+                "been given one. Fix: density = density.given(context)"
             )
         return self.context
 
-    def _named(self, caller: str) -> Sites:
+    def _named(self, caller: str, fix: str) -> Sites:
         if self.sites is None:
             raise TypeError(
-                f"FlowDensity.{caller} expected a density of named values; this one was learned from an array. "
-                "Fix: fd.fit_flow(key, {'mu': mu, 'tau': tau})"
+                f"FlowDensity.{caller} expected a density of named values; this one was learned from an array. Fix: {fix}"
             )
         return self.sites
 
     def _draw_base(self, caller: str, key: Any, sample_shape: tuple[int, ...]) -> Array:
         check_key(caller, key)
         context = self._given(caller)
-        return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
+        leading = check_sample_shape(caller, sample_shape)
+        return jr.normal(key, (*leading, *context.shape[:-1], self.model.dim))
 
-    def _checked_event(self, caller: str, value: ArrayLike) -> Array:
-        fix = "numpy.asarray(value, float), of named values density.pack(value)"
-        value = real_jax_array(caller, "value", value, fix)
+    def _checked_event(self, caller: str, value: ArrayLike | Named, name: str = "value") -> Array:
+        if hasattr(value, "keys"):
+            raise self._names_in_event(caller, value, name)
+        value = real_jax_array(caller, name, value, f"{name} = density.sample(jax.random.key(0))")
         if value.shape[value.ndim - self.event_dim :] != self.event_shape:
             raise ValueError(
-                f"{caller} expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
-                f"{value.shape}. Fix: reshape `value` so that its last axes are one event"
+                f"{caller} expected `{name}` with shape (..., {', '.join(map(str, self.event_shape))}); got "
+                f"{value.shape}. Fix: {reshaping(name, value.shape, self.event_shape)}"
             )
         return value
+
+    def _names_in_event(self, caller: str, value: Any, name: str) -> TypeError:
+        columns = f"jax.numpy.asarray({name}[column])"
+        stacked = f"jax.numpy.stack([{columns} for column in {name}], axis=-1)"
+        packed = f"density.pack({{column: {columns} for column in {name}}})"
+        return TypeError(
+            f"{caller} expected `{name}` as an array, which `density.pack` makes of named values; got {type(value).__name__} with "
+            f"the names {list(value.keys())}. Fix: {name} = {stacked if self.sites is None else packed}"
+        )
 
 
 def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
@@ -299,25 +321,26 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         got = f"a dict with {list(context)}" if isinstance(context, Mapping) else f"one of shape {jnp.shape(context)}"
         raise ValueError(
             "FlowDensity expected no `context`, since this density was learned without one; got "
-            f"{got}. Fix: fd.fit_flow(key, data, context) learns a conditional density"
+            f"{got}. Fix: context = None"
         )
     sites = model.context_scaling.sites
     if isinstance(context, Mapping):
         if sites is None:
             raise TypeError(
                 f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
-                f"density was learned without names; got a dict with {list(context)}. Fix: density.given(array)"
+                f"density was learned without names; got a dict with {list(context)}. "
+                "Fix: context = jax.numpy.stack([context[name] for name in context], axis=-1)"
             )
         context = sites.pack("FlowDensity", context)
     if isinstance(context, np.ndarray):
         array = real_array("FlowDensity", "context", context)
     else:
-        array = real_jax_array("FlowDensity", "context", context, "density.given(jax.numpy.asarray(context, float))")
+        array = real_jax_array("FlowDensity", "context", context, f"context = jax.numpy.zeros({shape})")
     leading = array.ndim - len(shape)
     if leading < 0 or array.shape[leading:] != shape:
         raise ValueError(
             f"FlowDensity expected `context` with shape (*batch_shape, {', '.join(map(str, shape))}); got {array.shape}. "
-            f"Fix: density.given(context.reshape(-1, {', '.join(map(str, shape))}))"
+            f"Fix: {reshaping('context', array.shape, shape)}"
         )
     flat = array.reshape((*array.shape[:leading], size))
     if isinstance(flat, np.ndarray):

@@ -22,6 +22,7 @@ from ..models.flows import AbstractCircle, ContinuousFlow, Flow, with_network
 from ..models.networks import AbstractNetwork, ResidualMLP
 from ..models.paths import Trigonometric
 from ..solving import AbstractSolver, FixedStep
+from .checks import check_density, check_given
 from .flow import FlowDensity
 
 REACH = 8.0
@@ -159,7 +160,7 @@ class AutoFlow(AutoContinuous):
         """There is none in numpyro's form; `get_posterior(params)` carries noise to latent variables by its `from_base`."""
         raise NotImplementedError(
             "AutoFlow expected a use that needs no `get_transform`, as NeuTraReparam does: its map is an ODE. "
-            "Fix: AutoBNAFNormal or AutoIAFNormal for NeuTraReparam"
+            "Other guides can. Fix: guide = numpyro.infer.autoguide.AutoBNAFNormal(model)"
         )
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDensity:
@@ -169,9 +170,5 @@ class AutoFlow(AutoContinuous):
 
 
 def _check_density(caller: str, density: Any) -> None:
-    check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
-    if density.context is None:
-        raise ValueError(
-            f"{caller} expected `density` with its context, of shape {density.context_shape}; this conditional density has "
-            "not been given one. Fix: density.given(context)"
-        )
+    check_density(caller, density, FlowDensity)
+    check_given(caller, density)

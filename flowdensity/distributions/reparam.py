@@ -24,14 +24,14 @@ class FlowReparam(Reparam):
         if obs is not None:
             raise ValueError(
                 f"FlowReparam expected site `{name}` to be latent; it is observed. An observed event needs its log "
-                f"density. Fix: leave `{name}` out of the reparam config"
+                f"density. Fix: del config[{name!r}]"
             )
         density, expand_shape, event_dim = self._unwrap(fn)
         density = density.flow if isinstance(density, AmortizedDensity) else density
         if not isinstance(density, FlowDensity):
             raise TypeError(
                 f"FlowReparam expected site `{name}` to have a FlowDensity; got {type(density).__name__}. "
-                f"Fix: leave `{name}` out of the reparam config"
+                f"Fix: del config[{name!r}]"
             )
         base: Any = density.base.expand(expand_shape)
         base = base.to_event(event_dim - density.event_dim)

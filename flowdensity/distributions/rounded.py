@@ -16,7 +16,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
-from .._checks import check_count, check_kind, real_jax_array
+from .._checks import check_count, check_kind, real_jax_array, reshaping
 from .._pytree import without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.rounding import units_of
@@ -74,13 +74,13 @@ class Rounded(dist.Distribution):
     def __init__(
         self, base: dist.Distribution, unit: ArrayLike = 1.0, *, points: int = 64, validate_args: bool | None = None
     ):
-        check_kind("Rounded", "base", base, dist.Distribution, "fd.Rounded(density, unit=0.1)")
+        check_kind("Rounded", "base", base, dist.Distribution, "base = density")
         shape = base.event_shape
         _check_cells("Rounded", base)
         if isinstance(unit, Tracer):
             raise TypeError(
                 "Rounded expected `unit` as numbers that are known before tracing; got a traced array. "
-                "Fix: make the distribution with a constant, or with a numpy array"
+                "A numpy array is known, too. Fix: fd.Rounded(base, unit=1.0)"
             )
         units = np.broadcast_to(units_of("Rounded", unit, shape), shape)
         points = check_count("Rounded", "points", points, fix=64)
@@ -132,12 +132,12 @@ class Rounded(dist.Distribution):
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         """Log probability in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
-        value = real_jax_array("Rounded.log_prob", "value", value, "numpy.asarray(value, float)")
+        value = real_jax_array("Rounded.log_prob", "value", value, "value = distribution.sample(key)")
         axes = value.ndim - self.event_dim
         if axes < 0 or value.shape[axes:] != self.event_shape:
             raise ValueError(
                 f"Rounded.log_prob expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
-                f"{value.shape}. Fix: reshape `value` so that its last axes are one event"
+                f"{value.shape}. Fix: {reshaping('value', value.shape, self.event_shape)}"
             )
         # The points are in front of all axes of the batch, so these must all be there.
         batch = jnp.broadcast_shapes(value.shape[:axes], self.batch_shape)
@@ -164,18 +164,19 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
     size = math.prod(base.event_shape)
     if base.is_discrete:
         raise ValueError(
-            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete. Fix: use it as it is"
+            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete and has probabilities. Fix: base"
         )
     free = free_size(base.support, base.event_shape)  # type: ignore[arg-type]
     if free != size:
         raise ValueError(
             f"{caller} expected a `base` with as many dimensions as coordinates; got {type(base).__name__} on "
-            f"{base.support}, with {free} for {size}. Fix: a density of {free} of the coordinates"
+            f"{base.support}, with {free} for {size}. {free} of the coordinates determine the others. "
+            f"Fix: density, report = fd.fit_flow(key, data[..., :{free}]); base = density"
         )
     if size > qmc.Sobol.MAXDIM:
         raise ValueError(
-            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. Fix: the density in the "
-            "middle of a cell, base.log_prob(value)"
+            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. In so many, "
+            "the density in the middle of a cell times its volume is near enough. Fix: base"
         )
 
 

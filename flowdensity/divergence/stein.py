@@ -112,7 +112,7 @@ class SteinDivergence(AbstractDivergence):
         if isinstance(self.head, AbstractNetwork) or not callable(self.head):
             raise TypeError(
                 "SteinDivergence expected `head` as a scalar function (time, state, hidden); got "
-                f"{type(self.head).__name__}. Fix: divergence, report = fd.fit_divergence(key, model, data)"
+                f"{type(self.head).__name__}. Fix: head = fd.fit_divergence(key, model, data)[0].head"
             )
 
     def __call__(

@@ -114,7 +114,8 @@ def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
     if not callable(network):
         raise TypeError(
             f"A velocity was expected as a callable (t, x, context); got {type(network).__name__}. "
-            "Fix: jax.tree_util.Partial(function, parameters)"
+            "A function with parameters is `jax.tree_util.Partial(function, parameters)`; a velocity of 0 leaves the base as it is. "
+            "Fix: network = lambda t, x, context: jax.numpy.zeros_like(x)"
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, network)
 
@@ -157,7 +158,8 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
     if got != scaling.event_shape:
         raise ValueError(
             f"{caller} expected the callable's output in the shape of one event, {scaling.event_shape}; got {got}. It is called "
-            "as (t, x, context) with one event and no batch axis. Fix: lambda t, x, context: network(t, x[None])[0]"
+            "as (t, x, context) with one event and no batch axis. Fix: network = jax.tree_util.Partial(lambda network, t, x, context: "
+            "jax.numpy.resize(network(t, x[None], context), x.shape), network)"
         )
     return has_features
 
@@ -173,7 +175,8 @@ def _check_arguments(caller: str, network: Callable[..., Any]) -> None:
     except TypeError as error:
         raise TypeError(
             f"{caller} expected a callable of (t, x, context), context being None where there is none; got one with the "
-            f"signature {signature}: {error}. Fix: lambda t, x, context: network(t, x)"
+            f"signature {signature}: {error}. "
+            "Fix: network = jax.tree_util.Partial(lambda network, t, x, context: network(t, x), network)"
         ) from error
 
 
@@ -184,12 +187,12 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
     if not isinstance(inner, dist.Normal | dist.MultivariateNormal) or base.batch_shape != ():
         raise TypeError(
             f"VelocityField expected `base` to be a normal distribution without batch axes; got {type(inner).__name__} with "
-            f"batch shape {getattr(base, 'batch_shape', None)}. Fix: base=dist.Normal(0, 1).expand([dim]).to_event(1)"
+            f"batch shape {getattr(base, 'batch_shape', None)}. Fix: base = dist.Normal(0.0, 1.0).expand({_event_of(base)}).to_event()"
         )
     if isinstance(inner, dist.MultivariateNormal) and len(base.event_shape) != 1:
         raise TypeError(
             f"VelocityField expected a multivariate normal `base` of one vector; got events of shape {base.event_shape}. "
-            "Fix: base=dist.Normal(mean, deviation).to_event(2), or one multivariate normal of all coordinates"
+            "Coordinates that are correlated are one vector. Fix: base = dist.Normal(base.mean, base.variance**0.5).to_event()"
         )
     location = np.ravel(np.asarray(base.mean, np.float64))
     if isinstance(inner, dist.MultivariateNormal):
@@ -197,3 +200,8 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
     else:
         scale = np.ravel(np.sqrt(np.asarray(base.variance, np.float64)))
     return Scaling(location, scale, constraints.real, base.event_shape)
+
+
+def _event_of(base: Any) -> list[int]:
+    """The shape of the events that a base was meant to have, which may be among its batch axes; a vector of 2 where it has none."""
+    return [*getattr(base, "batch_shape", ()), *getattr(base, "event_shape", ())] or [2]

@@ -134,7 +134,7 @@ class Flow(AbstractCircle):
     context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
-        _check_parts("Flow", self.network, self.path)
+        _check_parts("Flow", self)
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         return faded(self.network, time, state, context_seen(context, self.context_reach), self.reach)
@@ -191,7 +191,7 @@ class Diffusion(AbstractCircle):
     context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
-        _check_parts("Diffusion", self.network, self.path)
+        _check_parts("Diffusion", self)
         check_choice("Diffusion", "prediction", self.prediction, Prediction, fix="velocity")
 
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
@@ -246,7 +246,7 @@ class ContinuousFlow(AbstractProbabilityFlow):
     circle: AbstractCircle
 
     def __init__(self, circle: AbstractCircle):
-        check_kind("ContinuousFlow", "circle", circle, AbstractCircle, "circle=density.model of a flow or a diffusion")
+        check_kind("ContinuousFlow", "circle", circle, AbstractCircle, "circle = density.model")
         self.circle = circle
 
     @property
@@ -327,7 +327,7 @@ def standard_normal_log_prob(noise: State) -> Scalar:
     return -0.5 * jnp.sum(jnp.square(noise)) - 0.5 * noise.size * jnp.log(2.0 * jnp.pi)
 
 
-def _check_parts(caller: str, network: object, path: object) -> None:
-    fix = "network=fd.ResidualMLP(key, dim); any other callable is for fd.VelocityField"
-    check_kind(caller, "network", network, AbstractNetwork, fix)
-    check_kind(caller, "path", path, AbstractPath, "path=fd.CondOT()")
+def _check_parts(caller: str, model: "Flow | Diffusion") -> None:
+    network = f"network = fd.ResidualMLP(key, {model.scaling.dim}, {model.context_scaling.dim})"
+    check_kind(caller, "network", model.network, AbstractNetwork, network)
+    check_kind(caller, "path", model.path, AbstractPath, "path = fd.CondOT()")

@@ -1,5 +1,7 @@
 """Mixtures of Gaussians on the circle: the start of a flow on few rows, with velocity and divergence in closed form."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,15 +47,15 @@ class GaussianMixture(eqx.Module):
         if not (weights.shape == means.shape[:1] and covariances.shape == (*means.shape, *means.shape[1:])):
             raise ValueError(
                 "GaussianMixture expected `weights`, `means` and `covariances` of the shapes (k,), (k, dim) and (k, dim, dim); "
-                f"got {weights.shape}, {means.shape} and {covariances.shape}. Fix: weights=numpy.ones(1), means[None] and "
-                "covariances[None] for one component"
+                f"got {weights.shape}, {means.shape} and {covariances.shape}. "
+                f"Fix: {_of_one_shape(weights.shape, means.shape, covariances.shape)}"
             )
         variances, axes = np.linalg.eigh(covariances)
         if not (np.all(weights > 0.0) and np.all(variances > 0.0)):
             raise ValueError(
                 "GaussianMixture expected positive `weights` and positive definite `covariances`; got a least weight of "
-                f"{weights.min():.3g} and a least variance of {variances.min():.3g}. Fix: leave components of no weight out, and "
-                "add to the diagonals of the covariances"
+                f"{weights.min():.3g} and a least variance of {variances.min():.3g}. "
+                f"Fix: {_made_positive(weights, covariances)}"
             )
         self.log_weights = jnp.asarray(np.log(weights / weights.sum()), float)
         self.axes = jnp.asarray(axes, float)
@@ -91,3 +93,28 @@ class GaussianMixture(eqx.Module):
         factor, slope = jax.value_and_grad(lambda y: squash(y, reach)[1])(state)
         (velocity, rate), (change, _) = jax.jvp(lambda y: self(angle, y), (near,), (state,))
         return factor * velocity, jnp.dot(slope, velocity + factor * change) + jnp.square(factor) * rate
+
+
+def _of_one_shape(weights: tuple[int, ...], means: tuple[int, ...], covariances: tuple[int, ...]) -> str:
+    """The lines that give a mixture's arrays the shapes of its means, as a fix."""
+    count, dim = means if len(means) == 2 else (1, math.prod(means))
+    lines = [] if len(means) == 2 else ["means = numpy.reshape(means, (1, -1))"]
+    if weights != (count,):
+        lines.append(f"weights = numpy.ones({count})")
+    if covariances != (count, dim, dim):
+        known = covariances in ((dim, dim), (1, dim, dim))
+        lines.append(f"covariances = numpy.tile({'covariances' if known else f'numpy.eye({dim})'}, ({count}, 1, 1))")
+        if covariances == (1, dim, dim):
+            lines[-1] = f"covariances = numpy.repeat(covariances, {count}, axis=0)"
+    return "; ".join(lines)
+
+
+def _made_positive(weights: np.ndarray, covariances: np.ndarray) -> str:
+    """The line that leaves components without weight out, or lifts the variances, as a fix."""
+    if not np.all(weights > 0.0):
+        if not np.any(weights > 0.0):
+            return "weights = numpy.ones(len(means))"
+        kept = np.flatnonzero(weights > 0.0).tolist()
+        return f"weights, means, covariances = (numpy.asarray(each)[{kept}] for each in (weights, means, covariances))"
+    least, most = np.linalg.eigvalsh(covariances).min(), max(1.0, float(np.abs(covariances).max()))
+    return f"covariances = covariances + {1e-6 * most - min(0.0, least):.7g} * numpy.eye({covariances.shape[-1]})"

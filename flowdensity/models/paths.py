@@ -76,7 +76,7 @@ class VariancePreserving(AbstractPath):
         if not self.beta_min <= self.beta_max:
             raise ValueError(
                 f"VariancePreserving expected `beta_min` <= `beta_max`; got {self.beta_min} and {self.beta_max}. "
-                "Fix: VariancePreserving(beta_min=0.1, beta_max=20.0)"
+                "Fix: beta_min, beta_max = 0.1, 20.0"
             )
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -108,7 +108,7 @@ class VarianceExploding(AbstractPath):
         if not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"VarianceExploding expected `sigma_min` < `sigma_max`; got {self.sigma_min} and {self.sigma_max}. "
-                "Fix: VarianceExploding(sigma_min=0.01, sigma_max=100.0)"
+                "Fix: sigma_min, sigma_max = 0.01, 100.0"
             )
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

@@ -213,7 +213,7 @@ def from_edm(
     if not sigma_min < sigma_max:
         raise ValueError(
             f"from_edm expected `sigma_min` < `sigma_max`; got {sigma_min} and {sigma_max}. "
-            "Fix: sigma_min=0.002, sigma_max=80.0"
+            "Fix: sigma_min, sigma_max = 0.002, 80.0"
         )
     event_shape = check_shape("from_edm", "event_shape", event_shape, fix="(2,)")
     size = math.prod(event_shape)

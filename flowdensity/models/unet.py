@@ -92,9 +92,13 @@ class UNet(AbstractNetwork):
         (context_dim,) = check_sizes("UNet", 0, context_dim=context_dim)
         activation_function(activation)
         if len(shape) != 3 or any(size % 2 ** (scales - 1) for size in shape[:2]):
+            image = {2: (*shape, 1), 3: shape}.get(len(shape), (8, 8, 1))
+            most = next(
+                fewer for fewer in range(scales, 0, -1) if all(size % 2 ** (fewer - 1) == 0 for size in image[:2])
+            )
             raise ValueError(
                 f"UNet expected `event_shape` as (rows, columns, channels), with rows and columns that divide by "
-                f"{2 ** (scales - 1)} for {scales} scales; got {event_shape}. Fix: fd.UNet(key, (8, 8, 1), scales=3)"
+                f"{2 ** (scales - 1)} for {scales} scales; got {event_shape}. Fix: event_shape = {image}; scales = {most}"
             )
         rows, columns, channels = shape
         told = 2 * frequencies + context_dim

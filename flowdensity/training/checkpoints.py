@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ class Checkpoint(NamedTuple):
         file = self._file(stage)
         if not file.exists():
             return None
-        header, leaves = _container.read(self.caller, file)
+        header, leaves = _container.read(self.caller, file, f"checkpoint = {_unused(self.folder)!r}")
         wanted, structure = jax.tree.flatten(like)
         if header.pop("fit", None) != self.digest or len(leaves) != len(wanted):
             raise _foreign(self.caller, self.folder)
@@ -81,7 +82,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
     if folder.exists() and not folder.is_dir():
         raise ValueError(
             f"{caller} expected `checkpoint` as the path of a folder; {os.fspath(checkpoint)!r} is a file. "
-            'Fix: checkpoint="my-fit"'
+            f"Fix: checkpoint = {_unused(folder)!r}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob(f".*{SUFFIX}.*"):
@@ -128,5 +129,11 @@ def _like(leaf: Any, array: np.ndarray) -> Any:
 def _foreign(caller: str, folder: Path) -> ValueError:
     return ValueError(
         f"{caller} expected `checkpoint` as a new folder, or that of this very fit; {os.fspath(folder)!r} is of a fit "
-        "with another key, other data or other options, or on another kind of machine. Fix: checkpoint=another folder"
+        "with another key, other data or other options, or on another kind of machine. "
+        f"Fix: checkpoint = {_unused(folder)!r}"
     )
+
+
+def _unused(folder: Path) -> str:
+    """The name of a folder that is not there yet."""
+    return next(name for number in count(2) if not os.path.exists(name := f"{folder}-{number}"))

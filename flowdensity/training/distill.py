@@ -12,9 +12,10 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
-from .._checks import check_count, check_key, check_kind
+from .._checks import check_count, check_key
 from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
+from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
 from ..divergence.centres import inflation, mismatched
 from ..models.energy import EnergyNetwork
@@ -94,7 +95,7 @@ def distill(
     """
     caller = "distill"
     check_key(caller, key)
-    check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
+    check_density(caller, density, FlowDensity)
     context_dim = density.model.context_scaling.dim
     inputs = density.model.dim + context_dim
     usual = min(max(LEAST, LABELS * inputs), MOST)

@@ -12,6 +12,7 @@ import jax.random as jr
 from .._checks import check_key, check_kind
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
+from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import calibrate, stein_residuals
 from ..divergence.centres import AbstractCentres, HalvedCentres, PathCentres, TrajectoryCentres
@@ -85,7 +86,7 @@ def fit_divergence(
     """
     caller = "fit_divergence"
     check_key(caller, key)
-    check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
+    check_flow_model(caller, model)
     objective = LangevinStein() if objective is None else objective
     check_kind(caller, "objective", objective, AbstractObjective, "objective=fd.LangevinStein()")
     table = whitened(caller, model, data, context)

@@ -11,6 +11,7 @@ import jax.random as jr
 from .._checks import check_choice, check_kind
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
+from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
@@ -224,7 +225,7 @@ def fit_likelihood(
         model, columns = Flow(path=Trigonometric(), **parts.shared), parts.scaling.summary()
         chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
     else:
-        check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
+        check_flow_model(caller, model)
         for name, value in (("support", support), ("network", network)):
             if value is not None:
                 raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_key, check_kind, check_number
+from .._checks import check_key, check_kind, check_number, reshaping
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.singular import warn_where_singular
@@ -65,7 +65,7 @@ def prepare(
         TypeError, ValueError: if one is unusable.
     """
     if network is not None:
-        check_kind(caller, "network", network, AbstractNetwork, "network=fd.ResidualMLP(key, dim)")
+        check_kind(caller, "network", network, AbstractNetwork, "network = None")
     events, contexts, weighing = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
@@ -76,7 +76,7 @@ def prepare(
     elif (network.dim, network.context_dim) != (dim, context_dim):
         raise ValueError(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
-            f"{network.context_dim}. Fix: fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
+            f"{network.context_dim}. Fix: network = fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
     warn_where_singular(caller, events, contexts.rows)
     scaling, white = fit_scaling(*events, weighing)
@@ -143,8 +143,19 @@ def _check_shape(caller: str, name: str, scaling: Scaling, table: np.ndarray) ->
     if table.shape[1:] != shape:
         raise ValueError(
             f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
-            f"got {table.shape}. Fix: pass the columns the model was trained on, in their order"
+            f"got {table.shape}, whose columns are to be those, in their order. Fix: {_refit(name, table.shape, shape)}"
         )
+
+
+def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """The line that takes the columns that a model was trained with from a table, or trains one on the table, as a fix."""
+    if shape == (0,):
+        return f"{name} = None"
+    rest = got[1:]
+    if got[1:] != (0,) and (prod(rest) == prod(shape) or (len(rest) == len(shape) == 1 and rest[0] > shape[0])):
+        return reshaping(name, got, shape)
+    given = "data" if got[1:] == (0,) else "data, context" if name == "context" else name
+    return f"density, report = fd.fit_flow(key, {given}); model = density.model"
 
 
 def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:

@@ -66,7 +66,7 @@ def choose_steps(
     if not error <= tolerance:
         warnings.warn(
             f"The solver's error in log_prob is {error:.2g} nats with {chosen} steps, the most that were tried, and the "
-            f"tolerance {tolerance:g}. Fix: density.with_solver(fd.FixedStep(steps={2 * chosen}))",
+            f"tolerance {tolerance:g}. Fix: density = density.with_solver(fd.FixedStep(steps={2 * chosen}))",
             stacklevel=2,
         )
     return FixedStep(chosen), StepErrors(tuple(errors), tuple(errors.values()), tolerance)
