@@ -134,8 +134,8 @@ def untrained_fits() -> Iterator[None]:
 
 def _with_keywords(call: str, bad: Mapping[str, Any]) -> str:
     mentioned = {node.id for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)}
-    keywords = "".join(f", {name}={name}" for name in bad if name not in mentioned)
-    return call[:-1] + keywords + ")" if keywords else call
+    keywords = ", ".join(f"{name}={name}" for name in bad if name not in mentioned)
+    return f"{call[:-1]}{', ' if keywords and call[-2] != '(' else ''}{keywords})"
 
 
 def _copied(value: Any) -> Any:

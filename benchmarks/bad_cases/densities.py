@@ -32,7 +32,6 @@ from .material import (
 )
 
 GOOD = {"data": DATA, "density": PLAIN, "context": CONTEXT[0]}
-LATER = {"density": GIVEN_LATER, "context": CONTEXT[0]}
 TOO_WIDE = jnp.array([[0.0, 1.0, 2.0]])
 SIMPLEX = untrained(np.random.default_rng(1).dirichlet(np.ones(3), 60), support=constraints.simplex)
 
@@ -85,7 +84,7 @@ DENSITIES: Groups = [
             "an integer for the key": {"key": 0},
             "an integer for `sample_shape`": {"sample_shape": 10},
             "a list for `sample_shape`": {"sample_shape": [10.0]},
-            "a conditional density without its context": LATER,
+            "a conditional density without its context": {"density": GIVEN_LATER},
         },
     ),
     cases(
@@ -102,7 +101,7 @@ DENSITIES: Groups = [
             "a dict, for a density without names": {"value": {"x": DATA[:, 0], "y": DATA[:, 1]}},
             "a DataFrame": {"density": BY_NAME, "value": pd.DataFrame({"mu": DATA[:, 0], "tau": np.exp(DATA[:, 1])})},
             "a DataFrame, for a density without names": {"value": pd.DataFrame(DATA, columns=["x", "y"])},
-            "a conditional density without its context": LATER | {"value": DATA},
+            "a conditional density without its context": {"density": GIVEN_LATER, "value": DATA},
         },
     ),
     cases(
@@ -111,7 +110,7 @@ DENSITIES: Groups = [
         {
             "text": {"noise": "a"},
             "noise of another dimension": {"noise": jnp.zeros(3)},
-            "a conditional density without its context": LATER | {"noise": jnp.zeros(2)},
+            "a conditional density without its context": {"density": GIVEN_LATER, "noise": jnp.zeros(2)},
         },
     ),
     cases(
@@ -119,7 +118,7 @@ DENSITIES: Groups = [
         GOOD,
         {
             "events of another shape": {"value": jnp.zeros(3)},
-            "a conditional density without its context": LATER | {"value": DATA},
+            "a conditional density without its context": {"density": GIVEN_LATER, "value": DATA},
         },
     ),
     cases(
@@ -159,7 +158,7 @@ DENSITIES: Groups = [
             "`strength=-1`": {"strength": -1.0},
             "text for `strength`": {"strength": "1"},
             "`strength` of nan": {"strength": np.nan},
-            "a conditional density without its context": LATER,
+            "a conditional density without its context": {"density": GIVEN_LATER},
         },
     ),
     cases(
@@ -216,7 +215,7 @@ DENSITIES: Groups = [
         GOOD,
         {
             "an amortized density": {"density": AMORTIZED},
-            "a conditional density without its context": LATER,
+            "a conditional density without its context": {"density": GIVEN_LATER},
         },
     ),
     cases(
@@ -239,7 +238,7 @@ DENSITIES: Groups = [
     cases("fd.PathGradientELBO()", {}, {"`num_particles=0`": {"num_particles": 0}}),
     cases(
         "fd.Rounded(base)",
-        {"density": PLAIN, "base": dist.Normal()},
+        {"density": PLAIN, "base": dist.Normal(), "data": DATA},
         {
             "a number for the distribution": {"base": 3},
             "a discrete distribution": {"base": dist.Poisson(1.0)},

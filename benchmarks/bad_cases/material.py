@@ -26,7 +26,10 @@ NORMAL = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
 def untrained(data: Any, context: Any = None, support: Any = None) -> Any:
     """A density that `fit_flow` would start from, of the shapes and names of some data."""
     parts, _ = prepare("fit_flow", KEY, data, context, support, None, None, None, None, None)
-    return fd.FlowDensity(fd.Flow(path=fd.CondOT(), **parts.shared))
+    small = fd.ResidualMLP(
+        KEY, parts.network.dim, parts.network.context_dim, width=4, depth=0, experts=0, frequencies=1
+    )
+    return fd.FlowDensity(fd.Flow(path=fd.CondOT(), **parts.shared | {"network": small}), solver=fd.FixedStep(2))
 
 
 def with_entry(table: np.ndarray, value: float) -> np.ndarray:

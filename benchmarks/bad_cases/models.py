@@ -136,18 +136,17 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.UNet(key, event_shape, scales=scales, width=8)",
-        {"event_shape": (8, 8, 1), "scales": 3},
+        "fd.UNet(key, event_shape, scales=scales, width=width)",
+        {"event_shape": (4, 4, 1), "scales": 2, "width": 2},
         {
-            "an event without channels": {"event_shape": (8, 8)},
-            "rows that cannot be halved twice": {"event_shape": (10, 8, 1)},
-            "rows that cannot be halved at all": {"event_shape": (7, 9, 3)},
+            "an event without channels": {"event_shape": (4, 4)},
+            "rows that cannot be halved": {"event_shape": (5, 4, 1)},
             "one number for `event_shape`": {"event_shape": 64},
             "`scales=0`": {"scales": 0},
+            "`width=0`": {"width": 0},
             'activation="relu"': {"activation": "relu"},
         },
     ),
-    cases("fd.UNet(key, (8, 8, 1), width=width)", {}, {"`width=0`": {"width": 0}}),
     cases(
         "fd.EnergyNetwork(key, dim, reach=1.0, scale=1.0)",
         {"dim": 2},

@@ -39,8 +39,8 @@ def dequantise(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
     table = np.atleast_1d(real_array("dequantise", "data", data))
     if not np.isfinite(table).all():
         raise ValueError(
-            "dequantise expected `data` with finite values; got "
-            f"{np.count_nonzero(~np.isfinite(table))} that are not. Fix: leave these rows out"
+            f"dequantise expected `data` with finite values; got {np.count_nonzero(~np.isfinite(table))} that are not. "
+            "Fix: data = numpy.asarray(data)[numpy.isfinite(data).reshape(len(data), -1).all(axis=1)]"
         )
     units = units_of("dequantise", unit, table.shape)
     _check_multiples(table, units)
@@ -82,12 +82,13 @@ def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     if not fits:
         raise ValueError(
             f"{caller} expected `unit` of a shape that broadcasts to {shape}; got {units.shape}. "
-            "Fix: one number, or one for each column"
+            f"One number is for all columns. Fix: unit = numpy.resize(unit, {shape[-1:]})"
         )
     bad = ~(np.isfinite(units) & (units >= 0))
     if bad.any():
         raise ValueError(
-            f"{caller} expected `unit` at least 0 and finite; got {units[bad].flat[0]}. Fix: unit=0 for what is not rounded"
+            f"{caller} expected `unit` at least 0 and finite; got {units[bad].flat[0]}. It is 0 for numbers that are not "
+            "rounded. Fix: unit = numpy.where(numpy.isfinite(unit), numpy.abs(unit), 0.0)"
         )
     return units
 
@@ -106,6 +107,6 @@ def _check_multiples(table: np.ndarray, units: np.ndarray) -> None:
         place = f"data[:, {', '.join(map(str, column))}]" if column else "data"
         raise ValueError(
             f"dequantise expected multiples of `unit`; got {place}, of which {shares[column]:.0%} of the rows are multiples of "
-            f"{units[(0, *column)]:g}. Fix: for `unit` what each column is rounded to, 0 for one that is not, and columns as "
-            "they were recorded, before any standardising"
+            f"{units[(0, *column)]:g}. The unit of a column is what it was rounded to when it was recorded, before any "
+            f"standardizing, and 0 if it was not. Fix: unit = {np.where(shares < MOSTLY, 0.0, units[0]).tolist()}"
         )

@@ -204,4 +204,5 @@ def _observing(sites: dict[str, Any]) -> str:
         return f"With data that say nothing, the posterior is the prior. Fix: {lines}"
     name, site = list(sites.items())[-1]
     data = f"{{{name!r}: jax.numpy.zeros({jnp.shape(site['value'])})}}"
-    return f"Of data, only the shape matters. Fix: model = numpyro.handlers.condition(numpyro.handlers.uncondition(model), {data})"
+    line = f"model = numpyro.handlers.condition(numpyro.handlers.uncondition(model), {data})"
+    return f"The shape of the data matters, their values do not. Fix: {line}"

@@ -306,8 +306,8 @@ class FlowDensity(dist.Distribution):
         stacked = f"jax.numpy.stack([{columns} for column in {name}], axis=-1)"
         packed = f"density.pack({{column: {columns} for column in {name}}})"
         return TypeError(
-            f"{caller} expected `{name}` as an array, which `density.pack` makes of named values; got {type(value).__name__} with "
-            f"the names {list(value.keys())}. Fix: {name} = {stacked if self.sites is None else packed}"
+            f"{caller} expected `{name}` as an array, as `density.pack` makes of named values; got {type(value).__name__} with the "
+            f"names {list(value.keys())}. Fix: {name} = {stacked if self.sites is None else packed}"
         )
 
 

@@ -164,7 +164,8 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
     size = math.prod(base.event_shape)
     if base.is_discrete:
         raise ValueError(
-            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete and has probabilities. Fix: base"
+            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete and has "
+            "probabilities itself. Fix: base"
         )
     free = free_size(base.support, base.event_shape)  # type: ignore[arg-type]
     if free != size:

@@ -114,7 +114,7 @@ def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
     if not callable(network):
         raise TypeError(
             f"A velocity was expected as a callable (t, x, context); got {type(network).__name__}. "
-            "A function with parameters is `jax.tree_util.Partial(function, parameters)`; a velocity of 0 leaves the base as it is. "
+            "A function with parameters is `jax.tree_util.Partial(function, parameters)`; one of 0 leaves the base as it is. "
             "Fix: network = lambda t, x, context: jax.numpy.zeros_like(x)"
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, network)
@@ -138,8 +138,14 @@ def call(
     return velocity, jnp.ravel(hidden)
 
 
-def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, context_scaling: Scaling) -> bool:
-    """Whether a callable returns features beside its output.
+def check_output(
+    caller: str,
+    network: Callable[..., Any],
+    scaling: Scaling,
+    context_scaling: Scaling,
+    own: Callable[..., Any] | None = None,
+) -> bool:
+    """Whether a callable returns features beside its output; `own` is the user's, where `network` has it inside.
 
     Raises:
         TypeError: if it does not take the three arguments.
@@ -151,15 +157,15 @@ def check_output(caller: str, network: Callable[..., Any], scaling: Scaling, con
     try:
         output = eqx.filter_eval_shape(network, time, event, context)
     except TypeError:
-        _check_arguments(caller, network)
+        _check_arguments(caller, network if own is None else own)
         raise
     has_features = isinstance(output, tuple) and len(output) == 2
     got = getattr(output[0] if has_features else output, "shape", None)
     if got != scaling.event_shape:
         raise ValueError(
             f"{caller} expected the callable's output in the shape of one event, {scaling.event_shape}; got {got}. It is called "
-            "as (t, x, context) with one event and no batch axis. Fix: network = jax.tree_util.Partial(lambda network, t, x, context: "
-            "jax.numpy.resize(network(t, x[None], context), x.shape), network)"
+            "as (t, x, context) with one event and no batch axis. "
+            "Fix: network = jax.tree_util.Partial(lambda network, t, x, context: jax.numpy.resize(network(t, x[None], context), x.shape), network)"
         )
     return has_features
 
@@ -187,7 +193,8 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
     if not isinstance(inner, dist.Normal | dist.MultivariateNormal) or base.batch_shape != ():
         raise TypeError(
             f"VelocityField expected `base` to be a normal distribution without batch axes; got {type(inner).__name__} with "
-            f"batch shape {getattr(base, 'batch_shape', None)}. Fix: base = dist.Normal(0.0, 1.0).expand({_event_of(base)}).to_event()"
+            f"batch shape {getattr(base, 'batch_shape', None)}. "
+            f"Fix: base = dist.Normal(0.0, 1.0).expand({_event_of(base)}).to_event()"
         )
     if isinstance(inner, dist.MultivariateNormal) and len(base.event_shape) != 1:
         raise TypeError(
@@ -203,5 +210,5 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
 
 
 def _event_of(base: Any) -> list[int]:
-    """The shape of the events that a base was meant to have, which may be among its batch axes; a vector of 2 where it has none."""
+    """Shape of the events that a base was meant to have: with its batch axes; a vector of 2 where it has no shape."""
     return [*getattr(base, "batch_shape", ()), *getattr(base, "event_shape", ())] or [2]

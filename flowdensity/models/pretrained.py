@@ -172,6 +172,7 @@ def from_ddpm(
         predicts,
         identity_scaling(check_shape("from_ddpm", "event_shape", event_shape, fix="(2,)")),
         context_shape,
+        network,
     )
 
 
@@ -227,6 +228,7 @@ def from_edm(
         "data" if preconditioned else "velocity",
         scaling,
         context_shape,
+        network,
     )
 
 
@@ -271,6 +273,7 @@ def _pretrained(
     prediction: Prediction,
     scaling: Scaling,
     context_shape: tuple[int, ...] | None,
+    own: Callable[..., Any],
 ) -> PretrainedDiffusion:
     context_scaling = context_identity(caller, context_shape)
     return PretrainedDiffusion(
@@ -278,7 +281,7 @@ def _pretrained(
         path=path,
         clock=clock,
         prediction=prediction,
-        has_features=check_output(caller, network, scaling, context_scaling),
+        has_features=check_output(caller, network, scaling, context_scaling, own),
         scaling=scaling,
         context_scaling=context_scaling,
         reach=jnp.asarray(jnp.inf),
