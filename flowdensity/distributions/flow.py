@@ -1,6 +1,5 @@
 """A probability flow as a numpyro distribution."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from .._arrays import is_a
 from .._checks import (
     check_count,
     check_key,
@@ -23,6 +23,7 @@ from .._checks import (
 )
 from .._pytree import merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
+from ..data.containers import read
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
@@ -116,6 +117,9 @@ class FlowDensity(dist.Distribution):
 
     def pack(self, values: Named) -> Array:
         """The event that is made of named values, shape `(*batch, *event_shape)`; their batch axes broadcast.
+
+        Args:
+            values: a value of each site by name, in a dict, a DataFrame, an arviz posterior or an xarray object.
 
         Raises:
             TypeError: if the density was learned without names.
@@ -291,9 +295,8 @@ class FlowDensity(dist.Distribution):
         return jr.normal(key, (*leading, *context.shape[:-1], self.model.dim))
 
     def _checked_event(self, caller: str, value: ArrayLike | Named, name: str = "value") -> Array:
-        if hasattr(value, "keys"):
-            raise self._names_in_event(caller, value, name)
-        value = real_jax_array(caller, name, value, f"{name} = density.sample(jax.random.key(0))")
+        owner = "density.flow" if caller.startswith("Amortized") else "density"
+        value = real_jax_array(caller, name, value, f"{name} = {self._event_line(value, name, owner)}")
         if value.shape[value.ndim - self.event_dim :] != self.event_shape:
             raise ValueError(
                 f"{caller} expected `{name}` with shape (..., {', '.join(map(str, self.event_shape))}); got "
@@ -301,37 +304,37 @@ class FlowDensity(dist.Distribution):
             )
         return value
 
-    def _names_in_event(self, caller: str, value: Any, name: str) -> TypeError:
-        columns = f"jax.numpy.asarray({name}[column])"
-        stacked = f"jax.numpy.stack([{columns} for column in {name}], axis=-1)"
-        packed = f"density.pack({{column: {columns} for column in {name}}})"
-        return TypeError(
-            f"{caller} expected `{name}` as an array, as `density.pack` makes of named values; got {type(value).__name__} with the "
-            f"names {list(value.keys())}. Fix: {name} = {stacked if self.sites is None else packed}"
-        )
+    def _event_line(self, value: Any, name: str, owner: str) -> str:
+        """Code for an array of what are no real numbers: what `pack` makes of named values, or an event."""
+        if not hasattr(value, "keys"):
+            return f"{owner}.sample(jax.random.key(0))"
+        if self.sites is not None:
+            return f"{owner}.pack({name})"
+        return f"jax.numpy.stack([jax.numpy.asarray({name}[column]) for column in {name}], axis=-1)"
 
 
 def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
     """`context` with its own axes flattened into one, empty for an unconditional model; None where it is missing."""
-    size = model.context_scaling.dim
-    shape = model.context_shape
+    size, shape = model.context_scaling.dim, model.context_shape
     if context is None:
         return jnp.zeros((0,)) if size == 0 else None
+    sites, handed = model.context_scaling.sites, read("FlowDensity", "context", context, rows=False)
     if size == 0:
-        got = f"a dict with {list(context)}" if isinstance(context, Mapping) else f"one of shape {jnp.shape(context)}"
+        names = None if handed.columns is None else list(handed.columns)
+        got = f"one of shape {np.shape(handed.array)}" if names is None else f"a {type(context).__name__} with {names}"
         raise ValueError(
             "FlowDensity expected no `context`, since this density was learned without one; got "
             f"{got}. Fix: context = None"
         )
-    sites = model.context_scaling.sites
-    if isinstance(context, Mapping):
-        if sites is None:
-            raise TypeError(
-                f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
-                f"density was learned without names; got a dict with {list(context)}. "
-                "Fix: context = jax.numpy.stack([context[name] for name in context], axis=-1)"
-            )
-        context = sites.pack("FlowDensity", context)
+    if sites is not None and handed.columns is not None:
+        context = sites.pack("FlowDensity", handed.columns)
+    elif handed.columns is not None and handed.array is None:
+        raise TypeError(
+            f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
+            f"density was learned without names; got the names {list(handed.columns)}. Fix: context = {_without_names(context)}"
+        )
+    else:
+        context = handed.array
     if isinstance(context, np.ndarray):
         array = real_array("FlowDensity", "context", context)
     else:
@@ -348,3 +351,10 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         with jax.ensure_compile_time_eval():
             return jnp.asarray(flat)
     return flat
+
+
+def _without_names(context: Any) -> str:
+    """A line of code for the array that named contexts make."""
+    if is_a(context, "pandas", "DataFrame"):
+        return "context.to_numpy(float)"
+    return "numpy.stack([context[name] for name in context], axis=-1)"
