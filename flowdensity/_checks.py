@@ -172,7 +172,7 @@ def real_array(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> 
             raise
         raise ValueError(
             f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
-            f"Fix: {name} = numpy.stack(rows), with every row of the same length"
+            f"The shortest tells how long all can be. Fix: {name} = numpy.stack([row[: min(map(len, {name}))] for row in {name}])"
         ) from error
     if raw.dtype.kind not in REAL:
         raise not_real(caller, name, values, fixes, f" of dtype {raw.dtype}", raw)

@@ -3,14 +3,14 @@
 Nothing here is trained: the densities are those that a fit would start from.
 """
 
-from .case import Case, Groups, error_of, mend, untrained_fits
+from .case import Case, Groups, error_of, is_sound, mend, untrained_fits
 from .densities import DENSITIES
 from .diagnostics import DIAGNOSTICS, PICTURES
 from .files import FILES, write_files
 from .fits import ALIKE, FITS, of_all_fits
 from .models import ESTIMATORS, MODELS
 
-__all__ = ["ALIKE", "SECTIONS", "Case", "Groups", "error_of", "mend", "of_all_fits", "untrained_fits", "write_files"]
+__all__ = ["ALIKE", "SECTIONS", "Case", "Groups", "error_of", "is_sound", "mend", "of_all_fits", "untrained_fits", "write_files"]
 
 SECTIONS: dict[str, Groups] = {
     "All fits": [of_all_fits(ALIKE[0])],

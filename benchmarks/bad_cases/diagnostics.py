@@ -88,7 +88,7 @@ WITH_MODEL = OF_POSTERIORS | {"model": model, "exact": {"theta": PLAIN}}
 DIAGNOSTICS: Groups = [
     cases(
         "fd.diagnose(key, density, samples, progress=False)",
-        {"density": PLAIN, "samples": DATA, "data": DATA},
+        {"density": PLAIN, "samples": DATA, "data": DATA, "context": CONTEXT},
         {
             "a built-in distribution": {"density": NORMAL},
             "a model": {"density": PLAIN.model},
@@ -97,7 +97,7 @@ DIAGNOSTICS: Groups = [
             "samples of another shape": {"samples": CONTEXT},
             "samples with a nan": {"samples": with_entry(DATA, np.nan)},
             "samples off the support": {"density": BY_NAME},
-            "a conditional density and no `context`": {"density": GIVEN_LATER, "context": None},
+            "a conditional density and no `context`": {"density": GIVEN_LATER},
         },
     ),
     cases(
@@ -142,7 +142,7 @@ DIAGNOSTICS: Groups = [
         {"values of too few draws": {"values": np.zeros(10)}, "values without chains": {"values": np.zeros((100, 3))}},
     ),
     cases(
-        "MCMC(fd.DelayedAcceptance(kernel, exact), num_warmup=1, num_samples=1, progress_bar=False).run(key)",
+        "MCMC(fd.DelayedAcceptance(kernel, exact), num_warmup=0, num_samples=1, progress_bar=False).run(key)",
         {"MCMC": MCMC, "model": model, "kernel": NUTS(model), "exact": {"theta": PLAIN}, "density": PLAIN},
         {
             "`exact` that is a density": {"exact": PLAIN},

@@ -26,6 +26,7 @@ from .material import (
 ALIKE = ("fit_flow", "fit_diffusion", "fit_likelihood")
 """The fits that check their input alike."""
 GOOD = {"data": DATA, "density": PLAIN}
+COUNTS = np.random.default_rng(2).poisson(5.0, (ROWS, 2))
 TEXT_COLUMN = pd.DataFrame({"a": DATA[:, 0], "b": ["x"] * ROWS})
 DIGITS = pd.DataFrame({"a": DATA[:, 0], "b": [str(each) for each in DATA[:, 1]]})
 CATEGORIES = pd.DataFrame({"a": DATA[:, 0], "b": pd.Categorical(["x", "y"] * (ROWS // 2))})
@@ -63,7 +64,7 @@ def of_all_fits(name: str) -> list[Case]:
         "an integer for the key": {"key": 0},
         "no key, data first": {"key": DATA},
         **{words: {"data": data} for words, data in of_data.items()},
-        "`support` in words": {"support": "positive"},
+        "`support` in words": {"data": np.exp(DATA), "support": "positive"},
         "negative values on `constraints.positive`": {"support": constraints.positive},
         "a zero on `constraints.nonnegative`": {
             "data": np.abs(with_entry(DATA, 0.0)),
@@ -72,15 +73,15 @@ def of_all_fits(name: str) -> list[Case]:
         "negative values of one site": {"data": {"a": DATA[:, 0]}, "support": {"a": constraints.positive}},
         "negative values in one column": {"support": [constraints.real, constraints.positive]},
         "angles on `constraints.circular`": {"support": constraints.circular},
-        "`support` of whole numbers": {"support": constraints.nonnegative_integer},
+        "`support` of whole numbers": {"data": COUNTS, "support": constraints.nonnegative_integer},
         "`support` of whole numbers, for one site": {
-            "data": NAMED,
-            "support": {"mu": constraints.nonnegative_integer},
+            "data": {"a": DATA[:, 0], "b": COUNTS[:, 1]},
+            "support": {"b": constraints.nonnegative_integer},
         },
         "`support` for which there is no bijection": {"support": constraints.sphere},
         "one constraint in a list, for two columns": {"support": [constraints.real]},
         "one constraint in a list, for numbers": {"data": DATA[:, 0], "support": [constraints.real]},
-        "words in a list for `support`": {"support": ["real", "real"]},
+        "words in a list for `support`": {"support": ["real", constraints.real]},
         "`support` by name for an array": {"support": {"a": constraints.real, "b": constraints.real}},
         "`support` of a name that `data` lacks": {"data": NAMED, "support": {"sigma": constraints.positive}},
         "a list for `support` of names": {"data": NAMED, "support": [constraints.real] * 2},

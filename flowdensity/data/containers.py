@@ -21,6 +21,7 @@ class Lines(NamedTuple):
 
     Attributes:
         drop: leaves out the column `{key!r}`.
+        rename: calls the columns `{names}`.
         finite: tells which rows are finite in all columns.
         unmasked: tells which rows have no masked entry.
         take: leaves the rows that `keep` tells.
@@ -31,6 +32,7 @@ class Lines(NamedTuple):
     """
 
     drop: str
+    rename: str
     finite: str
     unmasked: str
     take: str
@@ -65,29 +67,32 @@ class Handed(NamedTuple):
         """What is checked one by one: its columns, or all of it where it has no names."""
         return {None: self.array} if self.columns is None else {**self.columns}
 
-    def without(self, column: str | None, coordinate: int | None = None) -> str:
+    def without(self, column: str | None, coordinate: int | list[int] | None = None) -> str:
         """A line that leaves out a column or, of vectors, one of their coordinates."""
         if coordinate is not None and self.lines.delete is not None:
             return self.lines.delete.format(label=self.label(column), coordinate=coordinate)
         if column is not None and len(self.keys) > 1:
             return self.lines.drop.format(key=self.keys[column])
-        return f"{self.name} = None" if self.name == "context" else "leave it out"
+        if self.name == "context":
+            return "context = None"
+        return f"dist.Delta(jax.numpy.asarray({self.label(column)})[0])"
 
     def finite_rows(self, others: Sequence["Handed"], *, nan_alone: bool) -> str:
         """A line that leaves out the rows that are not finite, of other arguments with the same rows too."""
         if nan_alone and self.lines.complete and not others:
             return self.lines.complete
-        return self._rows(self.lines.finite, others)
+        return self.keeping(self.lines.finite, others)
 
     def fixes(self, column: str | None, others: Sequence["Handed"]) -> Fixes:
         """Lines for what is not an array of real numbers; `others` are arguments with the same rows."""
-        masked = self._rows(self.lines.unmasked, others) if column is not None or others else None
+        masked = self.keeping(self.lines.unmasked, others) if column is not None or others else None
         if column is None:
             return Fixes(masked)
         categories = self.lines.categories
         return Fixes(masked, categories.format(key=self.keys[column]) if categories else self.without(column))
 
-    def _rows(self, mask: str, others: Sequence["Handed"]) -> str:
+    def keeping(self, mask: str, others: Sequence["Handed"]) -> str:
+        """A line that keeps the rows of a mask, of other arguments with the same rows too."""
         return "; ".join([f"keep = {mask}", *(each.lines.take for each in (self, *others))])
 
 
@@ -175,11 +180,17 @@ def _handed(caller: str, name: str, pairs: list[tuple[Any, Any]], lines: Lines) 
     if len(keys) < len(pairs):
         raise ValueError(
             f"{caller} expected `{name}` with a different name for each site; got {[str(key) for key, _ in pairs]}. "
-            "Fix: rename one of them"
+            f"Fix: {lines.rename.format(names=_distinct([str(key) for key, _ in pairs]))}"
         )
     if not keys:
-        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {name}={{'mu': mu}}")
+        line = "context = None" if name == "context" else "dist.Unit(0.0)"
+        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {line}")
     return Handed(name, None, {str(key): value for key, value in pairs}, keys, lines)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that were there before."""
+    return [f"{name}_{1 + names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -286,6 +297,7 @@ def _array_lines(name: str, values: Any) -> Lines:
     masked = f"numpy.ma.array({name})" if isinstance(values, list | tuple) else name
     return Lines(
         drop=f"{name} = None",
+        rename=f"{name} = dict(zip({{names}}, numpy.transpose({name})))",
         finite=f"numpy.isfinite({array}).reshape(len({name}), -1).all(axis=1)",
         unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
         take=f"{name} = {name if isinstance(values, np.ndarray) else f'numpy.asarray({name})'}[keep]",
@@ -302,6 +314,7 @@ def _dict_lines(name: str, keys: str) -> Lines:
     column = f"{name}[key]"
     return Lines(
         drop=f"{name} = {{{{key: {column} for key in {keys} if key != {{key!r}}}}}}",
+        rename=f"{name} = dict(zip({{names}}, [{column} for key in {keys}]))",
         finite=rows("numpy.isfinite", column),
         unmasked=rows("~numpy.ma.getmaskarray", column),
         take=f"{name} = {{key: numpy.asarray({column})[keep] for key in {keys}}}",
@@ -314,6 +327,7 @@ def _frame_lines(name: str, source: str) -> Lines:
     dummies = f"context = pandas.get_dummies({source}, columns=[{{key!r}}], dtype=float)"
     return Lines(
         drop=f"{name} = {source}.drop(columns={{key!r}})",
+        rename=f"{name} = {source}.set_axis({{names}}, axis=1)",
         finite=f"numpy.isfinite({source}.to_numpy(float, na_value=numpy.nan)).all(axis=1)",
         unmasked=f"{source}.notna().to_numpy().all(axis=1)",
         take=f"{name} = {source}[keep]",
@@ -335,6 +349,7 @@ def _xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool 
     values, axes = (f"{stacked}.to_dataarray()", ["variable", *others]) if table else (stacked, others)
     return Lines(
         drop=f"{name} = {source}.drop_vars({{key!r}})" if table else f"{name} = None",
+        rename=f"{name} = dict(zip({{names}}, {source}.data_vars.values()))",
         finite=f"numpy.isfinite({values}).all({axes}).to_numpy()",
         unmasked=f"{values}.notnull().all({axes}).to_numpy()",
         take=f"{name} = {stacked}.isel({row}=keep)",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import real_jax_array
+from .._checks import real_jax_array, reshaping
 from .._typing import Array, ArrayLike, Float
 from .containers import read
 
@@ -41,33 +41,39 @@ class Sites(NamedTuple):
     names: tuple[str, ...]
     shapes: Shapes
 
-    def pack(self, caller: str, values: Any) -> Float[Array, "*batch size"]:
+    def pack(self, caller: str, values: Any, argument: str = "values") -> Float[Array, "*batch size"]:
         """The vector of some values, whose leading axes broadcast against each other.
 
         Args:
             caller: public function whose name the errors carry.
             values: a value of each site, shape `(*batch, *shape)`, in a dict or whatever else `read` takes names from; of draws
                 in chains the leading axes are chains and draws.
+            argument: what the caller's argument is called.
 
         Raises:
             TypeError: if values are no real numbers, or have no names.
             ValueError: if a site is missing, too many, or of another shape.
         """
-        columns = read(caller, "values", values, rows=False).columns
+        columns = read(caller, argument, values, rows=False).columns
         if columns is None:
             raise TypeError(
                 f"{caller} expected values of the sites {list(self.names)} by name; got {type(values).__name__}. "
-                f"Fix: values = dict(zip({list(self.names)}, values))"
+                f"Fix: {argument} = dict(zip({list(self.names)}, {argument}))"
             )
         values = columns
         if set(values) != set(self.names):
             raise ValueError(
                 f"{caller} expected values of the sites {list(self.names)}; got {sorted(map(str, values))}. "
-                f"Fix: {{name: values[name] for name in {list(self.names)}}}"
+                f"Fix: {argument} = {self._code_of_all(argument, list(values))}"
             )
         arrays = {
-            name: real_jax_array(caller, name, values[name], f"{name}=numpy.asarray({name}, float)")
-            for name in self.names
+            name: real_jax_array(
+                caller,
+                f"{argument}[{name!r}]",
+                values[name],
+                f"{argument} = {{**{argument}, {name!r}: {_zeros(shape)}}}",
+            )
+            for name, shape in zip(self.names, self.shapes, strict=True)
         }
         leading = {}
         for (name, array), shape in zip(arrays.items(), self.shapes, strict=True):
@@ -75,7 +81,7 @@ class Sites(NamedTuple):
             if axes < 0 or array.shape[axes:] != shape:
                 raise ValueError(
                     f"{caller} expected {name!r} with shape {shape} behind its batch axes; got {array.shape}. "
-                    f"Fix: put the axes of one value of {name!r} last"
+                    f"Fix: {reshaping(f'{argument}[{name!r}]', array.shape, shape)}"
                 )
             leading[name] = array.shape[:axes]
         try:
@@ -83,10 +89,40 @@ class Sites(NamedTuple):
         except ValueError as error:
             raise ValueError(
                 f"{caller} expected values whose batch axes broadcast against each other; got {leading}. "
-                "Fix: the same leading axes for each, or none"
+                f"Fix: {argument} = {self._code_of_axes(argument, list(leading.values()))}"
             ) from error
         pieces = [jnp.broadcast_to(a, (*batch, *shape)) for a, shape in zip(arrays.values(), self.shapes, strict=True)]
         return join(pieces, self.shapes)
+
+    def _code_of_all(self, argument: str, given: list[str]) -> str:
+        """Code for the values by the right names: those that are left over take the places of as many that are missing."""
+        missing, over = [n for n in self.names if n not in given], [n for n in given if n not in self.names]
+        instead = dict(zip(missing, over, strict=True)) if len(missing) == len(over) else {}
+        if not missing:
+            return f"{{name: {argument}[name] for name in {list(self.names)}}}"
+        entries = [
+            f"{name!r}: {argument}[{instead.get(name, name)!r}]"
+            if name in given or name in instead
+            else f"{name!r}: {_zeros(shape)}"
+            for name, shape in zip(self.names, self.shapes, strict=True)
+        ]
+        return f"{{{', '.join(entries)}}}"
+
+    def _code_of_axes(self, argument: str, leading: list[tuple[int, ...]]) -> str:
+        """Code for as many values of each site, or for each with each, if they have several leading axes."""
+        if max(map(len, leading)) < 2:
+            least = min(axes[0] for axes in leading if axes and axes[0] != 1)
+            entries = [
+                f"{name!r}: jax.numpy.asarray({argument}[{name!r}])"
+                + (f"[:{least}]" if axes and axes[0] > least else "")
+                for name, axes in zip(self.names, leading, strict=True)
+            ]
+            return f"{{{', '.join(entries)}}}"
+        entries = []
+        for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True)):
+            axes = (*leading[i], *(1,) * sum(map(len, leading[i + 1 :])), *shape)
+            entries.append(f"{name!r}: jax.numpy.reshape({argument}[{name!r}], {axes})")
+        return f"{{{', '.join(entries)}}}"
 
     def unpack(self, vector: Float[Array, "*batch size"]) -> dict[str, Array]:
         """The values in a vector, each of shape `(*batch, *shape)`."""
@@ -96,3 +132,8 @@ class Sites(NamedTuple):
         """The site that a column of the vector belongs to."""
         ends = np.cumsum([prod(shape) for shape in self.shapes])
         return self.names[int(np.searchsorted(ends, column, side="right"))]
+
+
+def _zeros(shape: tuple[int, ...]) -> str:
+    """Code for a value of a shape, where nothing is known of it."""
+    return f"numpy.zeros({shape})" if shape else "0.0"

@@ -110,13 +110,17 @@ def _biject_to_joint(constraint: _Joint) -> _JointTransform:
     return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
 
 
-def check_support(caller: str, name: str, support: object) -> constraints.Constraint:
+def check_support(
+    caller: str, name: str, support: object, put: str = "support = {}", label: str = "data"
+) -> constraints.Constraint:
     """A support that densities can be learned on: numpyro has a smooth bijection from the real line for it.
 
     Args:
         caller: public function whose name the errors carry.
         name: of the argument, with its place.
         support: what was handed over.
+        put: the line that hands over another in its place, `{}`.
+        label: of the values on it.
 
     Raises:
         TypeError: if it is not a constraint.
@@ -126,25 +130,26 @@ def check_support(caller: str, name: str, support: object) -> constraints.Constr
         got = repr(support) if isinstance(support, str) else type(support).__name__
         raise TypeError(
             f"{caller} expected `{name}` to be a constraint of numpyro; got {got}. "
-            f"Fix: {name}=numpyro.distributions.constraints.positive"
+            f"Fix: {put.format(_constraint_called(support))}"
         )
     if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):
         raise ValueError(
             f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "
-            "the circle at one point. Fix: turn the angles so that none lies near the cut and use "
-            "constraints.interval(-numpy.pi, numpy.pi)"
+            "the circle at one point. If angles are turned so that none lies near the cut, an interval is as good. "
+            f"Fix: {put.format('constraints.interval(-numpy.pi, numpy.pi)')}"
         )
     try:
         if support.is_discrete:
             raise ValueError(
-                f"{caller} expected a continuous `{name}`; got {support}. A density of integers is none. "
-                "Fix: fd.dequantise(key, data) spreads each over its cell, and fd.Rounded has their probabilities"
+                f"{caller} expected a continuous `{name}`; got {support}. Integers have no density. Spread over "
+                f"their cells they have, and fd.Rounded has their probabilities. Fix: {label} = fd.dequantise(key, {label}); "
+                f"{put.format('constraints.real')}"
             )
         biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
             f"{caller} expected `{name}` with a bijection from the real line; numpyro has none for {support!r}. "
-            f"Fix: coordinates of your own, with {name}=constraints.real"
+            f"There may be other coordinates. Fix: {put.format('constraints.real')}"
         ) from error
     return support
 
@@ -162,3 +167,25 @@ def _all_equal(ours: Sequence[Any], theirs: Sequence[Any], static: bool) -> Arra
     """numpyro's `eq` of constraints or transforms, pair by pair."""
     same = [mine.eq(their, static=static) for mine, their in zip(ours, theirs, strict=True)]
     return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
+
+
+def code_of(support: constraints.Constraint) -> str | None:
+    """Code that makes a constraint of numpyro's; None for one that has none."""
+    known = vars(constraints).items()
+    for name, each in known:
+        if each is support:
+            return f"constraints.{name}"
+    factories = [name for name, each in known if each is type(support) and not name.startswith("_")]
+    if not factories:
+        return None
+    values, (names, others) = support.tree_flatten()
+    arguments = dict(zip(names, values, strict=True)) | others
+    if not all(isinstance(value, int | float) for value in arguments.values()):
+        return None
+    return f"constraints.{factories[0]}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
+def _constraint_called(name: object) -> str:
+    """The constraint that is called so or, if none is, that of all real numbers."""
+    found = getattr(constraints, name, None) if isinstance(name, str) else None
+    return f"constraints.{name}" if isinstance(found, constraints.Constraint) else "constraints.real"

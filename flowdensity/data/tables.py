@@ -17,7 +17,7 @@ from .._warnings import warn
 from .containers import Handed, read
 from .scaling import unconstrain
 from .sites import Sites, join, split
-from .supports import check_support, free_size, joint
+from .supports import check_support, code_of, free_size, joint
 
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
@@ -76,8 +76,12 @@ class _Part(NamedTuple):
     label: str
     values: np.ndarray
     support: constraints.Constraint
-    leave_out: Callable[[int | None], str]
-    """A line of code that leaves it out or, of vectors, one of their coordinates."""
+    leave_out: Callable[[int | list[int] | None], str]
+    """A line of code that leaves it out or, of vectors, some of their coordinates."""
+    keep: Callable[[str], str]
+    """A line of code that keeps the rows of a mask."""
+    put: str
+    """A line of code for another support, `{}`."""
 
 
 def event_table(
@@ -100,18 +104,27 @@ def event_table(
     handed = read(caller, name, data)
     if handed.columns is None:
         rows = _rows(caller, handed, None, handed.array, others)
-        whole, parts = _unnamed_parts(caller, handed, rows, constraints.real if support is None else support)
+        whole, parts = _unnamed_parts(caller, handed, rows, constraints.real if support is None else support, others)
         table = Table(rows, whole, None)
     else:
         arrays = {name: _rows(caller, handed, name, values, others) for name, values in handed.columns.items()}
-        table, parts = _named_parts(caller, handed, arrays, {} if support is None else support)
+        table, parts = _named_parts(caller, handed, arrays, {} if support is None else support, others)
     for part in parts:
         _check_part(caller, part)
     return table
 
 
-def context_table(caller: str, context: Any, rows: int, others: Sequence[Handed] = ()) -> Table:
+def context_table(
+    caller: str, context: Any, rows: int, others: Sequence[Handed] = (), shape: tuple[int, ...] | None = None
+) -> Table:
     """`context` as a table of as many rows as there are events; `None` becomes shape `(rows, 0)`.
+
+    Args:
+        caller: public function whose name the errors carry.
+        context: one row per event, in whatever `read` takes.
+        rows: number of events.
+        others: arguments that have the same rows, the events first.
+        shape: of one context, where a model has one already.
 
     Raises:
         TypeError: if it cannot be cast to real numbers.
@@ -126,8 +139,9 @@ def context_table(caller: str, context: Any, rows: int, others: Sequence[Handed]
         array = arrays[column] = real_array(caller, label, values, handed.fixes(column, others))
         if array.ndim == 0 or len(array) != rows or array[0].size == 0:
             raise ValueError(
-                f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of `data`; got {array.shape}. "
-                f"Fix: {label} = {label}[: len(data)]"
+                f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of "
+                f"`{others[0].name if others else 'data'}`; got {array.shape}. Row for row they belong together. "
+                f"Fix: {_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
         _check_finite(caller, handed, column, array, others)
     if handed.columns is None:
@@ -143,7 +157,7 @@ def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed
         return handed
     if sites is not None:
         with jax.enable_x64(True):
-            return handed._replace(array=np.asarray(sites.pack(caller, handed.columns), np.float64), columns=None)
+            return handed._replace(array=np.asarray(sites.pack(caller, handed.columns, name), np.float64), columns=None)
     if handed.array is None:
         raise ValueError(
             f"{caller} expected `{name}` as an array, since the model was learned without names; got the names "
@@ -167,13 +181,13 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
     if table.shape != (rows,):
         raise ValueError(
             f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
-            "Fix: weights = numpy.ravel(weights)"
+            f"Fix: {_as_many_weights(table.shape, rows)}"
         )
     _check_finite(caller, handed, None, table, others)
     if (table < 0.0).any() or np.count_nonzero(table) < 2:
         raise ValueError(
             f"{caller} expected `weights` of at least 0, and two above it; got a least weight of {table.min():.3g} and "
-            f"{np.count_nonzero(table)} that are not zero. Fix: weights=None weighs all rows alike"
+            f"{np.count_nonzero(table)} that are not zero. Without weights all rows count alike. Fix: weights = None"
         )
     return table / table.sum()
 
@@ -218,35 +232,41 @@ def effective_rows(weights: np.ndarray) -> int:
 
 
 def _unnamed_parts(
-    caller: str, handed: Handed, rows: np.ndarray, support: Support
+    caller: str, handed: Handed, rows: np.ndarray, support: Support, others: Sequence[Handed]
 ) -> tuple[constraints.Constraint, list[_Part]]:
+    keep = partial(handed.keeping, others=others)
     if isinstance(support, Mapping):
         raise ValueError(
             f"{caller} expected `support` as a constraint, or one for each coordinate, since `data` has no names; got a dict "
-            f"with {list(support)}. Fix: data={{{', '.join(f'{name!r}: ...' for name in support)}}}"
+            f"with {list(support)}. Fix: {_naming(handed.name, rows.shape, support)}"
         )
     if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
-        return support, [_Part(handed.name, rows, support, partial(handed.without, None))]
+        return support, [_Part(handed.name, rows, support, partial(handed.without, None), keep, "support = {}")]
     if rows.ndim != 2 or len(support) != rows.shape[1]:
         raise ValueError(
             f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
-            f"events of shape {rows.shape[1:]}. Fix: support="
-            f"{'[constraints.real] * data.shape[1]' if rows.ndim == 2 else 'constraints.real, one for all'}"
+            f"events of shape {rows.shape[1:]}. Fix: support = "
+            f"{f'[constraints.real] * {rows.shape[1]}' if rows.ndim == 2 else 'constraints.real'}"
         )
-    each = [check_support(caller, f"support[{column}]", part) for column, part in enumerate(support)]
+    labels = [f"{handed.name}[:, {column}]" for column in range(len(support))]
+    puts = [f"support = [*support[:{i}], {{}}, *support[{i + 1}:]]" for i in range(len(support))]
+    each = [
+        check_support(caller, f"support[{i}]", part, put, label)
+        for i, (part, put, label) in enumerate(zip(support, puts, labels, strict=True))
+    ]
     return joint(each, ((),) * len(each)), [
-        _Part(f"{handed.name}[:, {column}]", rows[:, column], part, partial(_without_support, handed, column))
-        for column, part in enumerate(each)
+        _Part(label, rows[:, i], part, partial(_without_support, handed, i), keep, put)
+        for i, (part, put, label) in enumerate(zip(each, puts, labels, strict=True))
     ]
 
 
-def _without_support(handed: Handed, column: int, _: int | None) -> str:
+def _without_support(handed: Handed, column: int, _: int | list[int] | None) -> str:
     return f"{handed.without(None, column)}; support = [*support[:{column}], *support[{column + 1}:]]"
 
 
 def _named_parts(
-    caller: str, handed: Handed, arrays: Mapping[str, np.ndarray], support: Support
+    caller: str, handed: Handed, arrays: Mapping[str, np.ndarray], support: Support, others: Sequence[Handed]
 ) -> tuple[Table, list[_Part]]:
     if isinstance(support, constraints.Constraint):
         support = dict.fromkeys(arrays, support)
@@ -257,23 +277,19 @@ def _named_parts(
         got = list(support) if isinstance(support, Mapping) else type(support).__name__
         raise ValueError(
             f"{caller} expected `support` as a dict from names among {list(arrays)} to constraints; got {got}. "
-            f"Fix: support={{{next(iter(arrays))!r}: constraints.positive}}"
+            f"Fix: support = {_named_support(support, list(arrays))}"
         )
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"{caller} expected as many rows of each site of `data`; got {counts}. "
-            "Fix: one event in each row, the same row for all sites"
+            f"{caller} expected as many rows of each site of `data`; got {counts}. Each row is one event, of all sites. "
+            f"Fix: data = {{name: numpy.asarray(data[name])[: {min(counts.values())}] for name in data}}"
         )
-    parts = [
-        _Part(
-            handed.label(name),
-            array,
-            check_support(caller, f"support[{name!r}]", support.get(name, constraints.real)),
-            partial(handed.without, name),
-        )
-        for name, array in arrays.items()
-    ]
+    keep, parts = partial(handed.keeping, others=others), []
+    for name, array in arrays.items():
+        label, put = handed.label(name), f"support = {{{{**(support or {{{{}}}}), {name!r}: {{}}}}}}"
+        own = check_support(caller, f"support[{name!r}]", support.get(name, constraints.real), put, label)
+        parts.append(_Part(label, array, own, partial(handed.without, name), keep, put))
     sites = Sites(tuple(arrays), tuple(array.shape[1:] for array in arrays.values()))
     whole = joint([part.support for part in parts], sites.shapes)
     return Table(join(list(arrays.values()), sites.shapes), whole, sites), parts
@@ -285,7 +301,7 @@ def _rows(caller: str, handed: Handed, column: str | None, values: Any, others: 
     if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
         raise ValueError(
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
-            f"events, one in each row. Fix: {label} = numpy.stack(events)"
+            f"events, one in each row. Fix: {_few_rows(label, table.shape)}"
         )
     _check_finite(caller, handed, column, table, others)
     return table
@@ -297,8 +313,7 @@ def _check_part(caller: str, part: _Part) -> None:
     if values.ndim - 1 < event_dim:
         raise ValueError(
             f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
-            f"shape {values.shape}. Fix: put one event in each row, or choose a support of single numbers, such as "
-            "numpyro.distributions.constraints.positive"
+            f"shape {values.shape}. Fix: {part.put.format('constraints.real')}"
         )
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
@@ -310,7 +325,8 @@ def _check_part(caller: str, part: _Part) -> None:
         first = tuple(int(i) for i in np.argwhere(~inside)[0])
         raise ValueError(
             f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
-            f"{np.sum(~inside)} such entries in all. Fix: leave these rows out, or choose a wider support"
+            f"{np.sum(~inside)} such entries in all. These rows can be left out, or the support is a wider one. "
+            f"Fix: {_inside_rows(part, inside.reshape(len(values), -1).all(axis=1))}"
         )
     # The ends of an interval that is closed belong to it, but are nowhere on the real line.
     free = unconstrain(values, support)
@@ -319,8 +335,8 @@ def _check_part(caller: str, part: _Part) -> None:
         first = int(np.argmax(off))
         raise ValueError(
             f"{caller} expected `{label}` inside the support {support}, on whose edge a density has no value; got "
-            f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. Fix: leave these rows out, model them apart, "
-            "or choose a wider support"
+            f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. They can be left out or modeled apart, "
+            f"or the support is a wider one. Fix: {_inside_rows(part, ~off, edge=True)}"
         )
     _check_varies(caller, label, values, free, part.leave_out)
 
@@ -351,7 +367,7 @@ def _check_varies(
     name: str,
     values: np.ndarray,
     free: np.ndarray,
-    leave_out: Callable[[int | None], str],
+    leave_out: Callable[[int | list[int] | None], str],
     where: str = "",
 ) -> None:
     """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
@@ -361,10 +377,10 @@ def _check_varies(
     constant = np.ptp(columns, axis=0) <= 4.0 * resolution
     if constant.any():
         column = int(np.argmax(constant))
-        vectors = values.ndim == 2 and values.shape[1] == columns.shape[1] > 1
+        found = np.flatnonzero(constant).tolist()
         raise ValueError(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
-            f"precision{where}. Of a constant nothing can be learned. Fix: {leave_out(column if vectors else None)}"
+            f"precision{where}. Of a constant nothing can be learned. Fix: {_varying(name, values, free, found, leave_out)}"
         )
 
 
@@ -380,3 +396,85 @@ def _warn_where_transposed(caller: str, handed: Handed, table: Table) -> None:
         "coordinates. From so few nothing is learned of how the coordinates are related; rows may be what columns should be, or "
         f"chains, whose draws are rows in numpy.concatenate(data). Fix: {handed.lines.turned}"
     )
+
+
+# Lines of code -----------------------------------------------------------------------------------
+
+
+def _few_rows(label: str, shape: tuple[int, ...]) -> str:
+    """A single event, which may be many that lie in a row, or has a distribution of its own; or one without coordinates."""
+    if 0 in shape[1:]:
+        return "dist.Unit(0.0)"
+    if len(shape) == 2 and shape[1] > 1:
+        return f"{label} = numpy.transpose({label})"
+    return f"dist.Delta(jax.numpy.asarray({label}, float))"
+
+
+def _as_many_rows(
+    handed: Handed,
+    column: str | None,
+    got: tuple[int, ...],
+    rows: int,
+    others: Sequence[Handed],
+    shape: tuple[int, ...] | None,
+) -> str:
+    """Contexts for all rows: the one that there is, or those of the rows that have one."""
+    label = handed.label(column)
+    if not got and shape is not None:
+        return f"{label} = numpy.broadcast_to({label}, {(rows, *shape)})"
+    if not got or 0 in got:
+        return handed.without(column)
+    if len(got) > 1 and got[1] == rows:
+        return f"{label} = numpy.transpose({label})"
+    if got[0] > rows:
+        return f"{label} = {label}[:{rows}]"
+    named = f"{{key: numpy.asarray(context[key])[:{got[0]}] for key in context}}"
+    own = "" if column is None else f"context = {named}; "
+    return own + (others[0].keeping(f"numpy.arange({rows}) < {got[0]}", others[1:]) if others else "context = None")
+
+
+def _as_many_weights(got: tuple[int, ...], rows: int) -> str:
+    """Weights in one axis, if there are as many; otherwise none."""
+    return "weights = numpy.ravel(weights)" if prod(got) == rows else "weights = None"
+
+
+def _varying(
+    name: str,
+    values: np.ndarray,
+    free: np.ndarray,
+    constant: list[int],
+    leave_out: Callable[[int | list[int] | None], str],
+) -> str:
+    """All but the constant coordinates of vectors, arrays or numbers."""
+    if free.shape != values.shape or prod(values.shape[1:]) == len(constant):
+        return leave_out(None)
+    if values.ndim == 2:
+        return leave_out(constant[0] if len(constant) == 1 else constant)
+    return f"{name} = numpy.delete(numpy.reshape({name}, ({len(values)}, -1)), {constant}, axis=1)"
+
+
+def _naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
+    """Names for the columns of an array, if there are as many, or one support for them."""
+    if len(shape) == 2 and len(support) == shape[1]:
+        return f"{name} = dict(zip(support, numpy.transpose({name})))"
+    return "support = constraints.real"
+
+
+def _named_support(support: Any, names: list[str]) -> str:
+    """The supports of names that there are."""
+    if isinstance(support, Mapping):
+        return f"{{name: support[name] for name in support if name in {names}}}"
+    as_many = isinstance(support, list | tuple) and len(support) == len(names)
+    return f"dict(zip({names}, support))" if as_many else "None"
+
+
+def _inside_rows(part: _Part, inside: np.ndarray, *, edge: bool = False) -> str:
+    """The rows on a support or, if hardly any are, the real line as support."""
+    if np.count_nonzero(inside) < 2:
+        return part.put.format("constraints.real")
+    code = code_of(part.support)
+    values = f"numpy.reshape(numpy.asarray({part.label}, float), {part.values.shape})"
+    if code is None:
+        return part.keep(f"~numpy.isin(numpy.arange({len(inside)}), {np.flatnonzero(~inside).tolist()})")
+    mask = f"numpy.isfinite(dist.biject_to({code}).inv({values}))" if edge else f"{code}({values})"
+    return part.keep(f"numpy.reshape({mask}, ({len(inside)}, -1)).all(axis=1)")

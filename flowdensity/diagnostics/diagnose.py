@@ -125,10 +125,11 @@ def _rows(
         if context is None and given is None:
             raise ValueError(
                 f"{caller} expected `context`, since this density is conditional and has not been given one; got None. "
-                "Fix: density = density.given(context)"
+                "Fix: fd.diagnose(key, density, samples, context=context)"
             )
         count = len(states) if states is not None else 1 if context is None else _count(context)
-        contexts = whitened_contexts(caller, model, context, count)
+        others = [] if samples is None else [read(caller, "samples", samples)]
+        contexts = whitened_contexts(caller, model, context, count, others)
     elif context is not None or (states is not None and flow.batch_shape != ()):
         raise ValueError(
             f"{caller} expected a density without its context, or with one and no `context`; this one has been given some, of "

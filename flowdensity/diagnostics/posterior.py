@@ -33,8 +33,6 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
     dataset, source = _dataset(caller, posterior)
     for name, array in dataset.data_vars.items():
         if draw_dims(array) != CHAINS:
-            stacked = set(CHAINS) <= set(array.coords) and array.coords["draw"].dims == ("sample",)
-            line = f"{source}.unstack('sample')" if stacked else f"{source}.drop_vars({name!r})"
             raise ValueError(
                 f"{caller} expected variables of `posterior` with the dimensions chain and draw; got {array.dims} for {name!r}. "
                 f"Fix: posterior = {_with_chains(dataset, str(name), source)}"

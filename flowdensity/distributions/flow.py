@@ -327,7 +327,7 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
             f"{got}. Fix: context = None"
         )
     if sites is not None and handed.columns is not None:
-        context = sites.pack("FlowDensity", handed.columns)
+        context = sites.pack("FlowDensity", handed.columns, "context")
     elif handed.columns is not None and handed.array is None:
         raise TypeError(
             f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "

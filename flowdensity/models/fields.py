@@ -165,7 +165,8 @@ def check_output(
         raise ValueError(
             f"{caller} expected the callable's output in the shape of one event, {scaling.event_shape}; got {got}. It is called "
             "as (t, x, context) with one event and no batch axis. "
-            "Fix: network = jax.tree_util.Partial(lambda network, t, x, context: jax.numpy.resize(network(t, x[None], context), x.shape), network)"
+            "Fix: network = jax.tree_util.Partial("
+            "lambda network, t, x, context: jax.numpy.resize(network(t, x[None], context), x.shape), network)"
         )
     return has_features
 

@@ -1,5 +1,6 @@
 """From what the user hands over to what is trained: checks first, then whitened tables and a model at the fitted Gaussian."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .._checks import check_key, check_kind, check_number, reshaping
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
+from ..data.containers import Handed, read
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.singular import warn_where_singular
 from ..data.supports import free_size
@@ -110,7 +112,7 @@ def whitened(
         TypeError, ValueError: if they are unusable, or not of the model's shapes.
     """
     states = whitened_events(caller, "data", model, data)
-    contexts = whitened_contexts(caller, model, context, len(states))
+    contexts = whitened_contexts(caller, model, context, len(states), [read(caller, "data", data)])
     weighing = weight_table(caller, weights, len(states))
     if weighing is None:
         return Sample(states, contexts)
@@ -129,11 +131,13 @@ def event_rows(caller: str, name: str, model: AbstractProbabilityFlow, data: Any
     return table
 
 
-def whitened_contexts(caller: str, model: AbstractProbabilityFlow, context: Any, rows: int) -> ContextRows:
-    """As many contexts in the coordinates of a model that is there already."""
+def whitened_contexts(
+    caller: str, model: AbstractProbabilityFlow, context: Any, rows: int, others: Sequence[Handed] = ()
+) -> ContextRows:
+    """As many contexts in the coordinates of a model that is there already; `others` are arguments with the same rows."""
     if context is not None:
         context = arranged(caller, "context", context, model.context_scaling.sites)
-    table = context_table(caller, context, rows).rows
+    table = context_table(caller, context, rows, others, model.context_shape).rows
     _check_shape(caller, "context", model.context_scaling, table)
     return _whitened(model.context_scaling, table)
 
