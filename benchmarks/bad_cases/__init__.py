@@ -10,7 +10,18 @@ from .files import FILES, write_files
 from .fits import ALIKE, FITS, of_all_fits
 from .models import ESTIMATORS, MODELS
 
-__all__ = ["ALIKE", "SECTIONS", "Case", "Groups", "error_of", "is_sound", "mend", "of_all_fits", "untrained_fits", "write_files"]
+__all__ = [
+    "ALIKE",
+    "SECTIONS",
+    "Case",
+    "Groups",
+    "error_of",
+    "is_sound",
+    "mend",
+    "of_all_fits",
+    "untrained_fits",
+    "write_files",
+]
 
 SECTIONS: dict[str, Groups] = {
     "All fits": [of_all_fits(ALIKE[0])],

@@ -60,7 +60,7 @@ def goodness_of_fit(key: Key, subject: Subject, held: Sample) -> list[Finding]:
     observed = alike(kind)
     exceeding = sum(alike(kind ^ np.tile(each, 2)) >= observed for each in swapped)
     p = (1 + exceeding) / (1 + PERMUTATIONS)
-    words = "Samples of the model differ from the held-out rows: these data it has not learned. Fix: fd.fit_flow with more rows"
+    words = "Samples of the model differ from the held-out rows: these data it has not learned. More rows can help."
     return [Finding(section, quantity, p, 0.0, "at least", FALSE_ALARM, words)]
 
 
@@ -80,7 +80,7 @@ def coverage(key: Key, subject: Subject, held: Sample) -> list[Finding]:
     worst = int(np.argmax(off))
     # Of the largest of several figures: as many chances to be off as there are coordinates.
     error = math.sqrt(INTERVAL * (1.0 - INTERVAL) / len(held.states)) * _widened(len(off))
-    words = "Marginals of the model are too wide or too narrow. Fix: more rows, or more steps of fd.fit_flow"
+    words = "Marginals of the model are too wide or too narrow. More rows, or more steps of fd.fit_flow, can help."
     return [
         Finding(
             section, f"90 % intervals cover y[{worst}] too often or too seldom by", off[worst], error, "at most", COVERAGE, words
@@ -95,7 +95,7 @@ def log_score(key: Key, subject: Subject, held: Sample) -> list[Finding]:
     dim = subject.model.dim
     fitted, tested = jnp.array_split(jr.permutation(key, len(rows)), 2)
     own = values(subject.log_prob, held.take(tested))
-    words = "A simpler density scores better: the flow is trained too little, or over-fitted. Fix: fd.fit_flow with its defaults"
+    words = "A simpler density scores better: the flow is trained too little, or over-fitted. Fix: density, report = fd.fit_flow(key, data)"
     findings = []
     for name, rival in (
         ("a Gaussian", _mixture(rows[fitted], 1)),

@@ -53,12 +53,13 @@ def errors(subject: Subject, points: Sample) -> tuple[np.ndarray, np.ndarray]:
 def agreement(subject: Subject, error: np.ndarray, where: str) -> list[Finding]:
     """Bias and root mean square of the errors; with two rivals by the product of both, which has no bias in any dimension."""
     remedy = (
-        "log_prob is off by more than a posterior forgives. Fix: fd.fit_divergence with more steps, fd.reweight for a posterior "
-        "that is there, or density.with_divergence(fd.ExactDivergence())"
+        "log_prob is off by more than a posterior forgives. More steps of fd.fit_divergence can help, and fd.reweight corrects a "
+        f"posterior. {_exact(subject)}"
     )
     if isinstance(subject.density, AmortizedDensity):
         remedy = (
-            "The network is too far from its flow. Fix: fd.distill with more labels, or fd.reweight for a posterior"
+            "The network is too far from its flow. More labels for fd.distill can help, and fd.reweight corrects a posterior. "
+            f"{_exact(subject)}"
         )
     count = error.shape[1]
     squares, mean = error[0] * error[1], error.mean(0)
@@ -88,7 +89,7 @@ def gradients(subject: Subject, points: Sample) -> list[Finding]:
     # Of the ratio of two means, by its linearisation; halved for the root.
     spread = (wrong - share**2 * right).std() / right.mean() / math.sqrt(len(wrong))
     error = spread / (2.0 * share) if share**2 > spread else math.sqrt(spread)
-    words = "A sampler follows the gradient. Fix: fd.fit_divergence with more steps, or a network with a smoother activation"
+    words = f"A sampler follows the gradient. More steps, or a smoother activation, can help. {_exact(subject)}"
     return [Finding(AGREEMENT, quantity, share, error, "at most", GRADIENT, words)]
 
 
@@ -110,7 +111,10 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
     implied = np.abs(np.sum(widths * found.mean[:, 2:], axis=0))
     spread = np.sqrt(np.sum(np.square(widths * found.standard_error[:, 2:]), axis=0))
     worst = int(np.argmax(implied - spread))
-    words = "The head is biased. Fix: fd.fit_divergence, with more steps, and with the data that the density is used on"
+    words = (
+        "The head is biased. fd.fit_divergence can help, with more steps and with the data that the density is used on. "
+        f"{_exact(subject)}"
+    )
     return [
         Finding(section, "bias that they imply, nats", abs(bias), error, "at most", BIAS, words),
         Finding(
@@ -129,13 +133,15 @@ def steps(subject: Subject, points: Sample, own: np.ndarray) -> list[Finding]:
     change = np.square(coarse - fine)
     rms = math.sqrt(change.mean())
     error = change.std() / math.sqrt(len(change)) / (2.0 * rms) if rms > 0.0 else 0.0
-    words = f"The solver is too coarse. Fix: {fix}"
+    whose = "density.flow" if amortized else "density"
+    words = f"The solver is too coarse. Fix: density = {whose}.{fix}"
     return [Finding("Solver", "change with twice the steps, nats", rms, error, "at most", STEPS, words)]
 
 
 def normaliser(subject: Subject, drawn: Sample, error: np.ndarray) -> list[Finding]:
     """The integral of the density: by importance sampling from the flow, whose exact density has none but the solver's error."""
-    section, words = "Normalisation", "The density does not integrate to one. Fix: fd.fit_divergence with more steps"
+    section = "Normalisation"
+    words = f"The density does not integrate to one. More steps of fd.fit_divergence can help. {_exact(subject)}"
     findings = []
     quantity = "size of the log integral by samples, nats"
     if len(subject.rivals) > 1:
@@ -163,13 +169,11 @@ def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
     moved = [drawn._replace(states=factor * drawn.states) for factor in FACTORS]
     own, exact = ([values(each, points) for points in moved] for each in (subject.log_prob, subject.rivals[0]))
     words = (
-        "The learned divergence is wrong where there are no data. Fix: fd.fit_divergence with "
-        "objective=fd.LangevinStein(tails=0.15), the default"
+        "The learned divergence is wrong where there are no data. The default objective, fd.LangevinStein(tails=0.15), learns "
+        f"from tails. {_exact(subject)}"
     )
     if isinstance(subject.density, AmortizedDensity):
-        words = (
-            "The network is off where there are no data. Fix: its flow, or fd.reweight for a posterior that is there"
-        )
+        words = f"The network is off where there are no data. fd.reweight corrects a posterior. {_exact(subject)}"
     findings = []
     for factor, ours, theirs in zip(FACTORS, own, exact, strict=True):
         # A percentile's standard error by the order statistics on both sides of it.
@@ -190,14 +194,18 @@ def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
     return findings, np.stack([own, exact], axis=1)
 
 
+def _exact(subject: Subject) -> str:
+    """The line for the flow's density with the exact divergence, as a fix."""
+    whose = "density.flow" if isinstance(subject.density, AmortizedDensity) else "density"
+    return f"Fix: density = {whose}.with_divergence(fd.ExactDivergence())"
+
+
 def _finer(solver: AbstractSolver) -> tuple[AbstractSolver, str]:
     if isinstance(solver, FixedStep):
-        return FixedStep(
-            2 * solver.steps, solver.method
-        ), f"density.with_solver(fd.FixedStep(steps={4 * solver.steps}))"
+        return FixedStep(2 * solver.steps, solver.method), f"with_solver(fd.FixedStep(steps={4 * solver.steps}))"
     assert isinstance(solver, Adaptive)
     finer = Adaptive(solver.rtol / 10.0, solver.atol / 10.0, solver.method, 4 * solver.max_steps)
-    return finer, f"density.with_solver(fd.Adaptive(rtol={finer.rtol:g}, atol={finer.atol:g}))"
+    return finer, f"with_solver(fd.Adaptive(rtol={finer.rtol:g}, atol={finer.atol:g}))"
 
 
 def _integral(subject: Subject, context: jax.Array, radius: float, points: int) -> float:

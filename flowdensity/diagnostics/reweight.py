@@ -201,14 +201,14 @@ class Reweighted:
             bad, name = int(np.sum(shapes >= self.threshold)), next(iter(self.correction.targets))
             whose = f"{bad} of {shapes.size} groups are above: their" if self.factorised else "these"
             troubles.append(
-                f"{whose} weighted means cannot be trusted. Fix: "
-                f"MCMC(fd.DelayedAcceptance(NUTS(model), exact={{{name!r}: density}}), ...), or NUTS with the exact density"
+                f"{whose} weighted means cannot be trusted. NUTS with the exact density samples the posterior, and so does delayed "
+                f"acceptance. Fix: kernel = fd.DelayedAcceptance(numpyro.infer.NUTS(model), {{{name!r}: density}})"
             )
         if sizes.min() < FEW:
             few = f"{int(np.sum(sizes < FEW))} of {sizes.size} groups have" if self.factorised else "there are"
             troubles.append(
                 f"{few} fewer than {FEW} effective draws: means are known to {1.0 / math.sqrt(sizes.min()):.2g} posterior "
-                "standard deviations. Fix: more draws, if arviz.rhat is near 1 for those sampled; if not, chains may be where "
+                "standard deviations. More draws help if arviz.rhat is near 1 for those sampled; if not, chains may be where "
                 "only the sampled density has mass, and a density closer to the exact one is needed"
             )
         return troubles

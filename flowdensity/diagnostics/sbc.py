@@ -64,7 +64,7 @@ class Ranks:
         if self.bad:
             lines.append(
                 "posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or "
-                "the sampler has not converged. Fix: fd.diagnose(key, density, samples), then more simulations to learn from"
+                "the sampler has not converged. More simulations to learn from can help. Fix: fd.diagnose(key, density, samples)"
             )
         return "\n".join(lines)
 

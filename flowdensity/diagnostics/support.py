@@ -67,8 +67,8 @@ class SupportCheck:
         where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
         return (
             f"{text}{where}: the likelihood draws the posterior to where the density saw no data, and what it says there is an "
-            "extrapolation. Fix: learn it from data that reach there, or a prior that is wider, such as, on the real line, "
-            "dist.MixtureGeneral of it and a broad normal"
+            "extrapolation. Learn it from data that reach there, or take a wider prior such as, on the real line, a "
+            "dist.MixtureGeneral of it and a broad normal."
         )
 
     def __str__(self) -> str:
