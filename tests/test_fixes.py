@@ -1,5 +1,6 @@
 """Every error ends in a line of Python that mends the situation that raised it."""
 
+import ast
 import shutil
 import sys
 import warnings
@@ -99,3 +100,36 @@ def test_all_fits_say_the_same(bad_cases, fresh, other):
     first = bad_cases.ALIKE[0]
     for one, another in zip(bad_cases.of_all_fits(first), bad_cases.of_all_fits(other), strict=True):
         assert str(bad_cases.error_of(another)).replace(other, first) == str(bad_cases.error_of(one))
+
+
+PACKAGE = Path(__file__).parents[1] / "flowdensity"
+
+
+def texts(node):
+    """The text of each string literal in a syntax tree, with a name in the place of whatever is formatted into it."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "x" for part in node.values)
+        yield "".join(map(str, parts))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from texts(child)
+
+
+def test_every_fix_in_the_source_is_python():
+    """Those of warnings and of diagnoses, too."""
+    fixes = [
+        (file.name, text.rpartition("Fix: ")[2])
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for text in texts(ast.parse(file.read_text()))
+        if "Fix: " in text
+    ]
+    assert len(fixes) > 100
+    wrong = []
+    for name, fix in fixes:
+        try:
+            ast.parse(fix)
+        except SyntaxError:
+            wrong.append((name, fix))
+    assert not wrong

@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 import optax
 import pandas as pd
 from numpyro import handlers
-from numpyro.distributions import constraints
 from numpyro.infer import SVI
 
 from .case import Groups, cases
@@ -24,16 +23,15 @@ from .material import (
     GIVEN_LATER,
     KEY,
     PLAIN,
+    SIMPLEX,
     WITH_VECTOR,
     fd,
     model,
     normal_model,
-    untrained,
 )
 
 GOOD = {"data": DATA, "density": PLAIN, "context": CONTEXT[0]}
 TOO_WIDE = jnp.array([[0.0, 1.0, 2.0]])
-SIMPLEX = untrained(np.random.default_rng(1).dirichlet(np.ones(3), 60), support=constraints.simplex)
 
 
 def started(guide: Any) -> Any:

@@ -1,7 +1,10 @@
 """Data, densities and models that the cases are made of."""
 
+from collections.abc import Callable
 from typing import Any
 
+import equinox
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -11,7 +14,10 @@ import xarray as xr
 from numpyro.distributions import constraints
 
 import flowdensity
-from flowdensity.training.prepare import prepare
+from flowdensity.data.scaling import Scaling
+from flowdensity.data.sites import Sites
+from flowdensity.data.supports import free_size, joint
+from flowdensity.models.fields import identity_scaling
 
 fd: Any = flowdensity
 KEY = jr.key(0)
@@ -23,13 +29,47 @@ NAMED = {"mu": DATA[:, 0], "tau": np.exp(DATA[:, 1])}
 NORMAL = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
 
 
-def untrained(data: Any, context: Any = None, support: Any = None) -> Any:
-    """A density that `fit_flow` would start from, of the shapes and names of some data."""
-    parts, _ = prepare("fit_flow", KEY, data, context, support, None, None, None, None, None)
-    small = fd.ResidualMLP(
-        KEY, parts.network.dim, parts.network.context_dim, width=4, depth=0, experts=0, frequencies=1
+def untrained(
+    events: tuple[int, ...] | dict[str, constraints.Constraint],
+    contexts: tuple[int, ...] | list[str] = (0,),
+    support: constraints.Constraint = constraints.real,
+) -> Any:
+    """A density whose network adds no velocity.
+
+    Args:
+        events: shape of an event, or supports of the numbers that one is made of, by name.
+        contexts: shape of a context, or names of the numbers that one is made of.
+        support: of an event without names.
+    """
+    scaling = named(events) if isinstance(events, dict) else Scaling(*ends(events, support), support, events)
+    context_scaling = (
+        named(dict.fromkeys(contexts, constraints.real)) if isinstance(contexts, list) else identity_scaling(contexts)
     )
-    return fd.FlowDensity(fd.Flow(path=fd.CondOT(), **parts.shared | {"network": small}), solver=fd.FixedStep(2))
+    network = still(lambda: fd.ResidualMLP(KEY, scaling.dim, context_scaling.dim, width=4, depth=0, experts=0))
+    flow = fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), None, jnp.asarray(5.0))
+    return fd.FlowDensity(flow, solver=fd.FixedStep(2))
+
+
+def named(supports: dict[str, constraints.Constraint]) -> Scaling:
+    """The map between named values and the real line, which leaves real ones as they are; "v" is a vector of three."""
+    shapes = tuple((3,) if name == "v" else () for name in supports)
+    size = sum(3 if name == "v" else 1 for name in supports)
+    whole = joint(list(supports.values()), shapes)
+    return Scaling(np.zeros(size), np.ones(size), whole, (size,), Sites(tuple(supports), shapes))
+
+
+def ends(shape: tuple[int, ...], support: constraints.Constraint) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale of a map that only unconstrains."""
+    size = free_size(support, shape)
+    return np.zeros(size), np.ones(size)
+
+
+def still(make: Callable[[], Any]) -> Any:
+    """A network of zeros, which takes no time to make."""
+    abstract = equinox.filter_eval_shape(make)
+    return jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, abstract
+    )
 
 
 def with_entry(table: np.ndarray, value: float) -> np.ndarray:
@@ -49,13 +89,14 @@ def draws(**variables: np.ndarray) -> xr.Dataset:
     )
 
 
-PLAIN = untrained(DATA)
-GIVEN_LATER = untrained(DATA, CONTEXT)
-CONTEXT_BY_NAME = untrained(DATA, {"a": CONTEXT[:, 0], "b": CONTEXT[:, 1]})
-BY_NAME = untrained(NAMED, support={"tau": constraints.positive})
-WITH_VECTOR = untrained({"v": CONTEXT, "w": DATA[:, 0]})
-OTHER = untrained(CONTEXT)
-ENERGY = fd.EnergyNetwork(KEY, 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
+PLAIN = untrained((2,))
+GIVEN_LATER = untrained((2,), (3,))
+CONTEXT_BY_NAME = untrained((2,), ["a", "b"])
+BY_NAME = untrained({"mu": constraints.real, "tau": constraints.positive})
+OTHER = untrained((3,))
+SIMPLEX = untrained((3,), support=constraints.simplex)
+WITH_VECTOR = untrained({"v": constraints.real, "w": constraints.real})
+ENERGY = still(lambda: fd.EnergyNetwork(KEY, 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0), width=4, depth=1))
 AMORTIZED = fd.AmortizedDensity(ENERGY, PLAIN)
 FIELD = fd.VelocityField(lambda t, x, context: 0.5 * x, NORMAL)
 POSTERIOR = draws(theta=RNG.normal(size=(2, 50, 2)))

@@ -95,7 +95,10 @@ def log_score(key: Key, subject: Subject, held: Sample) -> list[Finding]:
     dim = subject.model.dim
     fitted, tested = jnp.array_split(jr.permutation(key, len(rows)), 2)
     own = values(subject.log_prob, held.take(tested))
-    words = "A simpler density scores better: the flow is trained too little, or over-fitted. Fix: density, report = fd.fit_flow(key, data)"
+    words = (
+        "A simpler density scores better: the flow is trained too little, or over-fitted. "
+        "Fix: density, report = fd.fit_flow(key, data)"
+    )
     findings = []
     for name, rival in (
         ("a Gaussian", _mixture(rows[fitted], 1)),

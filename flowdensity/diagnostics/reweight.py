@@ -201,8 +201,8 @@ class Reweighted:
             bad, name = int(np.sum(shapes >= self.threshold)), next(iter(self.correction.targets))
             whose = f"{bad} of {shapes.size} groups are above: their" if self.factorised else "these"
             troubles.append(
-                f"{whose} weighted means cannot be trusted. NUTS with the exact density samples the posterior, and so does delayed "
-                f"acceptance. Fix: kernel = fd.DelayedAcceptance(numpyro.infer.NUTS(model), {{{name!r}: density}})"
+                f"{whose} weighted means cannot be trusted. NUTS with the exact density samples the posterior, and so "
+                f"does delayed acceptance. Fix: kernel = fd.DelayedAcceptance(numpyro.infer.NUTS(model), {{{name!r}: density}})"
             )
         if sizes.min() < FEW:
             few = f"{int(np.sum(sizes < FEW))} of {sizes.size} groups have" if self.factorised else "there are"

@@ -300,7 +300,7 @@ BAD = {
     "a list of supports for numbers": (
         ValueError,
         "support",
-        r"got 1 for events of shape \(\)\. Fix: support=constraints\.real",
+        r"got 1 for events of shape \(\)\. Fix: support = constraints\.real",
         ROWS[:, 0],
         {"support": [constraints.real]},
     ),

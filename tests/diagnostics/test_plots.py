@@ -401,7 +401,7 @@ BARE = fd.FitReport(REPORT.histories, {})
         (
             lambda: plot_prior_posterior(KEY, CONDITIONAL, posterior(theta=draws(0.0))),
             ValueError,
-            "expected a density that has its context",
+            "expected `density` with its context",
         ),
     ],
 )
