@@ -290,7 +290,7 @@ def _array_lines(name: str, values: Any) -> Lines:
         unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
         take=f"{name} = {name if isinstance(values, np.ndarray) else f'numpy.asarray({name})'}[keep]",
         delete=DELETE,
-        turned=f"{name} = numpy.transpose({name})" if np.ndim(values) == 2 else f"{name} = numpy.concatenate({name})",
+        turned=f"{name} = numpy.transpose({name})" if getattr(values, "ndim", 2) == 2 else f"{name} = numpy.concatenate({name})",
     )
 
 
