@@ -681,12 +681,12 @@ NO_NUMBERS = {
     "a column of dates": (
         lambda: pd.DataFrame({"a": ROWS[:, 0], "t": DATES}),
         r"`data\['t'\]`.*datetime64",
-        "timedelta64",
+        "pandas.Timedelta",
     ),
     "a column of dates in a zone": (
         lambda: pd.DataFrame({"a": ROWS[:, 0], "t": DATES.dt.tz_localize("UTC")}),
         r"`data\['t'\]`.*datetime64",
-        "timedelta64",
+        "pandas.Timedelta",
     ),
     "a complex column": (lambda: pd.DataFrame({"a": ROWS[:, 0], "b": 1j * ROWS[:, 1]}), "complex128", "drop"),
     "spans of time": (
