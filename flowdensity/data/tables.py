@@ -13,22 +13,16 @@ from numpyro.distributions import constraints
 from .._arrays import Fixes
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
-from .._warnings import warn
+from . import lines
 from .containers import Handed, read
+from .orientation import warn_where_turned
 from .scaling import unconstrain
 from .sites import Sites, join, split
-from .supports import check_support, code_of, free_size, joint
+from .supports import check_support, free_size, joint
 
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
 """Of a whole event, one for each coordinate of a vector, or one for each named site."""
-TRANSPOSED = 4
-r"""Coordinates per row from which on there is a warning that rows and columns may be exchanged.
-
-A table that is handed over transposed is noticed if it has at least this many rows for each column. With fewer, not even a
-covariance is known to a factor of two: where the true one is 1, the eigenvalues of the sample covariance reach from 0.25 to 2.25,
-$(1 \mp 4^{-1/2})^2$ (Marchenko and Pastur 1967). So what goes unnoticed could hardly be learned the right way round either.
-"""
 
 
 class Sample(NamedTuple):
@@ -82,6 +76,11 @@ class _Part(NamedTuple):
     """A line of code that keeps the rows of a mask."""
     put: str
     """A line of code for another support, `{}`."""
+
+    def inside(self, rows: np.ndarray, *, edge: bool = False) -> str:
+        """A line of code that keeps the rows that are inside the support."""
+        label, values, support, _, keep, put = self
+        return lines.inside(label, values.shape, support, rows, keep, put, edge=edge)
 
 
 def event_table(
@@ -141,7 +140,7 @@ def context_table(
             raise ValueError(
                 f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of "
                 f"`{others[0].name if others else 'data'}`; got {array.shape}. Row for row they belong together. "
-                f"Fix: {_as_many_rows(handed, column, array.shape, rows, others, shape)}"
+                f"Fix: {lines.for_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
         _check_finite(caller, handed, column, array, others)
     if handed.columns is None:
@@ -181,7 +180,7 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
     if table.shape != (rows,):
         raise ValueError(
             f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
-            f"Fix: {_as_many_weights(table.shape, rows)}"
+            f"Fix: {lines.for_weights(table.shape, rows)}"
         )
     _check_finite(caller, handed, None, table, others)
     if (table < 0.0).any() or np.count_nonzero(table) < 2:
@@ -222,7 +221,7 @@ def fit_tables(
         _check_all_vary(caller, handed["data"], events, free, " where `weights` are above 0")
     if context is not None:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
-    _warn_where_transposed(caller, handed["data"], events)
+    warn_where_turned(caller, handed["data"], events.rows, events.sites)
     return events, contexts, weighing
 
 
@@ -238,7 +237,7 @@ def _unnamed_parts(
     if isinstance(support, Mapping):
         raise ValueError(
             f"{caller} expected `support` as a constraint, or one for each coordinate, since `data` has no names; got a dict "
-            f"with {list(support)}. Fix: {_naming(handed.name, rows.shape, support)}"
+            f"with {list(support)}. Fix: {lines.naming(handed.name, rows.shape, support)}"
         )
     if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
@@ -277,7 +276,7 @@ def _named_parts(
         got = list(support) if isinstance(support, Mapping) else type(support).__name__
         raise ValueError(
             f"{caller} expected `support` as a dict from names among {list(arrays)} to constraints; got {got}. "
-            f"Fix: support = {_named_support(support, list(arrays))}"
+            f"Fix: support = {lines.support_by_name(support, list(arrays))}"
         )
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
@@ -301,7 +300,7 @@ def _rows(caller: str, handed: Handed, column: str | None, values: Any, others: 
     if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
         raise ValueError(
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
-            f"events, one in each row. Fix: {_few_rows(label, table.shape)}"
+            f"events, one in each row. Fix: {lines.for_few_rows(handed, label, table.shape)}"
         )
     _check_finite(caller, handed, column, table, others)
     return table
@@ -326,7 +325,7 @@ def _check_part(caller: str, part: _Part) -> None:
         raise ValueError(
             f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
             f"{np.sum(~inside)} such entries in all. These rows can be left out, or the support is a wider one. "
-            f"Fix: {_inside_rows(part, inside.reshape(len(values), -1).all(axis=1))}"
+            f"Fix: {part.inside(inside.reshape(len(values), -1).all(axis=1))}"
         )
     # The ends of an interval that is closed belong to it, but are nowhere on the real line.
     free = unconstrain(values, support)
@@ -336,7 +335,7 @@ def _check_part(caller: str, part: _Part) -> None:
         raise ValueError(
             f"{caller} expected `{label}` inside the support {support}, on whose edge a density has no value; got "
             f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. They can be left out or modeled apart, "
-            f"or the support is a wider one. Fix: {_inside_rows(part, ~off, edge=True)}"
+            f"or the support is a wider one. Fix: {part.inside(~off, edge=True)}"
         )
     _check_varies(caller, label, values, free, part.leave_out)
 
@@ -377,104 +376,8 @@ def _check_varies(
     constant = np.ptp(columns, axis=0) <= 4.0 * resolution
     if constant.any():
         column = int(np.argmax(constant))
-        found = np.flatnonzero(constant).tolist()
+        line = lines.without_constants(name, values, free, np.flatnonzero(constant).tolist(), leave_out)
         raise ValueError(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
-            f"precision{where}. Of a constant nothing can be learned. Fix: {_varying(name, values, free, found, leave_out)}"
+            f"precision{where}. Of a constant nothing can be learned. Fix: {line}"
         )
-
-
-def _warn_where_transposed(caller: str, handed: Handed, table: Table) -> None:
-    coordinates = prod(table.rows.shape[1:])
-    if handed.lines.turned is None or TRANSPOSED * len(table.rows) > coordinates:
-        return
-    shape = table.rows.shape
-    if table.sites is not None:
-        shape = {name: (len(table.rows), *shape) for name, shape in zip(*table.sites, strict=True)}
-    warn(
-        f"{caller} expected `data` with one event in each row; got shape {shape}, {len(table.rows)} events of {coordinates} "
-        "coordinates. From so few nothing is learned of how the coordinates are related; rows may be what columns should be, or "
-        f"chains, whose draws are rows in numpy.concatenate(data). Fix: {handed.lines.turned}"
-    )
-
-
-# Lines of code -----------------------------------------------------------------------------------
-
-
-def _few_rows(label: str, shape: tuple[int, ...]) -> str:
-    """A single event, which may be many that lie in a row, or has a distribution of its own; or one without coordinates."""
-    if 0 in shape[1:]:
-        return "dist.Unit(0.0)"
-    if len(shape) == 2 and shape[1] > 1:
-        return f"{label} = numpy.transpose({label})"
-    return f"dist.Delta(jax.numpy.asarray({label}, float))"
-
-
-def _as_many_rows(
-    handed: Handed,
-    column: str | None,
-    got: tuple[int, ...],
-    rows: int,
-    others: Sequence[Handed],
-    shape: tuple[int, ...] | None,
-) -> str:
-    """Contexts for all rows: the one that there is, or those of the rows that have one."""
-    label = handed.label(column)
-    if not got and shape is not None:
-        return f"{label} = numpy.broadcast_to({label}, {(rows, *shape)})"
-    if not got or 0 in got:
-        return handed.without(column)
-    if len(got) > 1 and got[1] == rows:
-        return f"{label} = numpy.transpose({label})"
-    if got[0] > rows:
-        return f"{label} = {label}[:{rows}]"
-    named = f"{{key: numpy.asarray(context[key])[:{got[0]}] for key in context}}"
-    own = "" if column is None else f"context = {named}; "
-    return own + (others[0].keeping(f"numpy.arange({rows}) < {got[0]}", others[1:]) if others else "context = None")
-
-
-def _as_many_weights(got: tuple[int, ...], rows: int) -> str:
-    """Weights in one axis, if there are as many; otherwise none."""
-    return "weights = numpy.ravel(weights)" if prod(got) == rows else "weights = None"
-
-
-def _varying(
-    name: str,
-    values: np.ndarray,
-    free: np.ndarray,
-    constant: list[int],
-    leave_out: Callable[[int | list[int] | None], str],
-) -> str:
-    """All but the constant coordinates of vectors, arrays or numbers."""
-    if free.shape != values.shape or prod(values.shape[1:]) == len(constant):
-        return leave_out(None)
-    if values.ndim == 2:
-        return leave_out(constant[0] if len(constant) == 1 else constant)
-    return f"{name} = numpy.delete(numpy.reshape({name}, ({len(values)}, -1)), {constant}, axis=1)"
-
-
-def _naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
-    """Names for the columns of an array, if there are as many, or one support for them."""
-    if len(shape) == 2 and len(support) == shape[1]:
-        return f"{name} = dict(zip(support, numpy.transpose({name})))"
-    return "support = constraints.real"
-
-
-def _named_support(support: Any, names: list[str]) -> str:
-    """The supports of names that there are."""
-    if isinstance(support, Mapping):
-        return f"{{name: support[name] for name in support if name in {names}}}"
-    as_many = isinstance(support, list | tuple) and len(support) == len(names)
-    return f"dict(zip({names}, support))" if as_many else "None"
-
-
-def _inside_rows(part: _Part, inside: np.ndarray, *, edge: bool = False) -> str:
-    """The rows on a support or, if hardly any are, the real line as support."""
-    if np.count_nonzero(inside) < 2:
-        return part.put.format("constraints.real")
-    code = code_of(part.support)
-    values = f"numpy.reshape(numpy.asarray({part.label}, float), {part.values.shape})"
-    if code is None:
-        return part.keep(f"~numpy.isin(numpy.arange({len(inside)}), {np.flatnonzero(~inside).tolist()})")
-    mask = f"numpy.isfinite(dist.biject_to({code}).inv({values}))" if edge else f"{code}({values})"
-    return part.keep(f"numpy.reshape({mask}, ({len(inside)}, -1)).all(axis=1)")

@@ -1,0 +1,109 @@
+"""Lines of code that mend a table, for the errors of `tables`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import constraints
+
+from .containers import Handed
+from .supports import code_of
+
+
+def for_few_rows(handed: Handed, label: str, shape: tuple[int, ...]) -> str:
+    """A single row, which may be a column or a chain, or has a distribution of its own; or events without coordinates."""
+    if 0 in shape[1:]:
+        return "dist.Unit(0.0)"
+    if handed.lines.turned is not None and len(shape) > 1 and shape[0] == 1:
+        return handed.lines.turned
+    return f"dist.Delta(jax.numpy.asarray({label}, float))"
+
+
+def for_as_many_rows(
+    handed: Handed,
+    column: str | None,
+    got: tuple[int, ...],
+    rows: int,
+    others: Sequence[Handed],
+    shape: tuple[int, ...] | None,
+) -> str:
+    """Contexts for all rows: the one that there is, or those of the rows that have one."""
+    label = handed.label(column)
+    if not got and shape is not None:
+        return f"{label} = numpy.broadcast_to({label}, {(rows, *shape)})"
+    if not got or 0 in got:
+        return handed.without(column)
+    if len(got) > 1 and got[1] == rows:
+        return f"{label} = numpy.transpose({label})"
+    if got[0] > rows:
+        return f"{label} = {label}[:{rows}]"
+    named = f"{{key: numpy.asarray(context[key])[:{got[0]}] for key in context}}"
+    own = "" if column is None else f"context = {named}; "
+    return own + (others[0].keeping(f"numpy.arange({rows}) < {got[0]}", others[1:]) if others else "context = None")
+
+
+def for_weights(got: tuple[int, ...], rows: int) -> str:
+    """Weights in one axis, if there are as many; otherwise none."""
+    return "weights = numpy.ravel(weights)" if prod(got) == rows else "weights = None"
+
+
+def without_constants(
+    name: str,
+    values: np.ndarray,
+    free: np.ndarray,
+    constant: list[int],
+    leave_out: Callable[[int | list[int] | None], str],
+) -> str:
+    """All but the constant coordinates of vectors, arrays or numbers."""
+    if free.shape != values.shape or prod(values.shape[1:]) == len(constant):
+        return leave_out(None)
+    if values.ndim == 2:
+        return leave_out(constant[0] if len(constant) == 1 else constant)
+    return f"{name} = numpy.delete(numpy.reshape({name}, ({len(values)}, -1)), {constant}, axis=1)"
+
+
+def naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
+    """Names for the columns of an array, if there are as many, or one support for them."""
+    if len(shape) == 2 and len(support) == shape[1]:
+        return f"{name} = dict(zip(support, numpy.transpose({name})))"
+    return "support = constraints.real"
+
+
+def support_by_name(support: Any, names: list[str]) -> str:
+    """The supports of names that there are."""
+    if isinstance(support, Mapping):
+        return f"{{name: support[name] for name in support if name in {names}}}"
+    as_many = isinstance(support, list | tuple) and len(support) == len(names)
+    return f"dict(zip({names}, support))" if as_many else "None"
+
+
+def inside(
+    label: str,
+    shape: tuple[int, ...],
+    support: constraints.Constraint,
+    inside: np.ndarray,
+    keep: Callable[[str], str],
+    put: str,
+    *,
+    edge: bool = False,
+) -> str:
+    """The rows on a support or, if hardly any are, the real line as support.
+
+    Args:
+        label: of the values.
+        shape: of the values.
+        support: of one row.
+        inside: which rows are on it.
+        keep: makes a line that keeps the rows of a mask.
+        put: a line for another support, `{}`.
+        edge: whether the rows that are not lie on its edge.
+    """
+    if np.count_nonzero(inside) < 2:
+        return put.format("constraints.real")
+    code = code_of(support)
+    values = f"numpy.reshape(numpy.asarray({label}, float), {shape})"
+    if code is None:
+        return keep(f"~numpy.isin(numpy.arange({len(inside)}), {np.flatnonzero(~inside).tolist()})")
+    mask = f"numpy.isfinite(dist.biject_to({code}).inv({values}))" if edge else f"{code}({values})"
+    return keep(f"numpy.reshape({mask}, ({len(inside)}, -1)).all(axis=1)")
