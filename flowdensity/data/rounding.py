@@ -5,6 +5,7 @@ import math
 import jax.random as jr
 import numpy as np
 
+from .._arrays import Fixes
 from .._checks import check_count, check_key, check_number, real_array
 from .._typing import ArrayLike, Key
 
@@ -74,7 +75,7 @@ def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
         TypeError: if they are no numbers.
         ValueError: if they do not broadcast, or one is negative or not finite.
     """
-    units = real_array(caller, "unit", unit)
+    units = real_array(caller, "unit", unit, Fixes(categories="unit = 1.0"))
     try:
         fits = np.broadcast_shapes(units.shape, shape) == shape
     except ValueError:

@@ -67,7 +67,7 @@ class Sites(NamedTuple):
         if set(values) != set(self.names):
             raise ValueError(
                 f"{caller} expected values of the sites {list(self.names)}; got {sorted(map(str, values))}. "
-                f"Fix: {argument} = {self._code_of_all(argument, list(values))}"
+                f"Fix: {argument} = {self.code_of_all(argument, list(values))}"
             )
         arrays = {
             name: real_jax_array(
@@ -97,7 +97,7 @@ class Sites(NamedTuple):
         pieces = [jnp.broadcast_to(a, (*batch, *shape)) for a, shape in zip(arrays.values(), self.shapes, strict=True)]
         return join(pieces, self.shapes)
 
-    def _code_of_all(self, argument: str, given: list[str]) -> str:
+    def code_of_all(self, argument: str, given: list[str]) -> str:
         """Code for the values by the right names: those that are left over take the places of as many that are missing."""
         missing, over = [n for n in self.names if n not in given], [n for n in given if n not in self.names]
         instead = dict(zip(missing, over, strict=True)) if len(missing) == len(over) else {}

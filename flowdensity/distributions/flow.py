@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from .._arrays import is_a
+from .._arrays import Fixes, is_a
 from .._checks import (
     check_count,
     check_key,
@@ -306,10 +306,14 @@ class FlowDensity(dist.Distribution):
 
     def _event_line(self, value: Any, name: str, owner: str) -> str:
         """Code for an array of what are no real numbers: what `pack` makes of named values, or an event."""
+        if np.iscomplexobj(value):
+            return f"jax.numpy.real({name})"
         if not hasattr(value, "keys"):
             return f"{owner}.sample(jax.random.key(0))"
         if self.sites is not None:
-            return f"{owner}.pack({name})"
+            given = list(map(str, value.keys()))
+            complete = set(given) == set(self.sites.names)
+            return f"{owner}.pack({name if complete else self.sites.code_of_all(name, given)})"
         return f"jax.numpy.stack([jax.numpy.asarray({name}[column]) for column in {name}], axis=-1)"
 
 
@@ -335,10 +339,11 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         )
     else:
         context = handed.array
+    line = f"context = {'jax.numpy.real(context)' if np.iscomplexobj(context) else f'jax.numpy.zeros({shape})'}"
     if isinstance(context, np.ndarray):
-        array = real_array("FlowDensity", "context", context)
+        array = real_array("FlowDensity", "context", context, Fixes(ordinary=line))
     else:
-        array = real_jax_array("FlowDensity", "context", context, f"context = jax.numpy.zeros({shape})")
+        array = real_jax_array("FlowDensity", "context", context, line)
     leading = array.ndim - len(shape)
     if leading < 0 or array.shape[leading:] != shape:
         raise ValueError(

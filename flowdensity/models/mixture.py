@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import Fixes
 from .._checks import real_array
 from .._typing import Array, ArrayLike, Float, Scalar, State
 from .networks import squash
+
+EVEN = Fixes(categories="weights = numpy.ones(len(means))")
+"""The line that gives all components the same weight."""
 
 
 class GaussianMixture(eqx.Module):
@@ -43,7 +47,7 @@ class GaussianMixture(eqx.Module):
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
         # In float64, whatever JAX's own precision.
         given = {"weights": weights, "means": means, "covariances": covariances}
-        weights, means, covariances = (real_array("GaussianMixture", name, each) for name, each in given.items())
+        weights, means, covariances = (real_array("GaussianMixture", name, each, EVEN) for name, each in given.items())
         if not (weights.shape == means.shape[:1] and covariances.shape == (*means.shape, *means.shape[1:])):
             raise ValueError(
                 "GaussianMixture expected `weights`, `means` and `covariances` of the shapes (k,), (k, dim) and (k, dim, dim); "

@@ -22,12 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from .._arrays import Fixes
 from .._checks import check_choice, check_number, check_shape, real_array
 from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .fields import call, check_output, context_identity, identity_scaling, wrap
 from .flows import AbstractCircle, Prediction, limited
 from .paths import AbstractPath, VarianceExploding
+
+SCHEDULE = "betas = numpy.linspace(1e-4, 0.02, 1000)"
+"""The line that makes DDPM's own schedule."""
 
 
 class AbstractClock(eqx.Module):
@@ -153,11 +157,11 @@ def from_ddpm(
         TypeError: if `network` cannot be called as it should, or a shape is none.
         ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
     """
-    rates = real_array("from_ddpm", "betas", betas)
+    rates = real_array("from_ddpm", "betas", betas, Fixes(categories=SCHEDULE))
     if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
         raise ValueError(
             f"from_ddpm expected `betas` with shape (T,), T >= 2, each between 0 and 1; got shape {rates.shape}. "
-            "Fix: betas=numpy.linspace(1e-4, 0.02, 1000)"
+            f"Fix: {SCHEDULE}"
         )
     check_choice("from_ddpm", "predicts", predicts, Prediction, fix="noise")
     kept = np.cumprod(1.0 - rates)
