@@ -23,7 +23,8 @@ INTRODUCTION = """\
 
 Input is checked before any work is done. {sound} {tried} cases that were tried end in a `TypeError` or a `ValueError`
 that says what was expected and what came. Its last words are a line of Python in which arguments have the names of their
-parameters. A line that ends in an assignment precedes the call, which is then made again; any other takes its place. A test
+parameters. After a line that ends in an
+assignment or `del` the call is made again; any other takes its place. A test
 runs each of these lines in the situation that it was written for.
 """
 NOT_YET = """\

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 from unittest.mock import patch
 
@@ -55,11 +56,13 @@ class Case(NamedTuple):
         given: what is wrong with the call, in words.
         call: one line of Python, in which arguments are variables called by the name of their parameter.
         names: values of the variables.
+        within: makes what the call is made in, such as a handler for a call in a model.
     """
 
     given: str
     call: str
     names: Mapping[str, Any]
+    within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property
     def function(self) -> str:
@@ -74,21 +77,28 @@ class Case(NamedTuple):
 Groups: TypeAlias = list[list[Case]]
 
 
-def cases(call: str, shared: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]) -> list[Case]:
+def cases(
+    call: str,
+    shared: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, Any]],
+    within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> list[Case]:
     """Cases of one call; variables that the call does not mention are passed to it by keyword.
 
     Args:
         call: the call, with variables for its arguments.
         shared: values of the variables that are good.
         given: by what is wrong in words, the variables that are bad.
+        within: makes what the call is made in.
     """
-    return [Case(words, _with_keywords(call, bad), {**shared, **bad}) for words, bad in given.items()]
+    return [Case(words, _with_keywords(call, bad), {**shared, **bad}, within) for words, bad in given.items()]
 
 
 def error_of(case: Case) -> Exception | None:
     """The error that a case ends in, if it does."""
     try:
-        exec(case.call, case.namespace())
+        with case.within():
+            exec(case.call, case.namespace())
     # All errors are looked at, whatever their type.
     except Exception as error:
         return error
@@ -103,12 +113,13 @@ def is_sound(error: Exception | None) -> bool:
 def mend(case: Case, message: str) -> None:
     """Execute the fix that a message names, in the situation of the case; whatever it ends in is raised.
 
-    A fix that ends in an expression takes the place of the call. After any other, as an assignment, the call is made again.
+    After a fix that ends in an assignment, or in `del`, the call is made again; any other takes its place.
     """
     fix, names = message.rpartition("Fix: ")[2], case.namespace()
-    exec(fix, names)
-    if not isinstance(ast.parse(fix).body[-1], ast.Expr):
-        exec(case.call, names)
+    with case.within():
+        exec(fix, names)
+        if isinstance(ast.parse(fix).body[-1], ast.Assign | ast.Delete):
+            exec(case.call, names)
 
 
 class Reached(Exception):

@@ -1,10 +1,13 @@
 """Distributions, named sites, and guides."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import optax
 import pandas as pd
@@ -39,8 +42,20 @@ def started(guide: Any) -> Any:
     return SVI(normal_model, guide, optax.adam(1e-3), fd.PathGradientELBO()).init(KEY)
 
 
+def seeded() -> Any:
+    """The inside of a model that has drawn nothing yet."""
+    return handlers.seed(rng_seed=0)
+
+
+@contextlib.contextmanager
+def after_mu() -> Iterator[None]:
+    """The inside of a model that has a site "mu"."""
+    with handlers.trace(), seeded():
+        numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        yield
+
+
 IN_MODEL = {"handlers": handlers, "data": DATA, "name": "joint", "density": BY_NAME}
-SITES = "handlers.seed(lambda: fd.sample_sites(name, density), key)()"
 
 DENSITIES: Groups = [
     cases(
@@ -180,18 +195,26 @@ DENSITIES: Groups = [
         {"a context, for an unconditional amortized density": {}},
     ),
     cases(
-        SITES,
+        "fd.sample_sites(name, density)",
         IN_MODEL,
         {
             "a built-in distribution": {"density": dist.Normal(0.0, 1.0)},
             "a density without names": {"density": PLAIN},
             "a name that one of the density's sites has": {"name": "mu"},
         },
+        within=seeded,
     ),
     cases(
-        'handlers.condition(handlers.seed(lambda: fd.sample_sites("joint", density), key), data)()',
+        "fd.sample_sites(name, density)",
+        IN_MODEL,
+        {"a model that has a site of the name of one of the density's": {}},
+        within=after_mu,
+    ),
+    cases(
+        "handlers.condition(lambda: fd.sample_sites(name, density), data)()",
         IN_MODEL,
         {"values for some of the named sites": {"data": {"mu": 0.5}}},
+        within=seeded,
     ),
     cases(
         "handlers.seed(handlers.reparam(model, config=config), key)()",
@@ -204,9 +227,10 @@ DENSITIES: Groups = [
         },
     ),
     cases(
-        "handlers.seed(lambda: fd.flow_module(name, density), key)()",
+        "fd.flow_module(name, density)",
         IN_MODEL | {"density": PLAIN, "context": CONTEXT[0]},
         {"a model": {"density": PLAIN.model}, "a conditional density without its context": {"density": GIVEN_LATER}},
+        within=seeded,
     ),
     cases(
         "fd.as_guide(density)",

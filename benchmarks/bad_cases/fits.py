@@ -149,7 +149,10 @@ FITS: Groups = [
             "data of another shape than the model's": {"data": CONTEXT},
             "data with a nan": {"data": with_entry(DATA, np.nan)},
             "names for a model without": {"data": NAMED},
-            "another name than the model's": {"model": BY_NAME.model, "data": {"mu": DATA[:, 0], "sigma": NAMED["tau"]}},
+            "another name than the model's": {
+                "model": BY_NAME.model,
+                "data": {"mu": DATA[:, 0], "sigma": NAMED["tau"]},
+            },
             "a name too many": {"model": BY_NAME.model, "data": NAMED | {"nu": DATA[:, 0]}},
             "a conditional model without `context`": {"model": GIVEN_LATER.model},
             "`context` for an unconditional model": {"context": CONTEXT},
