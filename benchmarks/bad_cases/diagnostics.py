@@ -65,7 +65,13 @@ def reweighted() -> Any:
 
 NANS = np.full((2, 50, 2), np.nan)
 LATER = {"density": GIVEN_LATER, "context": CONTEXT}
-OF_POSTERIORS = {"density": PLAIN, "data": DATA, "posterior": POSTERIOR, "mcmc": Deferred(sampler)}
+OF_POSTERIORS = {
+    "density": PLAIN,
+    "data": DATA,
+    "context": CONTEXT[0],
+    "posterior": POSTERIOR,
+    "mcmc": Deferred(sampler),
+}
 NO_POSTERIOR: dict[str, dict[str, Any]] = {
     "an array of draws": {"posterior": DATA},
     "a run of NUTS": {"posterior": Deferred(sampler)},
@@ -163,7 +169,7 @@ DIAGNOSTICS: Groups = [
     ),
     cases(
         "fd.simulation_based_calibration(key, model, simulations=20, draws=9, warmup=1, progress=False)",
-        {"model": normal_model},
+        {"model": normal_model, "density": NORMAL},
         {
             "an integer for the key": {"key": 0},
             "a number for `model`": {"model": 3},
@@ -185,7 +191,7 @@ DIAGNOSTICS: Groups = [
             "a built-in distribution": {"density": NORMAL},
             **NO_POSTERIOR,
             "a density of many contexts": {"density": GIVEN_LATER.given(CONTEXT)},
-            "a conditional density without its context": {"density": GIVEN_LATER, "context": CONTEXT[0]},
+            "a conditional density without its context": {"density": GIVEN_LATER},
             "a site that is not there": {"site": "mu"},
             "no variable of the right shape": {"posterior": draws(mu=np.zeros((2, 50)))},
             "data of another shape": {"data": CONTEXT},
@@ -198,10 +204,10 @@ REPORT = fd.FitReport({}, {})
 PICTURES: Groups = [
     cases(
         "fd.plot_density(key, density, data)",
-        {"density": PLAIN, "data": DATA},
+        {"density": PLAIN, "data": DATA, "context": CONTEXT[0]},
         {
             "a built-in distribution": {"density": NORMAL},
-            "a conditional density without its context": {"density": GIVEN_LATER, "context": CONTEXT[0]},
+            "a conditional density without its context": {"density": GIVEN_LATER},
             "data of another shape": {"data": CONTEXT},
             "one name for two coordinates": {"names": ["x"]},
             "an integer for the key": {"key": 0},
