@@ -171,7 +171,7 @@ def given(name: str, fn: Asked, outside: Any = None) -> Given | None:
     is_start = elsewhere is not None and (elsewhere.value is not None or elsewhere.error is not None)
     prefix = step.called.removesuffix(name)
     value = None if problem else step.value
-    return Given(name, value, step.handler, prefix, last.observed, intervened, is_start, problem)
+    return Given(name, value, step.handler, prefix, last.observed and not intervened, intervened, is_start, problem)
 
 
 def is_taken(name: str) -> bool:
@@ -185,15 +185,25 @@ def _position(handler: Any) -> int:
     return next(i for i, other in enumerate(HANDLERS) if other is handler)
 
 
+def fresh_key(name: str, fn: Asked) -> Any:
+    """The key that a `seed` would give to a sample site; None where there is none."""
+    message = _message(name, fn, None)
+    _sent(message, HANDLERS)
+    return message["kwargs"]["rng_key"]
+
+
 def _steps(name: str, fn: Asked, outside: Any = None) -> list[_Step]:
-    """Send a message through the handlers, and leave no trace of it."""
-    key = jr.key(0)
-    message: dict[str, Any] = {
+    # With a key of its own, the message takes none from a `seed`, whose other draws stay what they are.
+    message = _message(name, fn, jr.key(0))
+    return _sent(message, HANDLERS[: None if outside is None else _position(outside)])
+
+
+def _message(name: str, fn: Asked, key: Any) -> dict[str, Any]:
+    return {
         "type": "sample",
         "name": name,
         "fn": fn,
         "args": (),
-        # With a key of its own, it takes none from a `seed`, whose other draws stay what they are.
         "kwargs": {"rng_key": key, "sample_shape": ()},
         "value": None,
         "scale": None,
@@ -202,11 +212,15 @@ def _steps(name: str, fn: Asked, outside: Any = None) -> list[_Step]:
         "cond_indep_stack": [],
         "infer": {},
     }
+
+
+def _sent(message: dict[str, Any], handlers: list[Any]) -> list[_Step]:
+    """Send a message through handlers, and leave no trace of it."""
     steps: list[_Step] = []
-    handlers = HANDLERS[: None if outside is None else _position(outside)]
-    aside = _Aside(key)
+    handlers = list(reversed(handlers))
+    aside = _Aside(jr.key(0))
     with aside:
-        for handler in reversed(handlers):
+        for handler in handlers:
             step = _step(handler, message, aside)
             steps.append(step)
             if step.error is not None or message.get("stop") or message["type"] != "sample":

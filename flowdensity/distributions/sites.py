@@ -14,7 +14,7 @@ from .._typing import Array
 from ..data.sites import Sites
 from .amortized import AmortizedDensity
 from .flow import FlowDensity
-from .given import Asked, Given, Placed, given, is_taken, outermost, placed, unwrapped
+from .given import Asked, Given, Placed, fresh_key, given, is_taken, outermost, placed, unwrapped
 from .reparam import base_name
 
 
@@ -67,6 +67,10 @@ class _Joint(NamedTuple):
     def pack(self, values: dict[str, Any]) -> Array:
         """The joint vector."""
         return self.sites.pack("sample_sites", values)
+
+    def key(self) -> Any:
+        """A key from the seed around this site."""
+        return fresh_key(self.name, self.asked(self.flow.model.scaling.support, self.flow.event_shape))
 
     def draw(self, key: Any, batch_shape: tuple[int, ...]) -> Any:
         """A draw of the density for each of a batch."""
@@ -134,7 +138,7 @@ def _sample_from(joint: _Joint, by_name: dict[str, Given]) -> dict[str, Array]:
     is_complete = len(values) == len(joint.sites.names)
     if not all(one.is_start for one in by_name.values()):
         _check_complete(joint, by_name)
-    key: Any = None if is_complete else numpyro.prng_key()
+    key: Any = None if is_complete else joint.key()
 
     def value_of(message: dict[str, Any]) -> Array:
         shape = message["fn"].shape()
