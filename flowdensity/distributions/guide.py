@@ -23,6 +23,7 @@ from ..models.networks import AbstractNetwork, ResidualMLP
 from ..models.paths import Trigonometric
 from ..solving import AbstractSolver, FixedStep
 from .flow import FlowDensity
+from .sites import JointSite, sample_joint
 
 REACH = 8.0
 """Radius of the squash of a guide that has seen no data, in multiples of that of the noise, the root of the dimension."""
@@ -77,7 +78,7 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
         flow = flow_module(name, density)
         if flow.sites is None:
             return {name: numpyro.sample(name, flow)}
-        values = flow.unpack(numpyro.sample(name, flow, infer={"is_auxiliary": True}))
+        values = sample_joint(JointSite(name, flow, flow, flow.sites, is_auxiliary=True))
         event_dims = {site: len(shape) for site, shape in zip(*flow.sites, strict=True)}
         return {
             site: numpyro.sample(site, dist.Delta(value, event_dim=event_dims[site])) for site, value in values.items()

@@ -46,5 +46,6 @@ def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
         f"{int(np.sum(radii > limit))} of {len(table)} contexts lie far outside those of the fit; the density sees them as at "
         f"the edge of these. The farthest is {radii[row]:.3g} from the mean in whitened units, and the model reaches "
         f"{limit:.3g}. Its coordinate {name} is {table[row, column]:.6g}, {white[row, column]:+.3g} standard deviations from the "
-        "mean of the fit. Fix: fd.fit_flow(key, data, context), with rows whose `context` is as far out. Said once for each model."
+        "mean of the fit. Fix: fd.fit_flow(key, data, context), with rows whose `context` is as far out. Said once for each "
+        "model."
     )

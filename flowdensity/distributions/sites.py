@@ -40,12 +40,12 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
             from the value of the joint site.
     """
     flow = _flow_of(name, density)
-    joint = _Joint(name, density, flow, _sites_of(name, flow))
+    joint = JointSite(name, density, flow, _sites_of(name, flow))
     _check_names(joint)
-    return {site: numpyro.deterministic(site, value) for site, value in _sample(joint).items()}
+    return {site: numpyro.deterministic(site, value) for site, value in sample_joint(joint).items()}
 
 
-class _Joint(NamedTuple):
+class JointSite(NamedTuple):
     """A joint site.
 
     Attributes:
@@ -53,16 +53,19 @@ class _Joint(NamedTuple):
         density: as it was handed over.
         flow: the density of named values in it.
         sites: names and shapes.
+        is_auxiliary: whether it is auxiliary, as that of a guide.
     """
 
     name: str
     density: dist.Distribution
     flow: FlowDensity
     sites: Sites
+    is_auxiliary: bool = False
 
     def sample(self) -> dict[str, Array]:
         """Sample the joint site."""
-        return self.flow.unpack(numpyro.sample(self.name, self.density))
+        infer = {"is_auxiliary": True} if self.is_auxiliary else {}
+        return self.flow.unpack(numpyro.sample(self.name, self.density, infer=infer))
 
     def pack(self, values: dict[str, Any]) -> Array:
         """The joint vector."""
@@ -103,7 +106,12 @@ class _Joint(NamedTuple):
         return next((one for one in found if one is not None and not one.problem), None)
 
 
-def _sample(joint: _Joint) -> dict[str, Any]:
+def sample_joint(joint: JointSite) -> dict[str, Any]:
+    """Sample a joint site; where handlers give its named values, with the value that they make.
+
+    Raises:
+        ValueError: as `sample_sites`.
+    """
     by_name = joint.by_name()
     if not by_name:
         return joint.sample()
@@ -124,7 +132,7 @@ def _is_replayed(one: Given, whole: Given | None) -> bool:
     return bool(one.problem) and whole is not None and one.handler is whole.handler
 
 
-def _sample_beside(joint: _Joint, by_name: dict[str, Given]) -> dict[str, Array]:
+def _sample_beside(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
     """Sample the joint site, and give back the values of an intervention."""
     _check_complete(joint, by_name)
     sampled = joint.sample()
@@ -132,7 +140,7 @@ def _sample_beside(joint: _Joint, by_name: dict[str, Given]) -> dict[str, Array]
     return {site: jnp.broadcast_to(values[site], sampled[site].shape) for site in sampled}
 
 
-def _sample_from(joint: _Joint, by_name: dict[str, Given]) -> dict[str, Array]:
+def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
     """Sample the joint site with the value that named ones make."""
     values = {site: one.value for site, one in by_name.items()}
     is_complete = len(values) == len(joint.sites.names)
@@ -154,8 +162,8 @@ def _sample_from(joint: _Joint, by_name: dict[str, Given]) -> dict[str, Array]:
     if not handler.used:
         raise ValueError(
             f"sample_sites expected the joint site {joint.name!r} to be sampled as it is or reparametrized by "
-            f"FlowReparam, since handlers give values of {list(by_name)}; a handler samples something else in its place. "
-            f"Fix: config={{{joint.name!r}: fd.FlowReparam()}}"
+            f"FlowReparam, since handlers give values of {list(by_name)}; a handler hides it, or samples something else in its "
+            f"place. Fix: config={{{joint.name!r}: fd.FlowReparam()}}"
         )
     return sampled
 
@@ -183,7 +191,7 @@ def _sites_of(name: str, flow: FlowDensity) -> Sites:
     return flow.sites
 
 
-def _check_names(joint: _Joint) -> None:
+def _check_names(joint: JointSite) -> None:
     # numpyro notices two sample sites of one name, but lets a deterministic one take the place of another site.
     clashes = [site for site in joint.sites.names if site == joint.name or is_taken(site)]
     if clashes:
@@ -194,7 +202,7 @@ def _check_names(joint: _Joint) -> None:
         )
 
 
-def _check_kinds(joint: _Joint, by_name: dict[str, Given]) -> None:
+def _check_kinds(joint: JointSite, by_name: dict[str, Given]) -> None:
     """Check that handlers do one thing to all names, and one that the joint site can have in their place."""
     for site, one in by_name.items():
         if one.problem:
@@ -213,7 +221,7 @@ def _check_kinds(joint: _Joint, by_name: dict[str, Given]) -> None:
             )
 
 
-def _check_complete(joint: _Joint, by_name: dict[str, Given]) -> None:
+def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
     missing = [site for site in joint.sites.names if site not in by_name]
     if missing:
         raise ValueError(
@@ -223,7 +231,7 @@ def _check_complete(joint: _Joint, by_name: dict[str, Given]) -> None:
         )
 
 
-def _check_agreement(joint: _Joint, by_name: dict[str, Given], whole: Given) -> None:
+def _check_agreement(joint: JointSite, by_name: dict[str, Given], whole: Given) -> None:
     """Check that named values are those in the value of the joint site, now or, where they are traced, as they are computed."""
     inside = joint.flow.unpack(whole.value)
     for site, one in by_name.items():

@@ -11,6 +11,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import transforms
 from numpyro.infer import (
     Predictive,
     Trace_ELBO,
@@ -23,7 +25,7 @@ from numpyro.infer import (
     log_likelihood,
 )
 from numpyro.infer.autoguide import AutoNormal
-from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.reparam import ExplicitReparam, LocScaleReparam
 from numpyro.infer.util import initialize_model, log_density, potential_energy
 from numpyro.primitives import Messenger
 from references import NAMED, amortized, gaussian_flow, named_flow, random_flow
@@ -317,6 +319,13 @@ def test_the_elbo_of_a_guide_that_is_the_prior_is_zero():
     np.testing.assert_allclose(losses, 0.0, atol=0.05)
 
 
+def test_a_guide_has_a_density_by_name():
+    guide = handlers.seed(fd.as_guide(learned(), "guide"), jr.key(0))
+    found, trace = log_density(guide, (), {}, VALUES)
+    np.testing.assert_allclose(found, learned().log_prob(EVENT), rtol=1e-5)
+    np.testing.assert_array_equal(trace["guide"]["value"], EVENT)
+
+
 # Interventions -----------------------------------------------------------------------------------
 
 
@@ -387,6 +396,36 @@ def test_an_intervention_through_the_noise():
 def test_a_strategy_for_a_name_is_refused():
     with pytest.raises(ValueError, match=r"sample_sites expected handlers to leave 'tau'.*Fix: config=.*FlowReparam"):
         trace_of(handlers.reparam(model, config={"tau": LocScaleReparam(0.0)}))
+
+
+def test_a_strategy_that_takes_no_value_is_refused():
+    config = {"theta": ExplicitReparam(transforms.AffineTransform(0.0, 2.0))}
+    with pytest.raises(ValueError, match=r"sample_sites expected the joint site 'theta' to be sampled as it is"):
+        trace_of(handlers.substitute(handlers.reparam(model, config=config), data=VALUES))
+
+
+def test_a_block_hides_what_it_hides():
+    hidden = handlers.substitute(handlers.block(model, hide=list(VALUES)), data=VALUES)
+    np.testing.assert_array_equal(trace_of(hidden)["theta"]["value"], trace_of(model)["theta"]["value"])
+    inside = handlers.block(handlers.substitute(model, data=VALUES), hide=["y"])
+    np.testing.assert_array_equal(trace_of(inside)["theta"]["value"], EVENT)
+    with pytest.raises(ValueError, match="a handler hides it"):
+        trace_of(handlers.substitute(handlers.block(model, hide=["theta"]), data=VALUES))
+
+
+def test_values_in_a_scan():
+    def steps():
+        def step(carry, _):
+            values = fd.sample_sites("theta", density())
+            return carry + values["a"], values["tau"]
+
+        return scan(step, 0.0, None, length=3)
+
+    event, named = draws(3)
+    found = Predictive(steps, {name: value[None] for name, value in named.items()}, return_sites=["theta"])(jr.key(0))
+    np.testing.assert_array_equal(found["theta"][0], event)
+    with pytest.raises(ValueError, match=r"without \['v'\]"):
+        Predictive(steps, {"a": named["a"][None], "tau": named["tau"][None]})(jr.key(0))
 
 
 def test_what_one_trace_had_another_has():
