@@ -50,6 +50,7 @@ class Given(NamedTuple):
         observed: whether the site becomes an observed one, as under `condition`.
         intervened: whether the site itself is sampled all the same, and only what follows sees the value, as under `do`.
         is_start: whether the handler gives a value to any site, as initialization strategies do.
+        is_auxiliary: whether the value is that of an auxiliary site of a guide.
         problem: what the handler does that cannot be honored; empty otherwise.
     """
 
@@ -60,6 +61,7 @@ class Given(NamedTuple):
     observed: bool
     intervened: bool
     is_start: bool
+    is_auxiliary: bool
     problem: str
 
 
@@ -70,6 +72,7 @@ class _Step(NamedTuple):
     called: str
     value: Any
     observed: bool
+    auxiliary: bool
     sent: tuple[str, ...]
     error: Exception | None
 
@@ -171,7 +174,17 @@ def given(name: str, fn: Asked, outside: Any = None) -> Given | None:
     is_start = elsewhere is not None and (elsewhere.value is not None or elsewhere.error is not None)
     prefix = step.called.removesuffix(name)
     value = None if problem else step.value
-    return Given(name, value, step.handler, prefix, last.observed and not intervened, intervened, is_start, problem)
+    return Given(
+        name,
+        value,
+        step.handler,
+        prefix,
+        last.observed and not intervened,
+        intervened,
+        is_start,
+        step.auxiliary,
+        problem,
+    )
 
 
 def is_taken(name: str) -> bool:
@@ -236,7 +249,8 @@ def _step(handler: Any, message: dict[str, Any], aside: _Aside) -> _Step:
     except Exception as raised:  # Whatever a handler raises at a site that it did not expect is its answer.
         error = raised
     observed = bool(message.get("is_observed", False))
-    return _Step(handler, called, message.get("value"), observed, tuple(aside.sent), error)
+    auxiliary = bool(message.get("infer", {}).get("is_auxiliary"))
+    return _Step(handler, called, message.get("value"), observed, auxiliary, tuple(aside.sent), error)
 
 
 def _alike(one: _Step, other: _Step) -> bool:

@@ -64,7 +64,8 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
     Args:
         density: over named values, which are the guide's sites, or else over the one site `name`; if conditional, with its
             context.
-        name: of the joint site of named values, which is auxiliary, or of the one site; the weights are `name$params`.
+        name: of the joint site of named values, which is auxiliary and needs a name that no site of the model has, or of the one
+            site; the weights are `name$params`.
 
     Returns:
         A guide, which takes whatever arguments the model takes and returns values by name.
