@@ -31,6 +31,7 @@ from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import AbstractSolver, FixedStep
 from . import batching
+from .reach import warn_if_far
 from .scanned import is_one
 
 
@@ -48,6 +49,9 @@ class FlowDensity(dist.Distribution):
         divergence: how the divergence is had; `ExactDivergence()` by default.
         solver: how the ODE is solved; `FixedStep()` by default.
         validate_args: as in numpyro.
+
+    A `context` that is not traced and lies far outside those of the fit is warned about, once for each model: it is seen as at
+    their edge.
 
     Raises:
         TypeError, ValueError: if `context` does not fit the model.
@@ -78,6 +82,7 @@ class FlowDensity(dist.Distribution):
             check_kind("FlowDensity", name, value, kind, f"{name}={fix}")
         self._arrays, self._rest = split((model, divergence, solver))
         self.context = _flat_context(model, context)
+        warn_if_far(model, self.context)
         batch_shape = () if self.context is None else self.context.shape[:-1]
         super().__init__(batch_shape, model.event_shape, validate_args=validate_args)
 
@@ -150,6 +155,8 @@ class FlowDensity(dist.Distribution):
         Raises:
             TypeError, ValueError: if it does not fit the model.
         """
+        # Here, and not in the constructor alone, which numpyro calls in the user's place.
+        warn_if_far(self.model, _flat_context(self.model, context))
         return self._variant(context=context)
 
     def with_divergence(self, divergence: AbstractDivergence) -> "FlowDensity":

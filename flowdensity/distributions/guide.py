@@ -24,6 +24,7 @@ from ..models.paths import Trigonometric
 from ..solving import AbstractSolver, FixedStep
 from .checks import check_density, check_given
 from .flow import FlowDensity
+from .sites import JointSite, sample_joint
 
 REACH = 8.0
 """Radius of the squash of a guide that has seen no data, in multiples of that of the noise, the root of the dimension."""
@@ -64,7 +65,8 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
     Args:
         density: over named values, which are the guide's sites, or else over the one site `name`; if conditional, with its
             context.
-        name: of the joint site of named values, which is auxiliary, or of the one site; the weights are `name$params`.
+        name: of the joint site of named values, which is auxiliary and needs a name that no site of the model has, or of the one
+            site; the weights are `name$params`.
 
     Returns:
         A guide, which takes whatever arguments the model takes and returns values by name.
@@ -78,7 +80,7 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
         flow = flow_module(name, density)
         if flow.sites is None:
             return {name: numpyro.sample(name, flow)}
-        values = flow.unpack(numpyro.sample(name, flow, infer={"is_auxiliary": True}))
+        values = sample_joint(JointSite(name, flow, flow, flow.sites, is_auxiliary=True))
         event_dims = {site: len(shape) for site, shape in zip(*flow.sites, strict=True)}
         return {
             site: numpyro.sample(site, dist.Delta(value, event_dim=event_dims[site])) for site, value in values.items()

@@ -5,11 +5,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.handlers import reparam
 from numpyro.infer.reparam import Reparam
 
 from .._typing import Array
 from .amortized import AmortizedDensity
 from .flow import FlowDensity
+from .given import Asked, Given, Placed, given, innermost, placed, unwrapped
+
+
+def base_name(name: str) -> str:
+    """Name of the noise that a site is the image of."""
+    return f"{name}_base"
 
 
 class FlowReparam(Reparam):
@@ -18,14 +26,13 @@ class FlowReparam(Reparam):
     A strategy for `numpyro.handlers.reparam(config={"theta": FlowReparam()})`. In the noise $z \sim N(0, I)$ the prior
     has one mode whatever it looks like in $\theta$, so a chain crosses between modes; no divergence is needed. The site
     `theta` becomes deterministic, and `theta_base` is what is sampled.
+
+    A value of `theta` that handlers or initialization strategies give is carried to the noise. It cannot be observed there.
     """
 
-    def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[None, Array]:
-        if obs is not None:
-            raise ValueError(
-                f"FlowReparam expected site `{name}` to be latent; it is observed. An observed event needs its log "
-                f"density. Fix: del config[{name!r}]"
-            )
+    def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[Any, Any]:
+        if isinstance(unwrapped(fn), Asked):
+            return fn, obs
         density, expand_shape, event_dim = self._unwrap(fn)
         density = density.flow if isinstance(density, AmortizedDensity) else density
         if not isinstance(density, FlowDensity):
@@ -35,5 +42,43 @@ class FlowReparam(Reparam):
             )
         base: Any = density.base.expand(expand_shape)
         base = base.to_event(event_dim - density.event_dim)
-        noise = numpyro.sample(f"{name}_base", base)
-        return None, density.from_base(jnp.asarray(noise))
+        value = self._value_of(name, fn, base, obs)
+        if value is None:
+            return None, density.from_base(jnp.asarray(numpyro.sample(base_name(name), base)))
+        if value.intervened:
+            numpyro.sample(base_name(name), base)
+        else:
+            _sample_noise_of(name, base, density, value)
+        return None, jnp.broadcast_to(value.value, fn.shape())
+
+    def _value_of(self, name: str, fn: dist.Distribution, base: dist.Distribution, obs: Array | None) -> Given | None:
+        """What handlers give to the site; None where they know nothing of it, or give its noise."""
+        if obs is None and given(base_name(name), Asked(constraints.real, base.batch_shape, base.event_shape)):
+            return None
+        support: Any = fn.support
+        # Scopes inside the handler that holds this strategy have changed the name already.
+        outside = None if obs is not None else innermost(lambda handler: self._is_held_by(handler, name))
+        value = given(name, Asked(support, fn.batch_shape, fn.event_shape), outside)
+        if (obs is not None and value is None) or (value is not None and value.observed):
+            raise ValueError(
+                f"FlowReparam expected site `{name}` to be latent; it is observed. An observed event needs its log "
+                f"density. Fix: del config[{name!r}]"
+            )
+        return None if value is None or value.problem else value
+
+    def _is_held_by(self, handler: Any, name: str) -> bool:
+        if not isinstance(handler, reparam):
+            return False
+        return callable(handler.config) or (handler.config or {}).get(name) is self
+
+
+def _sample_noise_of(name: str, base: dist.Distribution, density: FlowDensity, value: Given) -> None:
+    called = base_name(name)
+    handler = Placed(lambda other: other.endswith(called), lambda _: density.to_base(value.value), observed=False)
+    with placed(handler, value.handler):
+        numpyro.sample(called, base)
+    if not handler.used:
+        raise ValueError(
+            f"FlowReparam expected site `{called}` to be sampled as it is, since a value of `{name}` is given; another handler "
+            f"samples something else in its place. Fix: del config[{called!r}]"
+        )

@@ -1,22 +1,29 @@
 """A density over named values in a model."""
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import condition, do, scope, substitute, trace
-from numpyro.primitives import _PYRO_STACK
+from jax.core import Tracer
+from numpyro.distributions import constraints
 
+from .._typing import Array
+from ..data.sites import Sites
 from .amortized import AmortizedDensity
 from .flow import FlowDensity
+from .given import Asked, Given, Placed, fresh_key, given, is_taken, outermost, placed, unwrapped
+from .reparam import base_name
 
 
 def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
     """Sample a density over named values, in a model, and give the values back by name.
 
-    One sample site, `name`, holds the joint vector; conditioning, substitution and reparametrisation go by it. Each
-    named value is a deterministic site, and so a variable of its own in the posterior.
+    One sample site, `name`, holds the joint vector. Each named value is a deterministic site, and so a variable of its own in
+    the posterior. Handlers and initialization strategies may give the value of the joint site, or the values of all names, from
+    which it is packed. A strategy may also give some of the names; a draw of the density completes them. Under `do` the joint
+    site is sampled, and what follows sees the given values.
 
     Args:
         name: of the joint site.
@@ -28,50 +35,218 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
 
     Raises:
         TypeError: if the density is none of named values.
-        ValueError: if one of the names is taken, or is given a value by a handler, of which only the joint site takes one.
+        ValueError: if one of the names is taken, if only some of them are given values other than a start, or if these differ
+            from the value of the joint site.
     """
-    flow = density
-    while isinstance(flow, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        flow = flow.base_dist
+    flow = _flow_of(name, density)
+    joint = JointSite(name, density, flow, _sites_of(name, flow))
+    _check_names(joint)
+    return {site: numpyro.deterministic(site, value) for site, value in sample_joint(joint).items()}
+
+
+class JointSite(NamedTuple):
+    """A joint site.
+
+    Attributes:
+        name: of the site.
+        density: as it was handed over.
+        flow: the density of named values in it.
+        sites: names and shapes.
+        is_auxiliary: whether it is auxiliary, as that of a guide.
+    """
+
+    name: str
+    density: dist.Distribution
+    flow: FlowDensity
+    sites: Sites
+    is_auxiliary: bool = False
+
+    def sample(self) -> dict[str, Array]:
+        """Sample the joint site."""
+        infer = {"is_auxiliary": True} if self.is_auxiliary else {}
+        return self.flow.unpack(numpyro.sample(self.name, self.density, infer=infer))
+
+    def pack(self, values: dict[str, Any]) -> Array:
+        """The joint vector."""
+        return self.sites.pack("sample_sites", values)
+
+    def key(self) -> Any:
+        """A key from the seed around this site."""
+        return fresh_key(self.name, self.asked(self.flow.model.scaling.support, self.flow.event_shape))
+
+    def draw(self, key: Any, batch_shape: tuple[int, ...]) -> Any:
+        """A draw of the density for each of a batch."""
+        if key is None:
+            raise ValueError(
+                f"sample_sites expected a seed, since a start gives some of {list(self.sites.names)} and a draw the others. "
+                "Fix: model = numpyro.handlers.seed(model, rng_seed=0)"
+            )
+        return self.density.expand(batch_shape).sample(key)
+
+    def asked(self, support: constraints.Constraint, shape: tuple[int, ...]) -> Asked:
+        """What a message has that asks for a value on a support, one for each event of this density."""
+        outer = self.density.event_shape[: self.density.event_dim - self.flow.event_dim]
+        return Asked(support, self.density.batch_shape, (*outer, *shape))
+
+    def by_name(self) -> dict[str, Given]:
+        """What handlers give to the named values."""
+        support = self.flow.model.scaling.support
+        parts = getattr(support, "parts", (support,) * len(self.sites.names))
+        found = {
+            site: given(site, self.asked(part, shape)) for site, shape, part in zip(*self.sites, parts, strict=True)
+        }
+        return {site: one for site, one in found.items() if one is not None}
+
+    def as_one(self) -> Given | None:
+        """What handlers give to the joint site, or to the noise that it is the image of."""
+        asked = self.asked(self.flow.model.scaling.support, self.flow.event_shape)
+        noise = self.asked(constraints.real, (self.flow.model.dim,))
+        found = [given(self.name, asked), given(base_name(self.name), noise)]
+        # An auxiliary site of a guide that has the same name is no value of this one.
+        return next((one for one in found if one is not None and not one.problem and not one.is_auxiliary), None)
+
+
+def sample_joint(joint: JointSite) -> dict[str, Any]:
+    """Sample a joint site; where handlers give its named values, with the value that they make.
+
+    Raises:
+        ValueError: as `sample_sites`.
+    """
+    by_name = joint.by_name()
+    if not by_name:
+        return joint.sample()
+    whole = joint.as_one()
+    # A trace that is replayed has the names as deterministic sites beside the joint one, and gives the joint one alone.
+    by_name = {site: one for site, one in by_name.items() if not _is_replayed(one, whole)}
+    _check_kinds(joint, by_name)
+    if any(one.intervened for one in by_name.values()) and not (whole is not None and whole.intervened):
+        return _sample_beside(joint, by_name)
+    if whole is None and by_name:
+        return _sample_from(joint, by_name)
+    if whole is not None and whole.name == joint.name:
+        _check_agreement(joint, by_name, whole)
+    return joint.sample()
+
+
+def _is_replayed(one: Given, whole: Given | None) -> bool:
+    return bool(one.problem) and whole is not None and one.handler is whole.handler
+
+
+def _sample_beside(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
+    """Sample the joint site, and give back the values of an intervention."""
+    _check_complete(joint, by_name)
+    sampled = joint.sample()
+    values = joint.flow.unpack(joint.pack({site: one.value for site, one in by_name.items()}))
+    return {site: jnp.broadcast_to(values[site], sampled[site].shape) for site in sampled}
+
+
+def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
+    """Sample the joint site with the value that named ones make."""
+    values = {site: one.value for site, one in by_name.items()}
+    is_complete = len(values) == len(joint.sites.names)
+    if not all(one.is_start for one in by_name.values()):
+        _check_complete(joint, by_name)
+    key: Any = None if is_complete else joint.key()
+
+    def value_of(message: dict[str, Any]) -> Array:
+        shape = message["fn"].shape()
+        drawn = {} if is_complete else joint.flow.unpack(joint.draw(key, message["fn"].batch_shape))
+        event = joint.pack(drawn | values)
+        return jnp.broadcast_to(event, jnp.broadcast_shapes(event.shape, shape))
+
+    last = outermost(by_name.values())
+    called = last.prefix + joint.name
+    handler = Placed(lambda name: name == called, value_of, observed=last.observed)
+    with placed(handler, last.handler):
+        sampled = joint.sample()
+    if not handler.used:
+        raise ValueError(
+            f"sample_sites expected the joint site {joint.name!r} to be sampled as it is or reparametrized by "
+            f"FlowReparam, since handlers give values of {list(by_name)}; a handler hides it, or samples something else in its "
+            f"place. Fix: config = {{{joint.name!r}: fd.FlowReparam()}}"
+        )
+    return sampled
+
+
+# Checks ------------------------------------------------------------------------------------------
+
+
+def _flow_of(name: str, density: Any) -> FlowDensity:
+    flow = unwrapped(density)
     flow = flow.flow if isinstance(flow, AmortizedDensity) else flow
     if not isinstance(flow, FlowDensity):
         raise TypeError(
             f"sample_sites expected a FlowDensity of named values; got {type(density).__name__}. "
-            f"Fix: numpyro.sample({name!r}, ...)"
+            f"Fix: numpyro.sample({name!r}, density)"
         )
-    sites = flow.sites
-    if sites is None:
+    return flow
+
+
+def _sites_of(name: str, flow: FlowDensity) -> Sites:
+    if flow.sites is None:
         raise TypeError(
             "sample_sites expected a density of named values; this one was learned from an array. "
             f"Fix: numpyro.sample({name!r}, density)"
         )
+    return flow.sites
+
+
+def _check_names(joint: JointSite) -> None:
     # numpyro notices two sample sites of one name, but lets a deterministic one take the place of another site.
-    taken = {name, *_known(sites.names, trace, "trace")}
-    clashes = [site for site in sites.names if site in taken]
+    clashes = [site for site in joint.sites.names if site == joint.name or is_taken(site)]
     if clashes:
         raise ValueError(
             f"sample_sites expected names that no other site has; {clashes} of this density are taken, the joint site being "
-            f"called {name!r}. Fix: another name for the other site, or numpyro.handlers.scope(prefix=...) around one of them"
+            f"called {joint.name!r}. Fix: {_renamed(joint, clashes)}"
         )
-    given = _known(sites.names, (substitute, condition, do), "data")
-    if given and not _known((name, f"{name}_base"), (substitute, condition, do), "data"):
+
+
+def _renamed(joint: JointSite, clashes: list[str]) -> str:
+    """A name for the joint site that no named one has or, where another site has it, a scope around all of them."""
+    if joint.name in clashes:
+        return f"name = {f'{joint.name}_joint'!r}"
+    return f"with numpyro.handlers.scope(prefix={joint.name!r}): fd.sample_sites({joint.name!r}, density)"
+
+
+def _check_kinds(joint: JointSite, by_name: dict[str, Given]) -> None:
+    """Check that handlers do one thing to all names, and one that the joint site can have in their place."""
+    for site, one in by_name.items():
+        if one.problem:
+            raise ValueError(
+                f"sample_sites expected handlers to leave {site!r} to the joint site {joint.name!r}, or to give it a value; got "
+                f"{type(one.handler).__name__}, asked about {site!r}: {one.problem}. "
+                f"Fix: config = {{{joint.name!r}: fd.FlowReparam()}}"
+            )
+    for what in ("observed", "intervened"):
+        those = [site for site, one in by_name.items() if getattr(one, what)]
+        if those and len(those) < len(by_name):
+            raise ValueError(
+                f"sample_sites expected handlers that do one thing to all of {list(joint.sites.names)}; got {those} {what} and "
+                f"{sorted(set(by_name) - set(those))} not. One handler can have the values of "
+                f"all. Fix: data = {joint.sites.code_of_all('data', those)}"
+            )
+
+
+def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
+    missing = [site for site in joint.sites.names if site not in by_name]
+    if missing:
         raise ValueError(
-            f"sample_sites expected values for the joint site {name!r}, from which {list(sites.names)} follow; got some for "
-            f"{given} alone. Fix: data={{{name!r}: density.pack({{site: values[site] for site in {list(sites.names)}}})}}"
+            f"sample_sites expected values of all of {list(joint.sites.names)}, which the joint site {joint.name!r} is packed "
+            f"from; got {list(by_name)} without {missing}. A part of a joint density can be neither conditioned on nor replaced. "
+            f"Fix: data = {joint.sites.code_of_all('data', list(by_name))}"
         )
-    values = flow.unpack(numpyro.sample(name, density))
-    return {site: numpyro.deterministic(site, value) for site, value in values.items()}
 
 
-def _known(names: Iterable[str], kinds: Any, attribute: str) -> list[str]:
-    """Those of some names that handlers of these kinds around a site have in an attribute, by what scopes call them there."""
-    found = []
-    for name in names:
-        called = name
-        for handler in reversed(_PYRO_STACK):
-            if isinstance(handler, scope):
-                called = f"{handler.prefix}{handler.divider}{called}"
-            elif isinstance(handler, kinds) and called in (getattr(handler, attribute) or ()):
-                found.append(name)
-                break
-    return found
+def _check_agreement(joint: JointSite, by_name: dict[str, Given], whole: Given) -> None:
+    """Check that named values are those in the value of the joint site, where neither is traced."""
+    inside = joint.flow.unpack(whole.value)
+    for site, one in by_name.items():
+        if isinstance(inside[site], Tracer) or isinstance(one.value, Tracer):
+            continue
+        expected, value = np.asarray(inside[site]), np.asarray(one.value)
+        # Files and other programs may have rounded one of them.
+        if not np.allclose(value, expected, rtol=np.sqrt(np.finfo(expected.dtype).eps), atol=0.0, equal_nan=True):
+            raise ValueError(
+                f"sample_sites expected one value of {site!r}; the joint site {joint.name!r} has {expected} and handlers give "
+                f"{value}. Fix: del data[{site!r}]"
+            )

@@ -269,6 +269,11 @@ class ContinuousFlow(AbstractProbabilityFlow):
         """Radius beyond which the velocity fades."""
         return self.circle.reach
 
+    @property
+    def context_reach(self) -> Scalar | None:
+        """Radius beyond which contexts are seen as at it; None is no bound."""
+        return getattr(self.circle, "context_reach", None)
+
     def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         return self.circle.features(time, state, context)
 

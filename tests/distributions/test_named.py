@@ -323,20 +323,6 @@ def test_a_scope_sees_its_own_names():
         trace_of(clash)
 
 
-@pytest.mark.parametrize("handler", [handlers.condition, handlers.substitute, handlers.do])
-def test_values_by_name_alone_are_refused(handler):
-    """Only the joint site takes values, and what was given would have been passed over."""
-    values = density().unpack(density().sample(jr.key(5)))
-
-    def model():
-        fd.sample_sites("theta", density())
-
-    with pytest.raises(ValueError, match=r"sample_sites expected values for the joint site 'theta'.*density\.pack"):
-        trace_of(handler(model, data=values))
-    both = handler(model, data={"theta": density().pack(values), **values})
-    np.testing.assert_array_equal(trace_of(both)["tau"]["value"], values["tau"])
-
-
 WRONG = {
     "another distribution": (lambda: dist.Normal(), "got Normal"),
     "a model": (named_flow, "got GaussianFlow"),
