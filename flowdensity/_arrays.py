@@ -4,6 +4,7 @@ Classes are told apart by their names and their library, so that none has to be 
 class: an attribute of an instance may be a column that the user called so.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any, NamedTuple
 
@@ -89,7 +90,7 @@ def _foreign_line(name: str, values: Any) -> str | None:
         return f"{name} = {name}.get_samples()"
     if is_a(values, "numpyro", "Distribution"):
         return f"{name} = {name}.sample(jax.random.key(0), (10_000,))"
-    if isinstance(values, str):
+    if isinstance(values, str) and os.path.isfile(values):
         return f"{name} = pandas.read_csv({name})"
     if isinstance(values, list | tuple) and values and all(isinstance(each, Mapping) for each in values):
         return f"{name} = pandas.DataFrame({name})"
@@ -116,6 +117,8 @@ def _line(name: str, values: Any, fixes: Fixes, array: np.ndarray | None) -> str
     if array is not None and array.dtype.names is not None:
         return f"{name} = numpy.stack([{name}[field] for field in {name}.dtype.names], axis=-1)"
     if kind == "c" or (array is not None and not _castable(array)):
+        if isinstance(values, str) and fixes.categories is None:
+            return f"{name} = pandas.read_csv({name})"
         # Numbers in place of categories.
         return fixes.categories or f"{name} = numpy.unique({name}, return_inverse=True)[1]"
     return f"{name} = numpy.asarray({name}, float)"

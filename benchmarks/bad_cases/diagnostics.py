@@ -25,6 +25,7 @@ from .material import (
     fd,
     model,
     normal_model,
+    sampler,
     with_entry,
 )
 
@@ -47,14 +48,6 @@ def mixed() -> None:
     kind = numpyro.sample("kind", dist.Categorical(jnp.ones(2) / 2), infer={"enumerate": "parallel"})
     theta = numpyro.sample("theta", PLAIN)
     numpyro.sample("y", dist.Normal(theta[0] + kind, 1.0), obs=0.0)
-
-
-@functools.cache
-def sampler() -> MCMC:
-    """A run of NUTS."""
-    mcmc = MCMC(NUTS(model, max_tree_depth=2), num_warmup=10, num_samples=50, progress_bar=False)
-    mcmc.run(KEY)
-    return mcmc
 
 
 @functools.cache

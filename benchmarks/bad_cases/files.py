@@ -70,6 +70,7 @@ FILES: Groups = [
 def write_files() -> None:
     """Write the files that the cases read, in the current folder."""
     Path("notes.txt").write_text("no density\n")
+    Path("table.csv").write_text("a,b\n" + "\n".join(f"{x},{y}" for x, y in DATA))
     fd.save("density.flow", PLAIN)
     content = Path("density.flow").read_bytes()
     Path("half.flow").write_bytes(content[: len(content) // 2])

@@ -3,11 +3,12 @@
 from typing import Any
 
 import numpy as np
+import numpyro.distributions as dist
 import pandas as pd
 import xarray as xr
 from numpyro.distributions import constraints
 
-from .case import Case, Groups, cases
+from .case import Case, Deferred, Groups, cases
 from .material import (
     AMORTIZED,
     BY_NAME,
@@ -20,6 +21,7 @@ from .material import (
     PLAIN,
     ROWS,
     fd,
+    sampler,
     with_entry,
 )
 
@@ -41,6 +43,10 @@ def of_all_fits(name: str) -> list[Case]:
         "rows of several lengths": [[1.0, 2.0], [3.0], [4.0, 5.0]],
         "text": [["a", "b"], ["c", "d"]],
         "numbers as text": [["1", "2"], ["3", "5"], ["7", "6"]],
+        "the name of a file": "table.csv",
+        "a run of NUTS": Deferred(sampler),
+        "a distribution": dist.Normal(0.0, 1.0),
+        "an iterator": iter(DATA),
         "complex numbers": DATA + 1j * DATA[::-1],
         "a nan": with_entry(DATA, np.nan),
         "a nan, in a DataFrame": pd.DataFrame(with_entry(DATA, np.nan), columns=["a", "b"]),

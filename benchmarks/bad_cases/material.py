@@ -1,5 +1,6 @@
 """Data, densities and models that the cases are made of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import xarray as xr
 from numpyro.distributions import constraints
+from numpyro.infer import MCMC, NUTS
 
 import flowdensity
 from flowdensity.data.scaling import Scaling
@@ -46,7 +48,8 @@ def untrained(
         named(dict.fromkeys(contexts, constraints.real)) if isinstance(contexts, list) else identity_scaling(contexts)
     )
     network = still(lambda: fd.ResidualMLP(KEY, scaling.dim, context_scaling.dim, width=4, depth=0, experts=0))
-    flow = fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), None, jnp.asarray(5.0))
+    context_reach = jnp.asarray(5.0) if context_scaling.dim else None
+    flow = fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), None, context_reach)
     return fd.FlowDensity(flow, solver=fd.FixedStep(2))
 
 
@@ -113,3 +116,11 @@ def model(prior: Any = PLAIN) -> None:
 def normal_model() -> None:
     """The same without a learned density."""
     model(NORMAL)
+
+
+@functools.cache
+def sampler() -> MCMC:
+    """A run of NUTS."""
+    mcmc = MCMC(NUTS(model, max_tree_depth=2), num_warmup=10, num_samples=50, progress_bar=False)
+    mcmc.run(KEY)
+    return mcmc
