@@ -46,7 +46,7 @@ def of_all_fits(name: str) -> list[Case]:
         "the name of a file": "table.csv",
         "a run of NUTS": Deferred(sampler),
         "a distribution": dist.Normal(0.0, 1.0),
-        "an iterator": iter(DATA),
+        "an iterator": Deferred(lambda: iter(DATA)),
         "complex numbers": DATA + 1j * DATA[::-1],
         "a nan": with_entry(DATA, np.nan),
         "a nan, in a DataFrame": pd.DataFrame(with_entry(DATA, np.nan), columns=["a", "b"]),

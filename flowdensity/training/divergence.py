@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._checks import check_key, check_kind
+from .._checks import check_key
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.checks import check_flow_model
@@ -22,7 +22,7 @@ from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, TrainingDiverged, train
-from .objectives import AbstractObjective, LangevinStein
+from .objectives import AbstractObjective, LangevinStein, check_objective
 from .options import Options, check_options
 from .prepare import whitened
 from .report import FitReport
@@ -88,7 +88,7 @@ def fit_divergence(
     check_key(caller, key)
     check_flow_model(caller, model)
     objective = LangevinStein() if objective is None else objective
-    check_kind(caller, "objective", objective, AbstractObjective, "objective=fd.LangevinStein()")
+    check_objective(caller, objective, model)
     table = whitened(caller, model, data, context)
     options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
     kept = open_checkpoint(caller, checkpoint, key, model, table, options, objective)

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_choice, check_number
+from .._checks import check_choice, check_kind, check_number
 from .._typing import Key, Scalar
 from ..divergence.centres import AbstractCentres
 from ..divergence.kernel import Kernel, MeanJacobian, frame_size, stein_terms
@@ -117,13 +117,9 @@ class ScoreStein(AbstractObjective):
     def loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
     ) -> Scalar:
-        if not isinstance(model, AbstractCircle):
-            raise TypeError(
-                f"ScoreStein expected a model on the circle, which has a score; got {type(model).__name__}. "
-                "Fix: objective=fd.LangevinStein()"
-            )
+        circle = _scored(model)
         time, point, _, _, context = kernel
-        score = model.score(time, point, context)
+        score = circle.score(time, point, context)
         (field, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
         _, seen_tangent = tangent(field)
         value, slope = jax.jvp(lambda y, s: head(time, y, s), (point, seen), (field, seen_tangent))
@@ -169,3 +165,19 @@ def _draw(key: Key, centres: AbstractCentres, draws: int, rho: float, tails: flo
 def _check(name: str, source: str, tails: float) -> None:
     check_number(name, "tails", tails, 0.0, 1.0, fix=0.15, ends="both")
     check_choice(name, "source", source, Source, fix="both")
+
+
+def check_objective(caller: str, objective: object, model: AbstractProbabilityFlow) -> None:
+    """Raise a TypeError unless `objective` is one that a head for `model` can be trained on."""
+    check_kind(caller, "objective", objective, AbstractObjective, "objective = fd.LangevinStein()")
+    if isinstance(objective, ScoreStein):
+        _scored(model)
+
+
+def _scored(model: AbstractProbabilityFlow) -> AbstractCircle:
+    if not isinstance(model, AbstractCircle):
+        raise TypeError(
+            f"ScoreStein expected a model on the circle, which has a score; got {type(model).__name__}. "
+            "Fix: objective = fd.LangevinStein()"
+        )
+    return model
