@@ -17,7 +17,7 @@ from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
 from .._checks import check_count, check_kind, real_jax_array
-from .._pytree import without_copies
+from .._pytree import in_session, without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.rounding import units_of
 from ..data.supports import free_size
@@ -116,7 +116,7 @@ class Rounded(dist.Distribution):
     @property
     def _one_cell(self) -> tuple[Array, Array]:
         # Units are constants: copies that a scan has made of them are alike.
-        return without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim)
+        return in_session(without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim))
 
     @constraints.dependent_property(is_discrete=True)  # type: ignore[arg-type]
     def support(self) -> constraints.Constraint:  # type: ignore[override]
