@@ -224,7 +224,9 @@ class FlowDensity(dist.Distribution):
         strength = check_number("FlowDensity.sample_diffusion", "strength", strength, 0.0, fix=1.0, ends="low")
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
-        return batching.diffused(self._parts, way, noise, self._given("FlowDensity.sample_diffusion", "key"), steps, strength)
+        return batching.diffused(
+            self._parts, way, noise, self._given("FlowDensity.sample_diffusion", "key"), steps, strength
+        )
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
