@@ -1,4 +1,4 @@
-"""A function of one row for many rows, in blocks that fit a cache: memory does not grow with the rows, and time grows linearly."""
+"""A function of one row for many rows, in blocks that fit a cache, so that memory does not grow with the number of rows."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from ._typing import Array
 AT_ONCE = 64
 """So few rows are never divided: measuring the size of a row would take longer than it could save."""
 CACHE = 2**18
-"""Bytes of the largest array of a block on a CPU: a handful of such arrays and a layer's weights fit a second-level cache of 2 MiB."""
+"""Bytes of the largest array of a block on a CPU: a few such arrays and a layer's weights fit a second-level cache."""
 ACCELERATOR = 2**24
 """The same on an accelerator, which needs thousands of rows to be busy."""
 ROWS = 8191
@@ -49,7 +49,7 @@ def block_rows(one: Callable[..., Any], *arrays: Array) -> int:
     """Number of rows in a block, a power of two: such that the largest array of a block has `CACHE` or `ACCELERATOR` bytes."""
     rows = [jax.ShapeDtypeStruct((ROWS, *array.shape[1:]), array.dtype) for array in arrays]
     traced = jax.make_jaxpr(jax.vmap(one))(*rows)
-    widest = max((size for size in _row_bytes(traced.jaxpr)), default=1)
+    widest = max(_row_bytes(traced.jaxpr), default=1)
     limit = CACHE if jax.default_backend() == "cpu" else ACCELERATOR
     return 2 ** int(math.log2(max(1.0, limit / widest)))
 

@@ -67,8 +67,8 @@ class FlowDensity(dist.Distribution):
             check_kind("FlowDensity", name, value, kind, f"{name}={fix}")
         if np.ndim(model.scaling.location) > 1:
             raise ValueError(
-                f"FlowDensity expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading axis, "
-                "as after jax.vmap or jax.tree.map. Fix: jax.vmap(fd.FlowDensity)(model), and jax.vmap again to use the stack"
+                f"FlowDensity expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading "
+                "axis, as after jax.vmap or jax.tree.map. Fix: jax.vmap(fd.FlowDensity)(model), and jax.vmap again to use it"
             )
         self._arrays, self._rest = split((model, divergence, solver))
         self.context = _flat_context(model, context)

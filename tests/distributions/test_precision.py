@@ -46,7 +46,8 @@ def test_a_density_computes_in_the_precision_of_the_session(learned, used, which
         slope = jax.jit(jax.grad(lambda density, x: jnp.sum(density.log_prob(x)), argnums=1))(
             given, jnp.asarray(ROWS, float)
         )
-        assert slope.dtype == f"float{used}" and bool(jnp.isfinite(slope).all())
+        assert slope.dtype == f"float{used}"
+        assert bool(jnp.isfinite(slope).all())
         assert given.sample(jr.key(0), (3,)).dtype == f"float{used}"
 
 
