@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
-from .._pytree import merge, split, without_copies
+from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.sites import Sites
 from ..data.tables import Named
@@ -69,6 +69,11 @@ class FlowDensity(dist.Distribution):
             ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
         ):
             check_kind("FlowDensity", name, value, kind, f"{name}={fix}")
+        if np.ndim(model.scaling.location) > 1:
+            raise ValueError(
+                f"FlowDensity expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading "
+                "axis, as after jax.vmap or jax.tree.map. Fix: jax.vmap(fd.FlowDensity)(model), and jax.vmap again to use it"
+            )
         self._arrays, self._rest = split((model, divergence, solver))
         self.context = _flat_context(model, context)
         warn_if_far(model, self.context)
@@ -79,10 +84,15 @@ class FlowDensity(dist.Distribution):
 
     @property
     def _parts(self) -> tuple[AbstractProbabilityFlow, AbstractDivergence, AbstractSolver]:
-        parts = merge(self._arrays, self._rest)
-        # Of a scan numpyro gets a copy of everything for each step, and hands it on with these as batch axes. A model has none
-        # of its own, and what a step does not sample is the same in all.
-        return without_copies(parts, np.ndim(parts[0].scaling.location) - 1) if is_one(self) else parts
+        parts = in_session(merge(self._arrays, self._rest))
+        # numpyro's scan makes a copy of everything for each step, and these become batch axes. A model has no batch axes of its
+        # own, and what a step does not sample is the same in all steps.
+        return without_copies(parts, self._copied_axes) if is_one(self) else parts
+
+    @property
+    def _copied_axes(self) -> int:
+        """Number of leading axes that copies of the parts have."""
+        return copied_axes(self._arrays, self._rest)
 
     @property
     def model(self) -> AbstractProbabilityFlow:
@@ -152,6 +162,7 @@ class FlowDensity(dist.Distribution):
         return self._variant(solver=solver)
 
     def _variant(self, **changes: Any) -> "FlowDensity":
+        self._check_one("FlowDensity.given", "context")
         model, divergence, solver = self._parts
         context = self.context
         if context is not None and context.shape[-1] == 0:
@@ -185,7 +196,7 @@ class FlowDensity(dist.Distribution):
     def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
         """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
         noise = self._draw_base("FlowDensity.sample_with_intermediates", key, sample_shape)
-        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample"))
+        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample", "key"))
         return event, [log_density]
 
     def sample_diffusion(
@@ -220,7 +231,9 @@ class FlowDensity(dist.Distribution):
         strength = check_number("FlowDensity.sample_diffusion", "strength", strength, 0.0, fix=1.0, ends="low")
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
-        return batching.diffused(self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, strength)
+        return batching.diffused(
+            self._parts, way, noise, self._given("FlowDensity.sample_diffusion", "key"), steps, strength
+        )
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
@@ -239,7 +252,7 @@ class FlowDensity(dist.Distribution):
 
     def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
         """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
-        context = self._given("FlowDensity.from_base")
+        context = self._given("FlowDensity.from_base", "noise")
         noise = real_jax_array("FlowDensity.from_base", "noise", noise, "noise = density.base.sample(key)")
         if noise.shape[-1:] != (self.model.dim,):
             raise ValueError(
@@ -261,16 +274,24 @@ class FlowDensity(dist.Distribution):
             TypeError: in the name of `caller`, if they are no real numbers.
             ValueError: likewise, if the shape is not that of events or a context is missing.
         """
-        context = self._given(caller)
+        context = self._given(caller, "value")
         return self._checked_event(caller, value), context
 
-    def _given(self, caller: str) -> Array:
+    def _given(self, caller: str, argument: str) -> Array:
+        self._check_one(caller, argument)
         if self.context is None:
             raise ValueError(
                 f"{caller} expected a context of shape {self.context_shape}; this conditional density has not "
                 f"been given one. Fix: density.given(context).{caller.rpartition('.')[2]}(...)"
             )
-        return self.context
+        return in_session(self.context)
+
+    def _check_one(self, caller: str, argument: str) -> None:
+        if self._copied_axes > 0 and not is_one(self):
+            raise ValueError(
+                f"{caller} expected one density; got a stack of them, whose arrays have a leading axis, as after jax.vmap or "
+                f"jax.tree.map. Fix: jax.vmap(lambda one: one.{caller.rpartition('.')[2]}({argument}))(density)"
+            )
 
     def _named(self, caller: str) -> Sites:
         if self.sites is None:
@@ -282,7 +303,7 @@ class FlowDensity(dist.Distribution):
 
     def _draw_base(self, caller: str, key: Any, sample_shape: tuple[int, ...]) -> Array:
         check_key(caller, key)
-        context = self._given(caller)
+        context = self._given(caller, "key")
         return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
 
     def _checked_event(self, caller: str, value: ArrayLike) -> Array:

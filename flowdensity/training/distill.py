@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key, check_kind
+from .._pytree import in_session
 from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -95,6 +96,7 @@ def distill(
     caller = "distill"
     check_key(caller, key)
     check_kind(caller, "density", density, FlowDensity, "density, report = fd.fit_flow(key, data)")
+    density = in_session(density)
     context_dim = density.model.context_scaling.dim
     inputs = density.model.dim + context_dim
     usual = min(max(LEAST, LABELS * inputs), MOST)

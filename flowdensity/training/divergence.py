@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_key, check_kind
+from .._pytree import in_session
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.flow import FlowDensity
@@ -86,6 +87,7 @@ def fit_divergence(
     caller = "fit_divergence"
     check_key(caller, key)
     check_kind(caller, "model", model, AbstractProbabilityFlow, "model=density.model")
+    model = in_session(model)
     objective = LangevinStein() if objective is None else objective
     check_kind(caller, "objective", objective, AbstractObjective, "objective=fd.LangevinStein()")
     table = whitened(caller, model, data, context)

@@ -9,6 +9,7 @@ from typing import Literal
 import jax.random as jr
 
 from .._checks import check_choice, check_kind
+from .._pytree import in_session
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
 from ..distributions.flow import FlowDensity
@@ -230,6 +231,7 @@ def fit_likelihood(
                 raise ValueError(
                     f"{caller} expected `model` or `{name}`, since a model has its own; got both. Fix: {name}=None"
                 )
+        model = in_session(model)
         table = whitened(caller, model, data, context, weights)
         options = check_options(caller, table.effective, steps, batch_size, learning_rate)
         chosen, columns = Options(steps or 300, batch_size or 256, learning_rate or 2e-4), None

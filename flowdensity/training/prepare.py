@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_key, check_kind, check_number
+from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.singular import warn_where_singular
@@ -66,6 +67,7 @@ def prepare(
     """
     if network is not None:
         check_kind(caller, "network", network, AbstractNetwork, "network=fd.ResidualMLP(key, dim)")
+        network = in_session(network)
     events, contexts, weighing = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
