@@ -95,6 +95,7 @@ class MeanJacobian(eqx.Module):
         return self.weights(time) @ jnp.sum(diagonals, axis=1)
 
 
+@eqx.filter_jit
 def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel) -> MeanJacobian:
     r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, with no derivative.
 

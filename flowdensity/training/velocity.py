@@ -1,15 +1,16 @@
 """Fitting the velocity of a model on the circle: to many rows, or by cross-validation to few."""
 
-import equinox as eqx
+from collections.abc import Iterator
+
 import jax.random as jr
 
 from .._typing import Key
 from ..models.flows import Started
 from .checkpoints import Checkpoint
 from .cross_validation import Keys, cross_validate
-from .folds import Folds, Trainer, first, stack
+from .folds import Folds, Trainer, first, judged_draws, stack
 from .loop import History, Schedule
-from .losses import LIKELY, Sample, draw_matching
+from .losses import LIKELY, Sample
 from .options import SMALL, Options, held_out
 from .splits import splits
 from .start import FOLDS, StartChoice
@@ -30,7 +31,7 @@ def fit_velocity(
     stage: str,
     progress: bool,
     checkpoint: Checkpoint | None,
-) -> tuple[Started, History, StartChoice | None]:
+) -> Iterator[tuple[Started, History, StartChoice | None]]:
     """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
     From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
@@ -51,11 +52,9 @@ def fit_velocity(
         progress: whether to show bars.
         checkpoint: where to keep what has been done.
 
-    Returns:
-        The model, its losses, those of the cross-validation where there was one, and how its start was chosen, if it was.
-
-    Raises:
-        TrainingDiverged: with the best model until then in its `best`.
+    Yields:
+        The best model so far, its losses, those of the cross-validation where there is one, and how its start was chosen, if
+        it was.
     """
     rows, small = len(table.states), table.effective < SMALL
     keys, held = Keys(*jr.split(key, 5)), held_out(rows, validation)
@@ -68,14 +67,13 @@ def fit_velocity(
     )
     trainer = Trainer(schedule, options.batch_size, likely_share(small, model.dim), progress, checkpoint)
     if folds > 1:
-        return cross_validate(keys, model, table, pairs, trainer, stage=stage)
+        yield from cross_validate(keys, model, table, pairs, trainer, stage=stage)
+        return
     kept, out = (stack(side) for side in zip(*pairs, strict=True))
     draws = options.share(50, 256, max(8192, 2 * held))
-    judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws, trainer.likely))(
-        jr.split(keys.held, folds), out
-    )
-    trained, history = trainer.run(keys.train, Folds(stack([model]), kept, judged), stage)
-    return first(trained), history, None
+    judged = judged_draws(jr.split(keys.held, folds), out, model, draws, trainer.likely)
+    for trained, history in trainer.run(keys.train, Folds(stack([model]), kept, judged), stage):
+        yield first(trained), history, None
 
 
 def default_rate(small: bool, dim: int) -> float:
