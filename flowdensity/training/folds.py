@@ -90,12 +90,6 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 
 
 @eqx.filter_jit
-def judged_draws(keys: Key, held: Sample, model: AbstractCircle, count: int, likely: float) -> MatchingDraws:
-    """Fixed draws from the held-out rows of each fold, by which matching losses are compared."""
-    return eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, count, likely))(keys, held)
-
-
-@eqx.filter_jit
 def held_log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "folds rows"]:
     """Of held-out rows, each under the model of its fold, in nats."""
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 
+import equinox as eqx
 import jax.random as jr
 
 from .._typing import Key
-from ..models.flows import Started
+from ..models.flows import AbstractCircle, Started
 from .checkpoints import Checkpoint
 from .cross_validation import Keys, cross_validate
-from .folds import Folds, Trainer, first, judged_draws, stack
+from .folds import Folds, Trainer, first, stack
 from .loop import History, Schedule
-from .losses import LIKELY, Sample
+from .losses import LIKELY, MatchingDraws, Sample, draw_matching
 from .options import SMALL, Options, held_out
 from .splits import splits
 from .start import FOLDS, StartChoice
@@ -71,9 +72,15 @@ def fit_velocity(
         return
     kept, out = (stack(side) for side in zip(*pairs, strict=True))
     draws = options.share(50, 256, max(8192, 2 * held))
-    judged = judged_draws(jr.split(keys.held, folds), out, model, draws, trainer.likely)
+    judged = _judged_draws(jr.split(keys.held, folds), out, model, draws, trainer.likely)
     for trained, history in trainer.run(keys.train, Folds(stack([model]), kept, judged), stage):
         yield first(trained), history, None
+
+
+@eqx.filter_jit
+def _judged_draws(keys: Key, held: Sample, model: AbstractCircle, count: int, likely: float) -> MatchingDraws:
+    """Fixed draws from the held-out rows of each fold, by which matching losses are compared."""
+    return eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, count, likely))(keys, held)
 
 
 def default_rate(small: bool, dim: int) -> float:
