@@ -6,13 +6,13 @@ import numpy as np
 
 from ._container import Tensors
 
-FORMAT = 9
+FORMAT = 10
 """Of the files that are written; older ones are read."""
 ADDED = {
     "Flow": {"start": 3, "context_reach": 5},
     "Diffusion": {"start": 3, "context_reach": 5},
     "EnergyNetwork": {"context_reach": 5, "experts": 6},
-    "FitReport": {"start": 3, "columns": 9},
+    "FitReport": {"start": 3, "columns": 9, "interrupted": 10},
     "Scaling": {"tails": 3, "edges": 7},
     "StartChoice": {"lead": 7},
     "History": {"gain": 4},

@@ -351,6 +351,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
         fd.StartChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
         "columns: whitened, none straightened",
+        ("calibration", "solver steps"),
     )
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")
@@ -524,7 +525,9 @@ if __name__ == "__main__":
     start, history = fd.StartChoice(2, 0.01, (0.3, 0.1), (0.2, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
     events = density.sample(jr.key(0), (4,))
     columns = density.flow.model.scaling.summary()
-    report = fd.FitReport({"flow": history}, {"distillation": 1.0}, steps=steps, start=start, columns=columns)
+    report = fd.FitReport(
+        {"flow": history}, {"distillation": 1.0}, steps=steps, start=start, columns=columns, interrupted=("residuals",)
+    )
     save(FILES / f"format-{FORMAT}.flow", density, report)
     values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
     lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
