@@ -68,6 +68,8 @@ def functions(columns: Columns) -> list[int]:
     rows = columns.rows[:, candidates]
     if len(rows) > MAX_ROWS:
         rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
+    varying = np.ptp(rows, axis=0) > 0.0
+    candidates, rows = candidates[varying], rows[:, varying]
     found = candidates[monotone(rows) | polynomial(rows)]
     groups = [[column for column in group if column in found] for group in columns.supported.values()]
     # Of several that follow from each other, the last is named: what is computed comes after its parts.
@@ -89,9 +91,9 @@ def polynomial(rows: np.ndarray) -> np.ndarray:
     if features.shape[1] > min(MAX_FEATURES, 0.8 * len(rows) - MIN_ROWS):
         return found
     # Products of narrow columns are nearly collinear too, so a flat direction is only a reason to look closer.
-    if np.linalg.eigvalsh(np.corrcoef(features, rowvar=False))[0] > FLAT:
-        return found
     gram = features.T @ features / len(features)
+    if np.linalg.eigvalsh(gram)[0] > FLAT:
+        return found
     for target in range(rows.shape[1] + sum(_is_wide(column) for column in rows.T)):
         others = np.all(owners != owners[:, [target]], axis=0)
         left = features[:, target] - features[:, others] @ _coefficients(
@@ -106,8 +108,11 @@ def _features(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     standard = _standardized(rows)
     wide = np.flatnonzero([_is_wide(column) for column in rows.T])
     first, second = np.triu_indices(rows.shape[1])
-    features = [standard, _standardized(np.log(rows[:, wide])), _standardized(standard[:, first] * standard[:, second])]
+    products = standard[:, first] * standard[:, second]
+    # The square of a standardized column of two values in equal numbers is constant.
+    first, second, products = (each[..., products.std(axis=0) > FLAT] for each in (first, second, products))
     single = np.concatenate([np.arange(rows.shape[1]), wide])
+    features = [standard, _standardized(np.log(rows[:, wide])), _standardized(products)]
     return np.concatenate(features, axis=1), np.stack([np.append(single, first), np.append(single, second)])
 
 
