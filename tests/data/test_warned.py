@@ -1,6 +1,5 @@
 """What a fit says about a table before it starts: `fit_flow` is called, and stopped where whitening would begin."""
 
-import inspect
 import warnings
 from typing import Any
 
@@ -37,7 +36,7 @@ def said(data, **options):
         warnings.simplefilter("always")
         with pytest.raises(Stopped):
             fd.fit_flow(jr.key(0), data, **options)
-    assert all(each.filename == __file__ for each in caught)
+    assert all(each.filename == __file__ for each in caught), "a warning points at the line of the fit"
     return [str(each.message) for each in caught]
 
 
@@ -66,13 +65,14 @@ def test_a_code_for_missing_values_is_named_with_its_count(value, digits):
 
 
 def test_a_lone_outlier_is_named_and_left_out_of_context_and_weights_too():
-    data = {"a": with_code(1e12, 1), "b": NORMAL[:, 0] + NORMAL[:, 1] ** 2}
+    data = {"a": with_code(1e12, 1), "b": RNG.normal(size=2200)}
     options = {"context": RNG.normal(size=2200), "weights": np.linspace(1.0, 2.0, 2200)}
     (message,) = said(data, **options)
     assert "data['a'][:, 1], in which 1 row is 1000000000000 and all others" in message
     assert not said_after_fix(message, data, **options)
     (message,) = said(NORMAL, context={"s": with_code(-999.9, 7)})
-    assert message.startswith("fit_flow expected values of `context`") and "7 rows are -999.9" in message
+    assert message.startswith("fit_flow expected values of `context`")
+    assert "7 rows are -999.9" in message
     assert not said_after_fix(message, NORMAL, context={"s": with_code(-999.9, 7)})
 
 
@@ -111,28 +111,31 @@ def test_heavy_tails_are_no_outliers(law, rows):
 
 
 @pytest.mark.parametrize(
-    ("origin", "spread"),
-    [(2460000.13, 0.3), (1.7e9, 300.0), (-1e7, 2.0), (1e9, 1.0)],
-    ids=["days", "seconds", "-1e7", "constant"],
+    ("origin", "spread"), [(2460000.13, 0.3), (1.7e9, 300.0), (-1e7, 2.0)], ids=["days", "seconds", "-1e7"]
 )
-def test_an_offset_that_takes_the_digits_is_subtracted(origin, spread):
-    column = origin + spread * NORMAL[:, 0]
-    for options in ({"data": np.column_stack([column, NORMAL[:, 1]])}, {"data": NORMAL, "context": {"t": column}}):
-        name, label = ("context", "context['t']") if "context" in options else ("data", "data[:, 0]")
-        data, context = options["data"], options.get("context")
-        if spread == 1.0:
-            with pytest.raises(ValueError, match=f"constant column.*Fix: .* -= {origin:.0f}") as caught:
-                fd.fit_flow(jr.key(0), **options)
-            message = str(caught.value)
-        else:
-            (message,) = said(data, context=context)
-            assert message.startswith(
-                f"fit_flow expected columns of `{name}` whose rows differ in float32; got {label}, with "
-            )
-            assert message.endswith(f"{label} -= {round(origin)}")
-        with jax.enable_x64(True):
-            assert not said(data, context=context)
-        assert not said_after_fix(message, data, context=context)
+@pytest.mark.parametrize("argument", ["data", "context"])
+def test_an_offset_that_takes_the_digits_is_subtracted(origin, spread, argument):
+    table = {"t": origin + spread * NORMAL[:, 0]}
+    data, context = (table, None) if argument == "data" else (NORMAL, table)
+    (message,) = said(data, context=context)
+    assert message.startswith(
+        f"fit_flow expected columns of `{argument}` whose rows differ in float32; got {argument}['t'], with "
+    )
+    assert message.endswith(f"Fix: {argument}['t'] -= {round(origin)}")
+    with jax.enable_x64(True):
+        assert not said(data, context=context)
+    assert not said_after_fix(message, data, context=context)
+
+
+@pytest.mark.parametrize("argument", ["data", "context"])
+def test_an_offset_that_takes_all_digits_is_an_error(argument):
+    table = NORMAL + np.array([0.0, 1e9])
+    data, context = (table, None) if argument == "data" else (NORMAL, table)
+    with pytest.raises(ValueError, match=f"constant column.*Fix: {argument}.* -= 1000000000") as caught:
+        fd.fit_flow(jr.key(0), data, context)
+    with jax.enable_x64(True):
+        assert not said(data, context=context)
+    assert not said_after_fix(str(caught.value), data, context=context)
 
 
 def test_digits_that_a_logarithm_loses_count():
@@ -166,16 +169,14 @@ def test_numbers_that_the_dtype_lacks_are_an_error_with_a_unit_or_a_logarithm(co
         said(data, support=supports)
     kept = {} if "numpy.log" in message else supports
     assert not [each for each in said_after_fix(message, data, support=kept) if "float32" in each]
-    with (
-        pytest.raises(ValueError, match=r"fit_flow expected `context\['p'\]` with numbers")
-        if support is None
-        else said_nothing()
-    ):
-        fd.fit_flow(jr.key(0), NORMAL, {"p": column} if support is None else None)
 
 
-def said_nothing():
-    return pytest.raises(Stopped)
+@pytest.mark.parametrize("scale", [1e45, 1e-45])
+def test_contexts_that_the_dtype_lacks_are_an_error(scale):
+    context = {"s": scale * NORMAL[:, 0]}
+    with pytest.raises(ValueError, match=r"`context\['s'\]` with numbers that float32 holds") as caught:
+        fd.fit_flow(jr.key(0), NORMAL, context)
+    assert not said_after_fix(str(caught.value), NORMAL, context=context)
 
 
 def test_a_minority_of_rows_below_the_dtype_is_no_error():
@@ -239,17 +240,8 @@ def test_columns_that_keep_away_from_zero_need_no_support():
 
 
 def test_posteriors_of_eight_schools():
-    centered = said(az.load_arviz_data("centered_eight"))
-    assert len(centered) == 1 and "not repeated" in centered[0]
-    found = said(az.load_arviz_data("non_centered_eight"))
-    assert [part in message for part, message in zip(("data['theta'][:, 0]", "data['tau']"), found, strict=True)] == [
-        True,
-        True,
-    ]
-
-
-def test_a_warning_points_at_the_line_of_the_fit():
-    with pytest.warns(UserWarning, match="without one") as caught, pytest.raises(Stopped):
-        line = inspect.currentframe().f_lineno + 1
-        fd.fit_flow(jr.key(0), TAU)
-    assert (caught[0].filename, caught[0].lineno) == (__file__, line)
+    (repeated,) = said(az.load_arviz_data("centered_eight"))
+    assert "not repeated" in repeated
+    related, positive = said(az.load_arviz_data("non_centered_eight"))
+    assert "data['theta'][:, 0]" in related
+    assert "data['tau']" in positive
