@@ -5,12 +5,14 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
+from .precision import check_range, column_labels, subtracted
 from .scaling import unconstrain
 from .sites import Sites, join, named_columns
 from .supports import check_support, free_size, joint
@@ -112,6 +114,7 @@ def context_table(caller: str, context: Any, rows: int) -> Table:
                 f"Fix: {label} = {label}[: len(data)]"
             )
         _check_finite(caller, label, array)
+        check_range(caller, label, array)
     if columns is None:
         return Table(arrays["context"], constraints.real, None)
     sites = Sites(tuple(columns), tuple(array.shape[1:] for array in arrays.values()))
@@ -254,6 +257,7 @@ def _check_part(caller: str, part: _Part) -> None:
             f"shape {values.shape}. Fix: put one event in each row, or choose a support of single numbers, such as "
             "numpyro.distributions.constraints.positive"
         )
+    check_range(caller, label, values, support)
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
     if free_size(support, event) < prod(event):
@@ -293,14 +297,25 @@ def _check_finite(caller: str, name: str, table: np.ndarray) -> None:
 def _check_varies(caller: str, name: str, values: np.ndarray, free: np.ndarray, where: str = "") -> None:
     """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
     columns = free.reshape(len(free), -1)
-    # A column whose spread is lost when it is rounded to float32 is constant to the model.
-    resolution = np.finfo(np.float32).eps * np.abs(columns).max(axis=0)
-    constant = np.ptp(columns, axis=0) <= 4.0 * resolution
+    # A column whose spread is lost when JAX's default dtype reads it is constant to the model.
+    dtype = np.dtype(jnp.result_type(float))
+    sizes, spreads = np.abs(columns).max(axis=0), np.ptp(columns, axis=0)
+    constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
     if constant.any():
         column = int(np.argmax(constant))
-        line = f"{name} = numpy.delete({name}, {column}, axis=1)"
         raise ValueError(
-            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
-            f"precision{where}. Of a constant nothing can be learned. Fix: "
-            f"{line if values.ndim == 2 and values.shape[1] == columns.shape[1] > 1 else 'leave it out'}"
+            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
+            f"precision{where}. Of a constant nothing can be learned. Fix: {_varied(name, values, columns, column)}"
         )
+
+
+def _varied(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str:
+    """A line of code that takes the origin from a column, where it varies in float64, or leaves it out."""
+    rows = values.reshape(len(values), -1)
+    if rows.shape != columns.shape:
+        return "leave it out"
+    if np.ptp(rows[:, column]) > 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
+        return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])
+    return (
+        f"{name} = numpy.delete({name}, {column}, axis=1)" if values.ndim == 2 and rows.shape[1] > 1 else "leave it out"
+    )
