@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.util import is_prng_key
 
+from ._arrays import NO_FIXES, REAL, Fixes, is_a, not_real, plain
 from ._typing import Array
 
 WHOLE = int | np.integer
@@ -126,25 +127,25 @@ def check_path(caller: str, name: str, path: object, what: str, fix: str) -> Non
         )
 
 
-def real_array(caller: str, name: str, values: Any) -> np.ndarray:
-    """`values` as a float64 array on the host.
+def real_array(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> np.ndarray:
+    """`values` as a float64 array on the host, with nan where pandas has no value; `fixes` are lines for the errors.
 
     Raises:
         TypeError: if they are no real numbers.
-        ValueError: if they are rows of several lengths.
+        ValueError: if they are rows of several lengths, or entries are masked.
     """
     try:
-        raw = np.asarray(values)
+        raw = np.asarray(plain(caller, name, values, fixes))
     except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
         raise ValueError(
             f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
             f"Fix: {name} = numpy.stack(rows), with every row of the same length"
         ) from error
-    if raw.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{caller} expected `{name}` as an array of real numbers; got {type(values).__name__} of dtype {raw.dtype}. "
-            f"Fix: {name} = numpy.asarray({name}, float)"
-        )
+    # JAX's own short floats are of no kind that numpy knows.
+    if raw.dtype.kind not in REAL and not jnp.issubdtype(raw.dtype, jnp.floating):
+        raise not_real(caller, name, values, fixes, f" of dtype {raw.dtype}", raw)
     return raw.astype(np.float64)
 
 
@@ -152,16 +153,22 @@ def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
     """`values`, which may be traced, as a JAX array of its default floating type.
 
     Raises:
-        TypeError: if they are no real numbers.
+        TypeError: if they are no real numbers, or have names.
+        ValueError: if entries are masked.
     """
+    fixes = Fixes(ordinary=fix)
+    # Without their names columns could be in another order than the event has them.
+    if is_a(values, "pandas", "DataFrame"):
+        raise not_real(caller, name, values, fixes, f" with the columns {list(values.columns)}")
+    array = plain(caller, name, values, fixes)
+    if isinstance(array, np.ndarray) and array.dtype.kind not in REAL:
+        raise not_real(caller, name, values, fixes, f" of dtype {array.dtype}", array)
     try:
-        if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(values)):
+        if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(array)):
             raise TypeError("they are complex")
-        return jnp.asarray(values, float)
+        return jnp.asarray(array, float)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{caller} expected `{name}` as an array of real numbers; got {_described(values)} ({error}). Fix: {fix}"
-        ) from error
+        raise not_real(caller, name, values, fixes, f" ({error})") from error
 
 
 def _described(value: object) -> str:

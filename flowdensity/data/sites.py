@@ -1,14 +1,16 @@
-"""Named sites: how several named values make one vector, and where they come from."""
+"""Named sites: how several named values make one vector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import real_jax_array
 from .._typing import Array, ArrayLike, Float
+from .containers import read
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -17,6 +19,8 @@ def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
     """Consecutive slices of the last axis, each in its shape behind the leading axes."""
     # numpy stays numpy: tables are checked in float64 whatever JAX's precision.
     xp = np if isinstance(vector, np.ndarray) else jnp
+    # numpyro validates what it was handed, whatever holds it.
+    vector = vector if isinstance(vector, np.ndarray | jax.Array) else np.asarray(vector)
     pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
     return [piece.reshape((*piece.shape[:-1], *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
 
@@ -40,17 +44,25 @@ class Sites(NamedTuple):
     names: tuple[str, ...]
     shapes: Shapes
 
-    def pack(self, caller: str, values: Mapping[str, ArrayLike]) -> Float[Array, "*batch size"]:
+    def pack(self, caller: str, values: Any) -> Float[Array, "*batch size"]:
         """The vector of some values, whose leading axes broadcast against each other.
 
         Args:
             caller: public function whose name the errors carry.
-            values: a value of each site, shape `(*batch, *shape)`.
+            values: a value of each site, shape `(*batch, *shape)`, in a dict or whatever else `read` takes names from; of draws
+                in chains the leading axes are chains and draws.
 
         Raises:
-            TypeError: if values are no real numbers.
+            TypeError: if values are no real numbers, or have no names.
             ValueError: if a site is missing, too many, or of another shape.
         """
+        columns = read(caller, "values", values, rows=False).columns
+        if columns is None:
+            raise TypeError(
+                f"{caller} expected values of the sites {list(self.names)} by name; got {type(values).__name__}. "
+                f"Fix: values = dict(zip({list(self.names)}, values))"
+            )
+        values = columns
         if set(values) != set(self.names):
             raise ValueError(
                 f"{caller} expected values of the sites {list(self.names)}; got {sorted(map(str, values))}. "
@@ -87,52 +99,3 @@ class Sites(NamedTuple):
         """The site that a column of the vector belongs to."""
         ends = np.cumsum([prod(shape) for shape in self.shapes])
         return self.names[int(np.searchsorted(ends, column, side="right"))]
-
-
-def named_columns(caller: str, name: str, values: Any) -> dict[str, Any] | None:
-    """Named values with one event in each row, or None where `values` has no names.
-
-    Args:
-        caller: public function whose name the errors carry.
-        name: of the argument.
-        values: a dict of arrays, a DataFrame, an arviz posterior (`InferenceData` or `DataTree`), or an xarray `Dataset`
-            with dimensions (chain, draw) or (sample,).
-
-    Raises:
-        ValueError: if it has names, but none of these forms.
-    """
-    # By what they have, so that neither pandas nor xarray need be there; both names may also be those of columns.
-    if hasattr(values, "children"):  # a DataTree, or a group of one
-        values = values.children.get("posterior", values).to_dataset()
-    elif hasattr(values, "groups") and not hasattr(values, "dims") and hasattr(values, "posterior"):
-        values = values.posterior
-    if hasattr(values, "data_vars"):
-        pairs = [(key, _rows_first(caller, name, values[key])) for key in values.data_vars]
-    elif hasattr(values, "columns"):
-        pairs = [(key, values[key].to_numpy()) for key in values.columns]
-    elif isinstance(values, Mapping):
-        pairs = list(values.items())
-    else:
-        return None
-    columns = {str(key): value for key, value in pairs}
-    if len(columns) < len(pairs):
-        raise ValueError(
-            f"{caller} expected `{name}` with a different name for each site; got {[str(key) for key, _ in pairs]}. "
-            "Fix: rename one of them"
-        )
-    if not columns:
-        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {name}={{'mu': mu}}")
-    return columns
-
-
-def _rows_first(caller: str, name: str, array: Any) -> np.ndarray:
-    """An xarray variable with its draws in one leading axis."""
-    draws = [dim for dim in ("chain", "draw", "sample") if dim in array.dims]
-    if draws not in (["chain", "draw"], ["draw"], ["sample"]):
-        raise ValueError(
-            f"{caller} expected variables of `{name}` with the dimensions chain and draw; got {array.dims} for "
-            f"{array.name!r}. Fix: {name}=idata.posterior"
-        )
-    others = [dim for dim in array.dims if dim not in draws]
-    values = array.transpose(*draws, *others).to_numpy()
-    return values.reshape(-1, *values.shape[len(draws) :])

@@ -1,6 +1,7 @@
 """What comes in: tables of events and contexts, checked before any work is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,11 +11,14 @@ import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
+from .._arrays import Fixes
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
+from .containers import Handed, read
+from .orientation import warn_where_turned
 from .precision import check_range, column_labels, subtracted
 from .scaling import unconstrain
-from .sites import Sites, join, named_columns
+from .sites import Sites, join, split
 from .supports import check_support, free_size, joint
 
 Named: TypeAlias = Mapping[str, ArrayLike]
@@ -67,90 +71,101 @@ class _Part(NamedTuple):
     label: str
     values: np.ndarray
     support: constraints.Constraint
+    leave_out: Callable[[int | None], str]
+    """A line of code that leaves it out or, of vectors, one of their coordinates."""
 
 
-def event_table(caller: str, data: Any, support: Support | None = None, name: str = "data") -> Table:
+def event_table(
+    caller: str, data: Any, support: Support | None = None, name: str = "data", others: Sequence[Handed] = ()
+) -> Table:
     """`data` as a table of n >= 2 rows: finite, varying and on its support.
 
     Args:
         caller: public function whose name the errors carry.
-        data: one event per row: an array, or named values (`named_columns`).
+        data: one event per row, in whatever `read` takes.
         support: constraint of one event, one for each coordinate of a vector, or one for each named site (those left out
             are real); None for the real line.
         name: of the argument.
+        others: arguments that have the same rows, which are to lose those that `data` has to lose.
 
     Raises:
         TypeError: if `data` cannot be cast to real numbers, or `support` is not made of constraints.
-        ValueError: if it has fewer than two rows, values that are not finite or off the support, or a constant column.
+        ValueError: if it has fewer than two rows, values that are masked, not finite or off the support, or a constant column.
     """
-    columns = named_columns(caller, name, data)
-    if columns is None:
-        rows = _rows(caller, name, data)
-        whole, parts = _unnamed_parts(caller, name, rows, constraints.real if support is None else support)
+    handed = read(caller, name, data)
+    if handed.columns is None:
+        rows = _rows(caller, handed, None, handed.array, others)
+        whole, parts = _unnamed_parts(caller, handed, rows, constraints.real if support is None else support)
         table = Table(rows, whole, None)
     else:
-        table, parts = _named_parts(caller, columns, {} if support is None else support)
+        arrays = {name: _rows(caller, handed, name, values, others) for name, values in handed.columns.items()}
+        table, parts = _named_parts(caller, handed, arrays, {} if support is None else support)
     for part in parts:
         _check_part(caller, part)
     return table
 
 
-def context_table(caller: str, context: Any, rows: int) -> Table:
+def context_table(caller: str, context: Any, rows: int, others: Sequence[Handed] = ()) -> Table:
     """`context` as a table of as many rows as there are events; `None` becomes shape `(rows, 0)`.
 
     Raises:
         TypeError: if it cannot be cast to real numbers.
-        ValueError: if it has another number of rows, or values that are not finite.
+        ValueError: if it has another number of rows, or values that are masked or not finite.
     """
     if context is None:
         return Table(np.zeros((rows, 0)), constraints.real, None)
-    columns = named_columns(caller, "context", context)
-    named = {"context": context} if columns is None else {f"context[{name!r}]": v for name, v in columns.items()}
-    arrays = {label: real_array(caller, label, values) for label, values in named.items()}
-    for label, array in arrays.items():
+    handed = read(caller, "context", context)
+    arrays = {}
+    for column, values in handed.parts().items():
+        label = handed.label(column)
+        array = arrays[column] = real_array(caller, label, values, handed.fixes(column, others))
         if array.ndim == 0 or len(array) != rows or array[0].size == 0:
             raise ValueError(
                 f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of `data`; got {array.shape}. "
                 f"Fix: {label} = {label}[: len(data)]"
             )
-        _check_finite(caller, label, array)
+        _check_finite(caller, handed, column, array, others)
         check_range(caller, label, array)
-    if columns is None:
-        return Table(arrays["context"], constraints.real, None)
-    sites = Sites(tuple(columns), tuple(array.shape[1:] for array in arrays.values()))
+    if handed.columns is None:
+        return Table(arrays[None], constraints.real, None)
+    sites = Sites(tuple(handed.columns), tuple(array.shape[1:] for array in arrays.values()))
     return Table(join(list(arrays.values()), sites.shapes), constraints.real, sites)
 
 
-def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Any:
-    """`values` as an array, if they are named: the sites of a model that is there already, in its order."""
-    columns = named_columns(caller, name, values)
-    if columns is None:
-        return values
-    if sites is None:
+def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed:
+    """`values` as an array, also if they are named: by the sites of a model that is there already, in its order."""
+    handed = read(caller, name, values)
+    if handed.columns is None:
+        return handed
+    if sites is not None:
+        with jax.enable_x64(True):
+            return handed._replace(array=np.asarray(sites.pack(caller, handed.columns), np.float64), columns=None)
+    if handed.array is None:
         raise ValueError(
             f"{caller} expected `{name}` as an array, since the model was learned without names; got the names "
-            f"{list(columns)}. Fix: {name} = numpy.stack([{name}[site] for site in {name}], axis=-1)"
+            f"{list(handed.columns)}. Fix: {name} = numpy.stack([{name}[site] for site in {name}], axis=-1)"
         )
-    with jax.enable_x64(True):
-        return np.asarray(sites.pack(caller, columns), np.float64)
+    return handed._replace(columns=None)
 
 
-def weight_table(caller: str, weights: ArrayLike | None, rows: int) -> np.ndarray | None:
+def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] = ()) -> np.ndarray | None:
     """`weights` of the rows, float64 and of sum 1, or None where they are not given.
 
     Raises:
         TypeError: if they cannot be cast to real numbers.
-        ValueError: if they are not one for each row, finite, at least 0, and above 0 twice.
+        ValueError: if they are not one for each row, finite, at least 0, and above 0 twice; or are masked.
     """
     if weights is None:
         return None
-    table = real_array(caller, "weights", weights)
+    handed = read(caller, "weights", weights)
+    values = handed.columns if handed.array is None else handed.array
+    table = real_array(caller, "weights", values, Fixes("weights = numpy.ma.filled(weights, 0.0)"))
     if table.shape != (rows,):
         raise ValueError(
             f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
             "Fix: weights = numpy.ravel(weights)"
         )
-    _check_finite(caller, "weights", table)
+    _check_finite(caller, handed, None, table, others)
     if (table < 0.0).any() or np.count_nonzero(table) < 2:
         raise ValueError(
             f"{caller} expected `weights` of at least 0, and two above it; got a least weight of {table.min():.3g} and "
@@ -165,20 +180,31 @@ def fit_tables(
     """Events, contexts and weights that a model is learned from (`event_table`, `context_table`, `weight_table`), without the
     rows that weigh nothing.
 
+    Warns if there are so few events that rows and columns may be exchanged.
+
     Raises:
         TypeError, ValueError: as those; or if a column, of the contexts too, is constant in the rows that are left.
     """
-    events = event_table(caller, data, support)
-    contexts = context_table(caller, context, len(events.rows))
-    weighing = weight_table(caller, weights, len(events.rows))
+    given = {"data": data, "context": context, "weights": weights}
+    handed = {
+        name: read(caller, name, values) for name, values in given.items() if name == "data" or values is not None
+    }
+
+    def others(name: str) -> list[Handed]:
+        return [each for each in handed.values() if each.name != name]
+
+    events = event_table(caller, handed["data"], support, others=others("data"))
+    contexts = context_table(caller, handed.get("context"), len(events.rows), others("context"))
+    weighing = weight_table(caller, handed.get("weights"), len(events.rows), others("weights"))
     if weighing is not None and not weighing.all():
         kept = np.flatnonzero(weighing)
         events, contexts = (table._replace(rows=table.rows[kept]) for table in (events, contexts))
         weighing = weighing[kept]
-        _check_varies(
-            caller, "data", events.rows, unconstrain(events.rows, events.support), " where `weights` are above 0"
-        )
-    _check_varies(caller, "context", contexts.rows, contexts.rows)
+        free = unconstrain(events.rows, events.support)
+        _check_all_vary(caller, handed["data"], events, free, " where `weights` are above 0")
+    if context is not None:
+        _check_all_vary(caller, handed["context"], contexts, contexts.rows)
+    warn_where_turned(caller, handed["data"], events.rows, events.sites)
     return events, contexts, weighing
 
 
@@ -188,7 +214,7 @@ def effective_rows(weights: np.ndarray) -> int:
 
 
 def _unnamed_parts(
-    caller: str, label: str, rows: np.ndarray, support: Support
+    caller: str, handed: Handed, rows: np.ndarray, support: Support
 ) -> tuple[constraints.Constraint, list[_Part]]:
     if isinstance(support, Mapping):
         raise ValueError(
@@ -197,7 +223,7 @@ def _unnamed_parts(
         )
     if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
-        return support, [_Part(label, rows, support)]
+        return support, [_Part(handed.name, rows, support, partial(handed.without, None))]
     if rows.ndim != 2 or len(support) != rows.shape[1]:
         raise ValueError(
             f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
@@ -206,20 +232,29 @@ def _unnamed_parts(
         )
     each = [check_support(caller, f"support[{column}]", part) for column, part in enumerate(support)]
     return joint(each, ((),) * len(each)), [
-        _Part(f"{label}[:, {column}]", rows[:, column], part) for column, part in enumerate(each)
+        _Part(f"{handed.name}[:, {column}]", rows[:, column], part, partial(_without_support, handed, column))
+        for column, part in enumerate(each)
     ]
 
 
-def _named_parts(caller: str, columns: Mapping[str, Any], support: Support) -> tuple[Table, list[_Part]]:
+def _without_support(handed: Handed, column: int, _: int | None) -> str:
+    return f"{handed.without(None, column)}; support = [*support[:{column}], *support[{column + 1}:]]"
+
+
+def _named_parts(
+    caller: str, handed: Handed, arrays: Mapping[str, np.ndarray], support: Support
+) -> tuple[Table, list[_Part]]:
     if isinstance(support, constraints.Constraint):
-        support = dict.fromkeys(columns, support)
-    if not isinstance(support, Mapping) or not set(support) <= set(columns):
+        support = dict.fromkeys(arrays, support)
+    elif isinstance(support, Mapping):
+        # Labels of columns may be numbers.
+        support = {str(key): value for key, value in support.items()}
+    if not isinstance(support, Mapping) or not set(support) <= set(arrays):
         got = list(support) if isinstance(support, Mapping) else type(support).__name__
         raise ValueError(
-            f"{caller} expected `support` as a dict from names among {list(columns)} to constraints; got {got}. "
-            f"Fix: support={{{next(iter(columns))!r}: constraints.positive}}"
+            f"{caller} expected `support` as a dict from names among {list(arrays)} to constraints; got {got}. "
+            f"Fix: support={{{next(iter(arrays))!r}: constraints.positive}}"
         )
-    arrays = {name: _rows(caller, f"data[{name!r}]", values) for name, values in columns.items()}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
@@ -228,7 +263,10 @@ def _named_parts(caller: str, columns: Mapping[str, Any], support: Support) -> t
         )
     parts = [
         _Part(
-            f"data[{name!r}]", array, check_support(caller, f"support[{name!r}]", support.get(name, constraints.real))
+            handed.label(name),
+            array,
+            check_support(caller, f"support[{name!r}]", support.get(name, constraints.real)),
+            partial(handed.without, name),
         )
         for name, array in arrays.items()
     ]
@@ -237,19 +275,26 @@ def _named_parts(caller: str, columns: Mapping[str, Any], support: Support) -> t
     return Table(join(list(arrays.values()), sites.shapes), whole, sites), parts
 
 
-def _rows(caller: str, label: str, values: Any) -> np.ndarray:
-    table = real_array(caller, label, values)
+def _rows(caller: str, handed: Handed, column: str | None, values: Any, others: Sequence[Handed]) -> np.ndarray:
+    label = handed.label(column)
+    table = real_array(caller, label, values, handed.fixes(column, others))
     if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
         raise ValueError(
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
-            f"events, one in each row. Fix: {label} = numpy.stack(events)"
+            f"events, one in each row. Fix: {_stacked(handed, label, table)}"
         )
+    _check_finite(caller, handed, column, table, others)
     return table
 
 
+def _stacked(handed: Handed, label: str, table: np.ndarray) -> str:
+    """A line that makes rows of the columns of a single one, or of the draws of a single chain."""
+    line = handed.lines.turned
+    return line if line is not None and table.ndim > 1 and len(table) == 1 else f"{label} = numpy.stack(events)"
+
+
 def _check_part(caller: str, part: _Part) -> None:
-    label, values, support = part
-    _check_finite(caller, label, values)
+    label, values, support = part[:3]
     event_dim = support.event_dim
     if values.ndim - 1 < event_dim:
         raise ValueError(
@@ -280,21 +325,38 @@ def _check_part(caller: str, part: _Part) -> None:
             f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. Fix: leave these rows out, model them apart, "
             "or choose a wider support"
         )
-    _check_varies(caller, label, values, free)
+    _check_varies(caller, label, values, free, part.leave_out)
 
 
-def _check_finite(caller: str, name: str, table: np.ndarray) -> None:
+def _check_finite(caller: str, handed: Handed, column: str | None, table: np.ndarray, others: Sequence[Handed]) -> None:
     bad = ~np.isfinite(table)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         rows = int(np.any(bad.reshape(len(table), -1), axis=1).sum())
         raise ValueError(
-            f"{caller} expected `{name}` with finite values; got {table[first]} at index {first}, and {rows} such rows "
-            f"of {len(table)}. Fix: keep = numpy.isfinite({name}).reshape(len({name}), -1).all(axis=1), and only those rows"
+            f"{caller} expected `{handed.label(column)}` with finite values; got {table[first]} at index {first}, and {rows} "
+            f"such rows of {len(table)}. Fix: {handed.finite_rows(others, nan_alone=not np.isinf(table).any())}"
         )
 
 
-def _check_varies(caller: str, name: str, values: np.ndarray, free: np.ndarray, where: str = "") -> None:
+def _check_all_vary(caller: str, handed: Handed, table: Table, free: np.ndarray, where: str = "") -> None:
+    """Raise a ValueError if a column of a table, whose rows are `free` on the real line, is constant."""
+    sites = table.sites
+    if sites is None or free.shape != table.rows.shape:
+        _check_varies(caller, handed.name, table.rows, free, partial(handed.without, None), where)
+        return
+    for name, values, each in zip(sites.names, split(table.rows, sites.shapes), split(free, sites.shapes), strict=True):
+        _check_varies(caller, handed.label(name), values, each, partial(handed.without, name), where)
+
+
+def _check_varies(
+    caller: str,
+    name: str,
+    values: np.ndarray,
+    free: np.ndarray,
+    leave_out: Callable[[int | None], str],
+    where: str = "",
+) -> None:
     """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
     columns = free.reshape(len(free), -1)
     # A column whose spread is lost when JAX's default dtype reads it is constant to the model.
@@ -303,19 +365,19 @@ def _check_varies(caller: str, name: str, values: np.ndarray, free: np.ndarray, 
     constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
     if constant.any():
         column = int(np.argmax(constant))
+        vectors = values.ndim == 2 and values.shape[1] == columns.shape[1] > 1
+        fix = _without_origin(name, values, columns, column) or leave_out(column if vectors else None)
         raise ValueError(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
-            f"precision{where}. Of a constant nothing can be learned. Fix: {_varied(name, values, columns, column)}"
+            f"precision{where}. Of a constant nothing can be learned. Fix: {fix}"
         )
 
 
-def _varied(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str:
-    """A line of code that takes the origin from a column, where it varies in float64, or leaves it out."""
+def _without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
+    """A line of code that takes the origin from a column; None where it does not vary in float64 either."""
     rows = values.reshape(len(values), -1)
     if rows.shape != columns.shape:
-        return "leave it out"
-    if np.ptp(rows[:, column]) > 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
-        return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])
-    return (
-        f"{name} = numpy.delete({name}, {column}, axis=1)" if values.ndim == 2 and rows.shape[1] > 1 else "leave it out"
-    )
+        return None
+    if np.ptp(rows[:, column]) <= 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
+        return None
+    return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])

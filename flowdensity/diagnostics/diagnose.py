@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from .._checks import check_key, check_kind, real_array
 from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key
-from ..data.sites import named_columns
+from ..data.containers import read
 from ..data.tables import Named, Sample
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -148,6 +148,5 @@ def _rows(
 
 
 def _count(context: ArrayLike | Named) -> int:
-    columns = named_columns("diagnose", "context", context)
-    rows = real_array("diagnose", "context", context if columns is None else next(iter(columns.values())))
-    return len(np.atleast_1d(rows))
+    values = next(iter(read("diagnose", "context", context).parts().values()))
+    return len(np.atleast_1d(real_array("diagnose", "context", values)))

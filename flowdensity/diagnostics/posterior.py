@@ -1,6 +1,6 @@
 """A posterior in arviz's form: its draws as arrays, one of the same form with other draws, and arviz's figures of draws.
 
-arviz 0.x has `InferenceData` and arviz 1.x has `DataTree`; what differs between the two is here and nowhere else.
+What differs between the `InferenceData` of arviz 0.x and the `DataTree` of arviz 1.x is here and in `data.containers`.
 """
 
 from collections.abc import Mapping
@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import has, is_a
 from .._typing import Int
+from ..data.containers import CHAINS, dataset_of, draw_dims
 from ..distributions.flow import FlowDensity
-
-SAMPLE = ("chain", "draw")
-"""Dimensions of draws."""
 
 # arviz is imported where it is used: it takes longer than all the rest of the package.
 
@@ -28,14 +27,16 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
         TypeError: if it is none of these.
         ValueError: if a variable has no draws in chains.
     """
-    dataset = _dataset(caller, posterior)
+    dataset, source = _dataset(caller, posterior)
     for name, array in dataset.data_vars.items():
-        if not set(SAMPLE) <= set(array.dims):
+        if draw_dims(array) != CHAINS:
+            stacked = set(CHAINS) <= set(array.coords) and array.coords["draw"].dims == ("sample",)
+            line = f"{source}.unstack('sample')" if stacked else f"{source}.drop_vars({name!r})"
             raise ValueError(
                 f"{caller} expected variables of `posterior` with the dimensions chain and draw; got {array.dims} for {name!r}. "
-                f"Fix: posterior = posterior.drop_vars({name!r})"
+                f"Fix: posterior = {line}"
             )
-    return {str(name): array.transpose(*SAMPLE, ...).to_numpy() for name, array in dataset.data_vars.items()}
+    return {str(name): array.transpose(*CHAINS, ...).to_numpy() for name, array in dataset.data_vars.items()}
 
 
 def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> np.ndarray:
@@ -81,12 +82,14 @@ def with_draws(
     Returns:
         The same type; names, dimensions and coordinates are kept, and draws counted anew.
     """
-    dataset = _dataset("with_draws", posterior)
-    before = tuple(dataset.sizes[dim] for dim in SAMPLE)
+    dataset, _ = _dataset("with_draws", posterior)
+    before = tuple(dataset.sizes[dim] for dim in CHAINS)
     changed = _replaced(dataset[list(values)], values).assign_attrs(reweighted=note)
     if posterior is dataset:
         return changed
-    tree = hasattr(posterior, "children")
+    tree = is_a(posterior, "xarray", "DataTree")
+    if tree and "posterior" not in posterior.children:
+        return type(posterior)(dataset=changed, children=posterior.children, name=posterior.name)
     others = posterior.children if tree else {name: posterior[name] for name in posterior.groups()}
     result = posterior.copy()
     for name, group in others.items():
@@ -94,11 +97,11 @@ def with_draws(
         if name == "posterior":
             inner = changed
         elif "draw" in inner.dims and "prior" not in name and not name.startswith("warmup"):
-            if rows is None or tuple(inner.sizes.get(dim) for dim in SAMPLE) != before:
+            if rows is None or tuple(inner.sizes.get(dim) for dim in CHAINS) != before:
                 del result[name]
                 continue
             taken = {
-                key: _taken(array, rows) for key, array in inner.data_vars.items() if set(SAMPLE) <= set(array.dims)
+                key: _taken(array, rows) for key, array in inner.data_vars.items() if set(CHAINS) <= set(array.dims)
             }
             inner = _replaced(inner, taken)
         if tree:
@@ -157,27 +160,24 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
     return events
 
 
-def _dataset(caller: str, posterior: Any) -> Any:
-    """The posterior group."""
-    # By what they have: either type is there in one version of arviz only.
-    if hasattr(posterior, "children"):
-        return posterior.children.get("posterior", posterior).to_dataset()
-    if hasattr(posterior, "groups") and not hasattr(posterior, "dims") and hasattr(posterior, "posterior"):
-        return posterior.posterior
-    if hasattr(posterior, "data_vars"):
-        return posterior
-    raise TypeError(
-        f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. "
-        "Fix: posterior = arviz.from_numpyro(mcmc)"
-    )
+def _dataset(caller: str, posterior: Any) -> tuple[Any, str]:
+    """The posterior group, and the code for it."""
+    group = dataset_of(caller, "posterior", posterior)
+    if group is None:
+        conversion = "arviz.from_numpyro" if has(posterior, "get_samples") else "arviz.convert_to_dataset"
+        raise TypeError(
+            f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. "
+            f"Fix: posterior = {conversion}(posterior)"
+        )
+    return group
 
 
 def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
     """A dataset with other draws of its variables, whose other dimensions and coordinates stay."""
-    stale = [name for name, array in dataset.coords.items() if set(SAMPLE) & set(array.dims) and name != "chain"]
+    stale = [name for name, array in dataset.coords.items() if set(CHAINS) & set(array.dims) and name != "chain"]
     template = dataset.drop_vars(stale)
     arrays = {
-        name: ((*SAMPLE, *(dim for dim in array.dims if dim not in SAMPLE)), values[str(name)], array.attrs)
+        name: ((*CHAINS, *(dim for dim in array.dims if dim not in CHAINS)), values[str(name)], array.attrs)
         for name, array in template.data_vars.items()
         if str(name) in values
     }
@@ -186,5 +186,5 @@ def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
 
 
 def _taken(array: Any, rows: Int[np.ndarray, "chain draw"]) -> np.ndarray:
-    flat = array.transpose(*SAMPLE, ...).to_numpy()
+    flat = array.transpose(*CHAINS, ...).to_numpy()
     return flat.reshape(-1, *flat.shape[2:])[rows]

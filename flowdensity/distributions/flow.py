@@ -1,6 +1,5 @@
 """A probability flow as a numpyro distribution."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,9 +10,11 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
+from .._arrays import is_a
 from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
 from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
+from ..data.containers import read
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
@@ -121,6 +122,9 @@ class FlowDensity(dist.Distribution):
 
     def pack(self, values: Named) -> Array:
         """The event that is made of named values, shape `(*batch, *event_shape)`; their batch axes broadcast.
+
+        Args:
+            values: a value of each site by name, in a dict, a DataFrame, an arviz posterior or an xarray object.
 
         Raises:
             TypeError: if the density was learned without names.
@@ -307,7 +311,8 @@ class FlowDensity(dist.Distribution):
         return jr.normal(key, (*sample_shape, *context.shape[:-1], self.model.dim))
 
     def _checked_event(self, caller: str, value: ArrayLike) -> Array:
-        fix = "numpy.asarray(value, float), of named values density.pack(value)"
+        owner = "density.flow" if caller.startswith("Amortized") else "density"
+        fix = "value = numpy.asarray(value, float)" if self.sites is None else f"value = {owner}.pack(value)"
         value = real_jax_array(caller, "value", value, fix)
         if value.shape[value.ndim - self.event_dim :] != self.event_shape:
             raise ValueError(
@@ -319,24 +324,26 @@ class FlowDensity(dist.Distribution):
 
 def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
     """`context` with its own axes flattened into one, empty for an unconditional model; None where it is missing."""
-    size = model.context_scaling.dim
-    shape = model.context_shape
+    size, shape = model.context_scaling.dim, model.context_shape
     if context is None:
         return jnp.zeros((0,)) if size == 0 else None
+    sites, handed = model.context_scaling.sites, read("FlowDensity", "context", context, rows=False)
     if size == 0:
-        got = f"a dict with {list(context)}" if isinstance(context, Mapping) else f"one of shape {jnp.shape(context)}"
+        names = None if handed.columns is None else list(handed.columns)
+        got = f"one of shape {np.shape(handed.array)}" if names is None else f"a {type(context).__name__} with {names}"
         raise ValueError(
             "FlowDensity expected no `context`, since this density was learned without one; got "
             f"{got}. Fix: fd.fit_flow(key, data, context) learns a conditional density"
         )
-    sites = model.context_scaling.sites
-    if isinstance(context, Mapping):
-        if sites is None:
-            raise TypeError(
-                f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
-                f"density was learned without names; got a dict with {list(context)}. Fix: density.given(array)"
-            )
-        context = sites.pack("FlowDensity", context)
+    if sites is not None and handed.columns is not None:
+        context = sites.pack("FlowDensity", handed.columns)
+    elif handed.columns is not None and handed.array is None:
+        raise TypeError(
+            f"FlowDensity expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
+            f"density was learned without names; got the names {list(handed.columns)}. Fix: context = {_without_names(context)}"
+        )
+    else:
+        context = handed.array
     if isinstance(context, np.ndarray):
         array = real_array("FlowDensity", "context", context)
     else:
@@ -353,3 +360,10 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         with jax.ensure_compile_time_eval():
             return jnp.asarray(flat)
     return flat
+
+
+def _without_names(context: Any) -> str:
+    """A line of code for the array that named contexts make."""
+    if is_a(context, "pandas", "DataFrame"):
+        return "context.to_numpy(float)"
+    return "numpy.stack([context[name] for name in context], axis=-1)"

@@ -1,0 +1,377 @@
+"""What users keep rows in: arrays, dicts, tables of pandas and its like, and the draws of arviz and xarray.
+
+All are read here, to arrays with rows first and, where there are any, names. arviz 0.x has `InferenceData` and arviz 1.x has
+`DataTree`; their groups are found here too.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Fixes, has, is_a
+
+CHAINS = ("chain", "draw")
+"""Dimensions of draws in chains, as arviz calls them."""
+DELETE = "{label} = numpy.delete({label}, {coordinate}, axis=1)"
+
+
+class Lines(NamedTuple):
+    """Lines of code that mend an argument, for the errors of whoever checks it.
+
+    Attributes:
+        drop: leaves out the column `{key!r}`.
+        finite: tells which rows are finite in all columns.
+        unmasked: tells which rows have no masked entry.
+        take: leaves the rows that `keep` tells.
+        complete: leaves out the rows with nan; None where the container has no method for that.
+        categories: does without the categories of a column.
+        delete: leaves out coordinate `{coordinate}` of the vectors in `{label}`.
+        turned: makes rows of its columns, or of draws in chains; None where rows are draws by name.
+    """
+
+    drop: str
+    finite: str
+    unmasked: str
+    take: str
+    complete: str | None = None
+    categories: str | None = None
+    delete: str | None = None
+    turned: str | None = None
+
+
+class Handed(NamedTuple):
+    """An argument that was read.
+
+    Attributes:
+        name: of the argument.
+        array: its rows, where they need no names: a numpy array, or what becomes one.
+        columns: its columns by name, rows first; None where it has no names.
+        keys: what its columns are called in it.
+        lines: that mend it.
+    """
+
+    name: str
+    array: Any
+    columns: dict[str, Any] | None
+    keys: dict[str, Any]
+    lines: Lines
+
+    def label(self, column: str | None) -> str:
+        """What the user calls a column, or all of it."""
+        return self.name if column is None else f"{self.name}[{self.keys[column]!r}]"
+
+    def parts(self) -> dict[str | None, Any]:
+        """What is checked one by one: its columns, or all of it where it has no names."""
+        return {None: self.array} if self.columns is None else {**self.columns}
+
+    def without(self, column: str | None, coordinate: int | None = None) -> str:
+        """A line that leaves out a column or, of vectors, one of their coordinates."""
+        if coordinate is not None and self.lines.delete is not None:
+            return self.lines.delete.format(label=self.label(column), coordinate=coordinate)
+        if column is not None and len(self.keys) > 1:
+            return self.lines.drop.format(key=self.keys[column])
+        return f"{self.name} = None" if self.name == "context" else "leave it out"
+
+    def finite_rows(self, others: Sequence["Handed"], *, nan_alone: bool) -> str:
+        """A line that leaves out the rows that are not finite, of other arguments with the same rows too."""
+        if nan_alone and self.lines.complete and not others:
+            return self.lines.complete
+        return self._rows(self.lines.finite, others)
+
+    def fixes(self, column: str | None, others: Sequence["Handed"]) -> Fixes:
+        """Lines for what is not an array of real numbers; `others` are arguments with the same rows."""
+        masked = self._rows(self.lines.unmasked, others) if column is not None or others else None
+        if column is None:
+            return Fixes(masked)
+        categories = self.lines.categories
+        return Fixes(masked, categories.format(key=self.keys[column]) if categories else self.without(column))
+
+    def _rows(self, mask: str, others: Sequence["Handed"]) -> str:
+        return "; ".join([f"keep = {mask}", *(each.lines.take for each in (self, *others))])
+
+
+def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
+    """Read whatever holds rows, or events with other leading axes.
+
+    Args:
+        caller: public function whose name the errors carry.
+        name: of the argument.
+        values: an array; a dict of arrays; a structured array of numpy; a table of pandas, or of a library whose tables have
+            `to_pandas`; arviz's `InferenceData` or `DataTree`, whose posterior is read, or one of their groups; an xarray
+            `Dataset` or `DataArray`; or what `read` returned before.
+        rows: whether draws are to be rows, in one leading axis. If not, as for values that broadcast against each other, chains
+            and draws are leading axes of their own, and an xarray object may have neither.
+
+    Raises:
+        TypeError: if a table has no conversion to pandas.
+        ValueError: if there are names but no values, names that become one, no draws where rows are wanted, or draws that
+            differ between variables.
+    """
+    if isinstance(values, Handed):
+        return values
+    source = name
+    if has(values, "to_pandas") and not is_a(values, "xarray", "Dataset", "DataArray"):
+        values, source = _in_pandas(caller, name, values), f"{name}.to_pandas()"
+    _check_table(caller, name, values)
+    group = dataset_of(caller, name, values)
+    if group is not None:
+        dataset, source = group
+        return _of_xarray(caller, name, dict(dataset.data_vars), source, rows)
+    if is_a(values, "xarray", "DataArray"):
+        return _of_data_array(caller, name, values, rows)
+    if is_a(values, "pandas", "DataFrame"):
+        _check_index(caller, name, values)
+        return _handed(caller, name, list(values.items()), _frame_lines(name, source))
+    if isinstance(values, np.ndarray) and values.dtype.names is not None:
+        fields = values.dtype.names
+        return _handed(
+            caller, name, [(each, values[each]) for each in fields], _dict_lines(name, f"{name}.dtype.names")
+        )
+    if isinstance(values, Mapping):
+        return _of_mapping(caller, name, values, rows)
+    return Handed(name, values, None, {}, _array_lines(name, values))
+
+
+def dataset_of(caller: str, name: str, values: Any) -> tuple[Any, str] | None:
+    """The xarray `Dataset` of a container's posterior, of a group or of itself, and the code for it; None if it has none.
+
+    Raises:
+        ValueError: if a container has groups, but no posterior.
+    """
+    if is_a(values, "xarray", "Dataset"):
+        return values, name
+    if is_a(values, "xarray", "DataTree"):
+        groups = values.children
+        if "posterior" not in groups and values.data_vars:
+            return values.to_dataset(), f"{name}.to_dataset()"
+    elif is_a(values, "arviz", "InferenceData"):
+        groups = values.groups()
+    else:
+        return None
+    if "posterior" not in groups:
+        line = f"{name} = {name}[{next(iter(groups))!r}]" if groups else f"{name} = arviz.from_numpyro(mcmc)"
+        raise ValueError(
+            f"{caller} expected `{name}` with a posterior, or one of the groups; got the groups {list(groups)}. Fix: {line}"
+        )
+    posterior = values["posterior"]
+    tree = is_a(posterior, "xarray", "DataTree")
+    source = f"{name}['posterior']"
+    return (posterior.to_dataset(), f"{source}.to_dataset()") if tree else (posterior, source)
+
+
+def draw_dims(array: Any) -> tuple[str, ...]:
+    """The dimensions of an xarray object that count its draws; empty if there are none, or chains without draws."""
+    dims = set(array.dims)
+    if set(CHAINS) <= dims:
+        return CHAINS
+    if "chain" in dims:
+        return ()
+    # A user's own dimension may be called sample.
+    return next(((dim,) for dim in ("draw", "sample") if dim in dims), ())
+
+
+def _handed(caller: str, name: str, pairs: list[tuple[Any, Any]], lines: Lines) -> Handed:
+    keys = {str(key): key for key, _ in pairs}
+    if len(keys) < len(pairs):
+        raise ValueError(
+            f"{caller} expected `{name}` with a different name for each site; got {[str(key) for key, _ in pairs]}. "
+            "Fix: rename one of them"
+        )
+    if not keys:
+        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {name}={{'mu': mu}}")
+    return Handed(name, None, {str(key): value for key, value in pairs}, keys, lines)
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def _in_pandas(caller: str, name: str, values: Any) -> Any:
+    try:
+        return values.to_pandas()
+    except ImportError as error:
+        columns = has(values, "columns")
+        line = f"{{key: {name}[key].to_numpy() for key in {name}.columns}}" if columns else f"{name}.to_numpy()"
+        raise TypeError(
+            f"{caller} expected `{name}` as a table that becomes one of pandas; got {type(values).__name__}, whose conversion "
+            f"needs what is not installed ({error}). Fix: {name} = {line}"
+        ) from error
+
+
+def _check_table(caller: str, name: str, values: Any) -> None:
+    """Raise a TypeError if a table of another library would lose its names as an array, or has not been computed yet."""
+    ways = [way for way in ("compute", "collect", "toPandas") if has(values, way)]
+    if has(values, "columns") and ways and not is_a(values, "pandas", "DataFrame"):
+        raise TypeError(
+            f"{caller} expected `{name}` as an array, or a table of pandas; got {type(values).__name__} of the columns "
+            f"{list(values.columns)}. Fix: {name} = {name}.{ways[0]}()"
+        )
+
+
+def _check_index(caller: str, name: str, frame: Any) -> None:
+    """Raise a ValueError if the coordinates of a draw lie in rows below each other."""
+    others = [level for level in frame.index.names if level not in CHAINS]
+    if set(CHAINS) < set(frame.index.names):
+        raise ValueError(
+            f"{caller} expected `{name}` with one draw in each row; got an index with the levels {list(frame.index.names)}. "
+            f"Fix: {name} = {name}.unstack({others})"
+        )
+
+
+def _of_mapping(caller: str, name: str, values: Mapping[Any, Any], rows: bool) -> Handed:
+    arrays = {key: value for key, value in values.items() if is_a(value, "xarray", "DataArray")}
+    lines = _dict_lines(name, name)
+    read = _leading_of_all(caller, arrays, lambda key: f"{name}[{key!r}]", lines, rows)
+    if arrays:
+        _check_same_draws(caller, name, arrays, lines, rows)
+    if arrays and len(arrays) == len(values):
+        lines = _xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
+    elif any(is_a(each, "pandas", "Series") for each in values.values()) and _are_numbers(values.values()):
+        # As columns of a frame they all lose the same rows.
+        lines = _frame_lines(name, f"pandas.DataFrame({name})")
+    return _handed(caller, name, [(key, read.get(key, value)) for key, value in values.items()], lines)
+
+
+def _are_numbers(columns: Iterable[Any]) -> bool:
+    """Whether a row has one number in each column."""
+    return all(getattr(each, "ndim", 1) == 1 for each in columns)
+
+
+# xarray ------------------------------------------------------------------------------------------
+
+
+def _of_data_array(caller: str, name: str, array: Any, rows: bool) -> Handed:
+    lines = _xarray_lines(name, name, [array], table=False)
+    values = _leading(caller, name, array, rows)
+    if array.name is None:
+        return Handed(name, values, None, {}, lines)
+    return _handed(caller, name, [(array.name, values)], lines)._replace(array=values)
+
+
+def _of_xarray(caller: str, name: str, arrays: Mapping[Any, Any], source: str, rows: bool) -> Handed:
+    lines = _xarray_lines(name, source, arrays.values())
+    read = _leading_of_all(caller, arrays, lambda _: name, lines, rows)
+    _check_same_draws(caller, name, arrays, lines, rows)
+    return _handed(caller, name, list(read.items()), lines)
+
+
+def _leading_of_all(
+    caller: str, arrays: Mapping[Any, Any], label: Callable[[Any], str], lines: Lines, rows: bool
+) -> dict[Any, np.ndarray]:
+    some = any(draw_dims(array) for array in arrays.values())
+    return {
+        key: _leading(caller, label(key), array, rows, lines.drop.format(key=key) if some else None)
+        for key, array in arrays.items()
+    }
+
+
+def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = None) -> np.ndarray:
+    """The values of an xarray variable with draws in front, in one axis if they are to be rows."""
+    draws = draw_dims(array)
+    if rows and not draws:
+        of = "" if array.name is None else f" for {array.name!r}"
+        raise ValueError(
+            f"{caller} expected `{label}` with the dimensions chain and draw, draw or sample, which become rows; got "
+            f"{array.dims}{of}. Fix: {fix or _renamed(label, array.dims)}"
+        )
+    values = array.transpose(*draws, ...).to_numpy()
+    return values.reshape(-1, *values.shape[len(draws) :]) if rows else values
+
+
+def _renamed(label: str, dims: tuple[Any, ...]) -> str:
+    if not dims:
+        return f"{label} = {label}.expand_dims('sample')"
+    if "chain" in dims:
+        return f"{label} = {label}.rename(chain='sample')"
+    return f"{label} = {label}.rename({{{dims[0]!r}: 'sample'}})"
+
+
+def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: Lines, rows: bool) -> None:
+    """Raise a ValueError unless a row of one variable is the same draw as that row of another."""
+    first = None
+    if not rows:
+        return
+    for key, array in arrays.items():
+        draws = draw_dims(array)
+        own = {
+            dim: array.coords[dim].to_numpy() if dim in array.coords else np.arange(array.sizes[dim]) for dim in draws
+        }
+        if first is None:
+            first = key, own
+        elif list(own) != list(first[1]) or not all(np.array_equal(own[dim], first[1][dim]) for dim in draws):
+            raise ValueError(
+                f"{caller} expected variables of `{name}` with the same draws; got {_counts(first[1])} for {first[0]!r} and "
+                f"{_counts(own)} for {key!r}. Fix: {lines.drop.format(key=key)}"
+            )
+
+
+def _counts(draws: Mapping[str, np.ndarray]) -> str:
+    return " and ".join(f"{len(labels)} of {dim}" for dim, labels in draws.items())
+
+
+# Lines of code -----------------------------------------------------------------------------------
+
+
+def _array_lines(name: str, values: Any) -> Lines:
+    own = isinstance(values, np.ndarray)
+    array = name if own else f"numpy.asarray({name}, float)"
+    masked = name if own else f"numpy.ma.array({name})"
+    turn = "transpose" if getattr(values, "ndim", 2) == 2 else "concatenate"
+    return Lines(
+        drop=f"{name} = None",
+        finite=f"numpy.isfinite({array}).reshape(len({name}), -1).all(axis=1)",
+        unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
+        take=f"{name} = {name if own else f'numpy.asarray({name})'}[keep]",
+        delete=DELETE,
+        turned=f"{name} = numpy.{turn}({name})",
+    )
+
+
+def _dict_lines(name: str, keys: str) -> Lines:
+    column = f"{name}[key]"
+
+    def rows(good: str) -> str:
+        """Which rows are good in all columns."""
+        return f"numpy.all([{good}.reshape(len({column}), -1).all(axis=1) for key in {keys}], axis=0)"
+
+    return Lines(
+        drop=f"{name} = {{{{key: {column} for key in {keys} if key != {{key!r}}}}}}",
+        finite=rows(f"numpy.isfinite({column})"),
+        unmasked=rows(f"(~numpy.ma.getmaskarray(numpy.ma.array({column})))"),
+        take=f"{name} = {{key: numpy.asarray({column})[keep] for key in {keys}}}",
+        delete=DELETE,
+        turned=f"{name} = {{key: numpy.concatenate({column}) for key in {keys}}}",
+    )
+
+
+def _frame_lines(name: str, source: str) -> Lines:
+    dummies = f"context = pandas.get_dummies({source}, columns=[{{key!r}}], dtype=float)"
+    return Lines(
+        drop=f"{name} = {source}.drop(columns={{key!r}})",
+        finite=f"numpy.isfinite({source}.to_numpy(float, na_value=numpy.nan)).all(axis=1)",
+        unmasked=f"{source}.notna().to_numpy().all(axis=1)",
+        take=f"{name} = {source}[keep]",
+        complete=f"{name} = {source}.dropna()",
+        turned=f"{name} = {source}.T",
+        categories=dummies if name == "context" else None,
+    )
+
+
+def _xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool = True) -> Lines:
+    """Lines for a `Dataset`, or for a `DataArray`, which is not a table."""
+    dims = dict.fromkeys(dim for array in arrays for dim in array.dims)
+    row, stacked = "draw" if "draw" in dims else "sample", source
+    others = [dim for dim in dims if dim not in (*CHAINS, row)]
+    if set(CHAINS) <= set(dims):
+        # A dimension of the user's own may have the name that stacked draws are to have.
+        free = f"{source}.rename(sample='own_sample')" if "sample" in dims else source
+        row, stacked = "sample", f"{free}.stack(sample={CHAINS})"
+        others = ["own_sample" if dim == "sample" else dim for dim in others]
+    values, axes = (f"{stacked}.to_dataarray()", ["variable", *others]) if table else (stacked, others)
+    return Lines(
+        drop=f"{name} = {source}.drop_vars({{key!r}})" if table else f"{name} = None",
+        finite=f"numpy.isfinite({values}).all({axes}).to_numpy()",
+        unmasked=f"{values}.notnull().all({axes}).to_numpy()",
+        take=f"{name} = {stacked}.isel({row}=keep)",
+        complete=f"{name} = {stacked}.dropna({row!r})",
+    )
