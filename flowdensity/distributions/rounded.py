@@ -19,6 +19,7 @@ from scipy.stats import qmc
 from .._checks import check_count, check_kind, real_jax_array
 from .._pytree import without_copies
 from .._typing import Array, ArrayLike, Key
+from ..data.interior import interior_point
 from ..data.rounding import units_of
 from ..data.supports import free_size
 from .scanned import promoted
@@ -146,8 +147,9 @@ class Rounded(dist.Distribution):
         inside = jnp.broadcast_to(value, (*batch, *self.event_shape)) + offsets
         support: Any = self.base.support
         kept = jnp.broadcast_to(support(inside), (points, *batch))
-        # Beyond the support a density may be nan, and so would be its gradient.
+        # Beyond the support a density may be nan, and so would be its gradient; on an edge it may be infinite.
         somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
+        somewhere = interior_point(support, somewhere)
         log_probs = jnp.where(kept, self.base.log_prob(somewhere), -jnp.inf)
         volume = jnp.sum(jnp.log(jnp.where(self.unit > 0, self.unit, 1.0)))
         return logsumexp(log_probs, axis=0) - math.log(points) + volume
