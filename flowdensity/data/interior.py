@@ -1,7 +1,8 @@
 """Interiors of supports: in a finite precision a number strictly inside may round to an edge, where no bijection has an inverse.
 
 The logit of 1 is infinite, and so are the logarithm of 0, of two ordered numbers' difference where they are equal, and of a
-determinant of 0. `interior_point` moves an event to the nearest point whose inverse is finite and leaves all others as they are.
+determinant of 0. `interior_point` moves an event on an edge to the nearest point whose inverse is finite, and leaves all others,
+those outside the support too, as they are.
 `interior_bijection` is numpyro's bijection onto these points: each of its parts is inverted at the nearest point of its own
 interior. On the real line both are the identity.
 """
@@ -31,15 +32,21 @@ from .supports import JointTransform, joint
 
 @functools.singledispatch
 def interior_point(constraint: constraints.Constraint, value: ArrayLike) -> Array:
-    """The point nearest to `value` at which the bijection of a constraint has a finite inverse, in the dtype of `value`.
+    """`value`, or if it lies on an edge of a constraint the nearest point at which the bijection's inverse is finite.
 
-    Its derivative is that of `value` where it is `value`, and zero along what was moved.
+    A value lies on an edge if one inside rounds to it in the dtype of `value`. The derivative is zero along what is moved.
 
     Args:
         constraint: numpyro constraint; one without an edge, or one that is not known here, leaves `value` as it is.
         value: events, shape `(*batch, *event_shape)`.
     """
     return jnp.asarray(value)
+
+
+def off_edges(constraint: constraints.Constraint, value: ArrayLike) -> Array:
+    """`interior_point` of constants that stays one under jit, so that numpyro can check it."""
+    with jax.ensure_compile_time_eval():
+        return interior_point(constraint, jnp.asarray(value, float))
 
 
 def bijection(constraint: constraints.Constraint) -> Transform:
@@ -71,37 +78,41 @@ def _above(bound: ArrayLike, value: Array, width: ArrayLike = 1.0) -> Array:
     return jnp.maximum(jnp.nextafter(bound, jnp.full_like(bound, jnp.inf)), bound + step)
 
 
-def _at_least(value: Array, least: Array) -> Array:
-    return jnp.where(value < least, least, value)
+def _off_lower(value: Array, edge: ArrayLike, width: ArrayLike = 1.0) -> Array:
+    """Values from a lower edge up to the first number above it are moved there."""
+    least = _above(edge, value, width)
+    return jnp.where((value >= edge) & (value < least), least, value)
 
 
-def _at_most(value: Array, most: Array) -> Array:
-    return jnp.where(value > most, most, value)
+def _off_upper(value: Array, edge: ArrayLike, width: ArrayLike = 1.0, rounding: ArrayLike = 0.0) -> Array:
+    """Values from the last number below an upper edge up to it, and beyond it by its rounding, are moved there."""
+    most = -_above(-jnp.asarray(edge), value, width)
+    return jnp.where((value <= edge + rounding) & (value > most), most, value)
 
 
 @interior_point.register(constraints.greater_than)
 def _greater_than(constraint: Any, value: ArrayLike) -> Array:
-    value = jnp.asarray(value)
-    return _at_least(value, _above(constraint.lower_bound, value))
+    return _off_lower(jnp.asarray(value), constraint.lower_bound)
 
 
 @interior_point.register(constraints.less_than)
 def _less_than(constraint: Any, value: ArrayLike) -> Array:
-    value = jnp.asarray(value)
-    return _at_most(value, -_above(-jnp.asarray(constraint.upper_bound), value))
+    return _off_upper(jnp.asarray(value), constraint.upper_bound)
 
 
 @interior_point.register(constraints.interval)
 def _interval(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
     low, high = (jnp.asarray(bound, value.dtype) for bound in (constraint.lower_bound, constraint.upper_bound))
-    return _at_most(_at_least(value, _above(low, value, high - low)), -_above(-high, value, high - low))
+    # The lower edge and a share of the width add up to more than the upper edge by this at most.
+    rounding = jnp.finfo(value.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    return _off_upper(_off_lower(value, low, high - low), high, high - low, rounding)
 
 
 @interior_point.register(type(constraints.simplex))
 def _simplex(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
-    return _at_least(value, _smallest(value))
+    return _floored(value, _smallest(value))
 
 
 @interior_point.register(type(constraints.l1_ball))
@@ -110,7 +121,8 @@ def _l1_ball(constraint: Any, value: ArrayLike) -> Array:
     # Sums of so many sizes are rounded by half of this at most; what is moved is moved beyond it.
     rounding = (value.shape[-1] + 2) * jnp.finfo(value.dtype).eps
     size = lax.stop_gradient(jnp.sum(jnp.abs(value), axis=-1, keepdims=True))
-    return jnp.where(size > 1.0 - rounding, value * ((1.0 - 2.0 * rounding) / jnp.maximum(size, 0.5)), value)
+    at_edge = (size > 1.0 - rounding) & (size < 1.0 + rounding)
+    return jnp.where(at_edge, value * ((1.0 - 2.0 * rounding) / jnp.maximum(size, 0.5)), value)
 
 
 @interior_point.register(type(constraints.ordered_vector))
@@ -122,7 +134,9 @@ def _ordered_vector(constraint: Any, value: ArrayLike) -> Array:
 
     start = jnp.full(value.shape[:-1], -jnp.inf, value.dtype)
     _, least = lax.scan(after, start, jnp.moveaxis(lax.stop_gradient(value), -1, 0))
-    return _at_least(value, jnp.moveaxis(least, 0, -1))
+    least = jnp.moveaxis(least, 0, -1)
+    in_order = jnp.all(value[..., 1:] >= value[..., :-1], axis=-1, keepdims=True)
+    return jnp.where(in_order & (value < least), least, value)
 
 
 @interior_point.register(type(constraints.positive_ordered_vector))
@@ -164,7 +178,11 @@ def _diagonal(matrix: Array) -> Array:
 
 
 def _with_diagonal(matrix: Array, least: Array) -> Array:
-    return jnp.where(jnp.eye(matrix.shape[-1], dtype=bool), _at_least(matrix, least), matrix)
+    return jnp.where(jnp.eye(matrix.shape[-1], dtype=bool), _floored(matrix, least), matrix)
+
+
+def _floored(value: Array, least: Array) -> Array:
+    return jnp.where((value >= 0.0) & (value < least), least, value)
 
 
 @interior_point.register(constraints.independent)

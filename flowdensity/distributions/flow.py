@@ -14,6 +14,7 @@ from numpyro.distributions.util import validate_sample
 from .._checks import check_count, check_key, check_kind, check_number, real_array, real_jax_array
 from .._pytree import merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
+from ..data.interior import off_edges
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
@@ -214,6 +215,9 @@ class FlowDensity(dist.Distribution):
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
         return batching.diffused(self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, strength)
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:

@@ -33,7 +33,11 @@ FAR = {
     "an interval": (100.0 + BETA, constraints.interval(100.0, 101.0), "data = data - 100.0"),
     "a lower edge": (100.0 + GAMMA, constraints.greater_than(100.0), "data = data - 100.0"),
     "an upper edge": (100.0 - GAMMA, constraints.less_than(100.0), "data = data - 100.0"),
-    "the upper end of an interval": (1.0 - BETA**9, constraints.unit_interval, "data = data - 1.0"),
+    "the upper end of an interval": (
+        1.0 - np.maximum(GAMMA**2, 1e-15) / 1e4,
+        constraints.unit_interval,
+        "data = data - 1.0",
+    ),
     "one of two named sites": (
         {"a": BETA, "b": 100.0 + BETA},
         {"b": constraints.interval(100.0, 101.0)},

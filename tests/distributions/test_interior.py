@@ -49,7 +49,10 @@ CASES: dict[str, tuple[Any, Any]] = {
     "less_than_eq": (constraints.less_than_eq(0.0), [0.0, -1e-45]),
     "interval": (constraints.interval(100.0, 101.0), [100.0, 101.0, 100.0 + 1e-9]),
     # Its last number inside is a thousandth, but is told from the edge only in units of the width.
-    "open_interval": (constraints.open_interval(-1.0, 1e-3), [-1.0, 1e-3, np.nextafter(np.float32(1e-3), np.float32(0))]),
+    "open_interval": (
+        constraints.open_interval(-1.0, 1e-3),
+        [-1.0, 1e-3, np.nextafter(np.float32(1e-3), np.float32(0))],
+    ),
     "a wide interval": (constraints.interval(0.0, 1e5), [0.0, 1e5, 1e-38]),
     "independent": (
         constraints.independent(constraints.interval(np.zeros(2), np.array([1.0, 50.0])), 1),
@@ -98,7 +101,11 @@ def test_densities_and_gradients_are_finite_at_edges_and_at_draws(name):
 
 # name: (support, edge, nearest float32 inside)
 NEAREST = {
-    "an interval far from 0": (constraints.interval(100.0, 101.0), 100.0, np.nextafter(np.float32(100), np.float32(101))),
+    "an interval far from 0": (
+        constraints.interval(100.0, 101.0),
+        100.0,
+        np.nextafter(np.float32(100), np.float32(101)),
+    ),
     "its upper end": (constraints.interval(100.0, 101.0), 101.0, np.nextafter(np.float32(101), np.float32(100))),
     "the upper end of the unit interval": (constraints.unit_interval, 1.0, np.nextafter(np.float32(1), np.float32(0))),
 }
@@ -142,24 +149,35 @@ def test_small_shares_keep_their_digits(support, event):
     np.testing.assert_allclose(single, double, rtol=100.0 * EPS32, atol=100.0 * EPS32)
 
 
-def test_named_sites_and_their_values_are_finite():
-    """Observed values at an edge, and a start from anywhere on the real line."""
+def test_the_potential_energy_is_finite_where_the_event_rounds_to_an_edge():
     density = gaussian(constraints.interval(100.0, 101.0), (), 5.0)
 
-    def model() -> None:
-        numpyro.sample("x", density)
-        numpyro.sample("y", density, obs=jnp.array([100.0, 101.0, 100.5])) if False else None
-
+    info = initialize_model(jr.key(0), lambda: numpyro.sample("x", density))
     for start in (-80.0, 0.0, 80.0):
-        info = initialize_model(jr.key(0), model, init_strategy=numpyro.infer.init_to_value(values={"x": expit(start) + 100.0}))
-        position = {"x": jnp.asarray(start)}
-        energy, slope = jax.value_and_grad(info.potential_fn)(position)
+        energy, slope = jax.value_and_grad(info.potential_fn)({"x": jnp.asarray(start)})
         assert jnp.isfinite(energy)
         assert jnp.isfinite(slope["x"])
 
 
+def test_outside_the_support_there_is_no_density():
+    """Only what rounds to an edge is moved."""
+    for support, outside in (
+        (constraints.positive, -1e-6),
+        (constraints.interval(100.0, 101.0), 101.001),
+        (constraints.ordered_vector, [2.0, 1.0]),
+        (constraints.simplex, [1.1, -0.1]),
+        (constraints.lower_cholesky, [[1.0, 0.0], [0.0, -1.0]]),
+        (constraints.positive_definite, [[1.0, 2.0], [2.0, 1.0]]),
+    ):
+        density = gaussian(support, np.shape(outside), 1.0)
+        with pytest.warns(UserWarning, match="Out-of-support"):
+            assert not jnp.isfinite(density.log_prob(jnp.asarray(outside)))
+
+
 def test_an_observed_site_at_an_edge_has_a_density():
-    flow = GaussianFlow(np.zeros(1), 9.0 * np.eye(1), np.ones((1, 1)), support=constraints.greater_than(100.0), event_shape=())
+    flow = GaussianFlow(
+        np.zeros(1), 9.0 * np.eye(1), np.ones((1, 1)), support=constraints.greater_than(100.0), event_shape=()
+    )
     density = fd.FlowDensity(flow, solver=fd.FixedStep(steps=2))
 
     def model() -> None:
@@ -200,7 +218,9 @@ def test_in_64_bits_edges_are_finite_too():
     with x64():
         density = gaussian(constraints.interval(100.0, 101.0), (), 100.0)
         draws = density.sample(jr.key(0), (200,))
-        values, slopes = jax.vmap(jax.value_and_grad(density.log_prob))(jnp.concatenate([draws, jnp.array([100.0, 101.0])]))
+        values, slopes = jax.vmap(jax.value_and_grad(density.log_prob))(
+            jnp.concatenate([draws, jnp.array([100.0, 101.0])])
+        )
         assert draws.dtype == jnp.float64
         assert jnp.all((draws > 100.0) & (draws < 101.0))
         assert jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(slopes))
