@@ -278,7 +278,7 @@ def _precise(transform: Transform) -> Transform:
 class _StickBreaking(StickBreakingTransform):
     """numpyro's, with what is left of the stick summed from its end: one less the start rounds to zero near a vertex."""
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Any) -> Array:
         x = jnp.log(y[..., :-1]) - jnp.log(_left(y)[..., :-1])
         return x + jnp.log(x.shape[-1] - jnp.arange(x.shape[-1]))
 
@@ -286,12 +286,12 @@ class _StickBreaking(StickBreakingTransform):
 class _CorrCholesky(CorrCholeskyTransform):
     """numpyro's, with what is left of the unit norm of a row summed from its end."""
 
-    def _inverse(self, y: Array) -> Array:
+    def _inverse(self, y: Any) -> Array:
         left = matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-1)
         # The hyperbolic tangent of this is y over the root of what was left before it.
         return jnp.arcsinh(matrix_to_tril_vec(y, diagonal=-1) / jnp.sqrt(left))
 
-    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
         left = jnp.sum(jnp.log(matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-2)), axis=-1)
         return 0.5 * left - 2.0 * jnp.sum(x + jax.nn.softplus(-2.0 * x) - jnp.log(2.0), axis=-1)
 
