@@ -34,7 +34,7 @@ FAR = {
     "a lower edge": (100.0 + GAMMA, constraints.greater_than(100.0), "data = data - 100.0"),
     "an upper edge": (100.0 - GAMMA, constraints.less_than(100.0), "data = data - 100.0"),
     "the upper end of an interval": (
-        1.0 - np.maximum(GAMMA**2, 1e-15) / 1e4,
+        1.0 - np.maximum(GAMMA**2 / 1e4, 1e-14),
         constraints.unit_interval,
         "data = data - 1.0",
     ),
