@@ -11,6 +11,7 @@ from numpyro.distributions.util import validate_sample
 from .._checks import check_kind
 from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Key
+from ..data.interior import off_edges
 from ..data.tables import Named
 from ..models.energy import EnergyNetwork
 from . import batching
@@ -79,6 +80,9 @@ class AmortizedDensity(dist.Distribution):
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
         return self.flow.sample(key, sample_shape)
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:

@@ -15,6 +15,7 @@ from .._checks import check_count, check_key, check_kind, check_number, real_arr
 from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.containers import read
+from ..data.interior import off_edges
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
@@ -238,6 +239,9 @@ class FlowDensity(dist.Distribution):
         return batching.diffused(
             self._parts, way, noise, self._given("FlowDensity.sample_diffusion", "key"), steps, strength
         )
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:

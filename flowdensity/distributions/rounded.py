@@ -19,6 +19,7 @@ from scipy.stats import qmc
 from .._checks import check_count, check_kind, real_jax_array
 from .._pytree import in_session, without_copies
 from .._typing import Array, ArrayLike, Key
+from ..data.interior import interior_point
 from ..data.rounding import units_of
 from ..data.supports import free_size
 from .scanned import promoted
@@ -163,9 +164,9 @@ class Rounded(dist.Distribution):
         inside = middles + offsets.reshape(len(offsets), *[1] * len(batch), *self.event_shape)
         support: Any = self.base.support
         kept = jnp.broadcast_to(support(inside), (len(offsets), *batch))
-        # Beyond the support a density may be nan, and so would be its gradient.
+        # Beyond the support a density may be nan, and so would be its gradient; on an edge it may be infinite.
         somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
-        return jnp.where(kept, self.base.log_prob(somewhere), -jnp.inf)
+        return jnp.where(kept, self.base.log_prob(interior_point(support, somewhere)), -jnp.inf)
 
 
 @functools.lru_cache(maxsize=32)
