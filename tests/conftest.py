@@ -35,10 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore:\s*ArviZ is undergoing:FutureWarning")
     # Two processes share the cache below: one may read what the other has half written, and then compiles for itself.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
-    # Much of what is compiled is the same for several tests.
-    jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Much of what is compiled is the same for several tests, and for the processes that they start.
+    settings = {
+        "jax_compilation_cache_dir": str(config.rootpath / ".pytest_cache" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 def memory_maps() -> tuple[int, float]:
