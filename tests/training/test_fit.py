@@ -151,8 +151,10 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert density.model.network.width == quick_network().width
 
 
-@pytest.mark.parametrize("path", [None, fd.CondOT(), fd.VarianceExploding()], ids=lambda path: type(path).__name__)
-@pytest.mark.parametrize("prediction", ["velocity", "noise", "data", "score"])
+@pytest.mark.parametrize(
+    ("prediction", "path"),
+    [("velocity", None), ("noise", fd.CondOT()), ("data", fd.VarianceExploding()), ("score", fd.Trigonometric())],
+)
 def test_a_diffusion_is_made_for_any_path_and_any_prediction(monkeypatch, prediction, path):
     """What each of them is as a model, and that it starts at the fitted Gaussian, is tested in models/test_diffusion.py."""
     monkeypatch.setattr("flowdensity.training.fit.fit_velocity", reached)
