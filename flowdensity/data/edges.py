@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from .._warnings import warn
+from .columns import Columns, Finding
 from .interior import interior_point
 from .singular import LEAST, TIED
 from .sites import split
@@ -30,26 +30,29 @@ class _Cure(NamedTuple):
     lost: float
 
 
-def warn_where_at_edge(caller: str, table: Table) -> None:
-    """Warn where more rows than make a tie (`TIED`, `LEAST`) are read at an edge of the support.
+def rows_at_edges(columns: Columns) -> Finding | None:
+    """Parts of a table of which more rows than make a tie (`TIED`, `LEAST`) are read at an edge of their support.
 
     The line of code subtracts the edge, if so many fewer rows are read at an edge after that; the spacing of numbers is finest
     at 0. Otherwise it takes the rows to the real line.
-
-    Args:
-        caller: public function whose name the warning carries.
-        table: checked events.
     """
-    for part in _parts(table):
-        lost = _lost(part.rows, part.support)
-        if lost > max(TIED, LEAST / len(part.rows)):
-            dtype = jnp.result_type(float)
-            cure = _cure(part, lost)
-            warn(
-                f"{caller} expected `{part.label}` with rows that {dtype} tells from the edges of {part.support}; got "
-                f"{lost:.1%} of them that it reads at an edge. Their log density is that of the nearest {dtype} number inside. "
-                f"{cure.cause}. Fix: {cure.line}"
-            )
+    found = [(part, lost) for part in _parts(columns.table) if (lost := _lost(part.rows, part.support)) > _most(part)]
+    if not found:
+        return None
+    dtype = jnp.result_type(float)
+    cures = [_cure(part, lost) for part, lost in found]
+    (part, lost), cure = found[0], cures[0]
+    more = f", and so it is with {', '.join(each.label for each, _ in found[1:])}" if len(found) > 1 else ""
+    return Finding(
+        f"`{part.label}` with rows that {dtype} tells from the edges of {part.support}",
+        f"{lost:.1%} of them that it reads at an edge{more}",
+        f"Their log density is that of the nearest {dtype} number inside. {cure.cause}",
+        "; ".join(each.line for each in cures),
+    )
+
+
+def _most(part: _Part) -> float:
+    return max(TIED, LEAST / len(part.rows))
 
 
 def _cure(part: _Part, lost: float) -> _Cure:

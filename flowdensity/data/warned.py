@@ -6,6 +6,7 @@ import numpy as np
 
 from .._warnings import warn
 from .columns import Columns, Finding
+from .edges import rows_at_edges
 from .outliers import find_outliers, outlier_finding
 from .relations import relations
 from .resolution import lost_digits
@@ -13,7 +14,12 @@ from .singular import coincidences
 from .tables import Table
 from .undeclared import undeclared_bounds
 
-EVENT_CHECKS: tuple[Callable[[Columns], Finding | None], ...] = (lost_digits, relations, undeclared_bounds)
+EVENT_CHECKS: tuple[Callable[[Columns], Finding | None], ...] = (
+    lost_digits,
+    rows_at_edges,
+    relations,
+    undeclared_bounds,
+)
 """Checks of the events alone, beside those of outliers and of rows that coincide."""
 
 

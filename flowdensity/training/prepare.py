@@ -10,7 +10,6 @@ import numpy as np
 from .._checks import check_key, check_kind, check_number
 from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
-from ..data.edges import warn_where_at_edge
 from ..data.scaling import Scaling, fit_scaling, standardise
 from ..data.supports import free_size
 from ..data.tables import (
@@ -82,7 +81,6 @@ def prepare(
             f"{network.context_dim}. Fix: fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
     warn_about_tables(caller, events, contexts, weighing is not None)
-    warn_where_at_edge(caller, events)
     scaling, white = fit_scaling(*events, weighing)
     context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
     table = Sample(
