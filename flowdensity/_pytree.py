@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ._typing import Array
 
@@ -21,15 +23,17 @@ class Rest(NamedTuple):
     Attributes:
         structure: of the tree.
         others: its leaves, None where there is an array.
+        axes: number of axes of each array, None where there is none; copies of the arrays have more.
     """
 
     structure: Any
     others: tuple[Any, ...]
+    axes: tuple[int | None, ...]
 
     # The structure of an equinox module does not survive pickling; the modules themselves do.
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rest, (jax.tree.unflatten(self.structure, [_Leaf(other) for other in self.others]),)
+        return _rest, (jax.tree.unflatten(self.structure, [_Leaf(other) for other in self.others]), self.axes)
 
 
 class _Leaf:
@@ -39,9 +43,9 @@ class _Leaf:
         self.value = value
 
 
-def _rest(tree: Any) -> Rest:
+def _rest(tree: Any, axes: tuple[int | None, ...]) -> Rest:
     leaves, structure = jax.tree.flatten(tree)
-    return Rest(structure, tuple(leaf.value for leaf in leaves))
+    return Rest(structure, tuple(leaf.value for leaf in leaves), axes)
 
 
 def split(tree: Any) -> tuple[Arrays, Rest]:
@@ -49,7 +53,29 @@ def split(tree: Any) -> tuple[Arrays, Rest]:
     leaves, structure = jax.tree.flatten(tree)
     arrays = tuple(leaf if eqx.is_array(leaf) else None for leaf in leaves)
     others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-    return arrays, Rest(structure, others)
+    return arrays, Rest(structure, others, tuple(leaf.ndim if eqx.is_array(leaf) else None for leaf in leaves))
+
+
+def copied_axes(arrays: Arrays, rest: Rest) -> int:
+    """The largest number of leading axes that an array has gained since `split`, as under `jax.vmap` or `jax.tree.map`."""
+    pairs = zip(arrays, rest.axes, strict=True)
+    return max((np.ndim(array) - axes for array, axes in pairs if array is not None and axes is not None), default=0)
+
+
+def in_session(tree: Any) -> Any:
+    """A pytree with its arrays in the precision of the session: of 64 bits in a session with 32, they are cut to 32.
+
+    JAX itself does so with every array that it makes, but one that was made before the switch keeps its type, and does not mix
+    with others. Arrays of fewer bits stay as they are.
+    """
+    return jax.tree.map(_in_session, tree)
+
+
+def _in_session(leaf: Any) -> Any:
+    if not eqx.is_array(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return leaf if dtype == leaf.dtype else leaf.astype(dtype)
 
 
 def without_copies(tree: Any, axes: int) -> Any:

@@ -5,6 +5,7 @@ import functools
 import gc
 import hashlib
 import importlib.metadata
+import math
 import os
 import pickle
 import sys
@@ -18,6 +19,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
+from dependencies import digest_of_sources
 from numpyro.distributions import constraints
 from references import MIXTURE
 
@@ -33,19 +35,39 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore:\s*ArviZ is undergoing:FutureWarning")
     # Two processes share the cache below: one may read what the other has half written, and then compiles for itself.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
-    # Much of what is compiled is the same for several tests.
-    jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Much of what is compiled is the same for several tests, and for the processes that they start.
+    settings = {
+        "jax_compilation_cache_dir": str(config.rootpath / ".pytest_cache" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+def memory_maps() -> tuple[int, float]:
+    """How many memory maps this process has, and how many Linux allows it; other systems have no such limit."""
+    try:
+        limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+        return Path("/proc/self/maps").read_bytes().count(b"\n"), limit
+    except OSError:
+        return 0, math.inf
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_functions():
-    """Each compiled function holds memory maps, of which Linux allows a process 65,530: the suite would need more."""
+    """Clear JAX's caches when they hold a third of the memory maps that a process may have.
+
+    Each compiled function holds some, and the whole suite would need more than Linux allows, 65,530 by default. No
+    module needs two thirds of them.
+    """
     yield
-    eqx.clear_caches()
-    jax.clear_caches()
-    gc.collect()
+    maps, limit = memory_maps()
+    if maps > limit / 3:
+        eqx.clear_caches()
+        jax.clear_caches()
+        gc.collect()
 
 
 class Fitted(NamedTuple):
@@ -59,14 +81,12 @@ class Fitted(NamedTuple):
 
 @functools.cache
 def fits_folder(root: Path) -> Path:
-    """Where the fits are kept of this version of the package, of these fixtures and of all that they stand on."""
+    """The folder of the fits by this version of the fixtures, of the sources and packages that they stand on."""
     installed = sorted(f"{each.name} {each.version}" for each in importlib.metadata.distributions())
     settings = [f"{name}={os.environ.get(name)}" for name in ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS")]
-    digest = hashlib.sha256("\n".join([sys.version, *installed, *settings]).encode())
-    tests = root / "tests"
-    for file in [*sorted((root / "flowdensity").rglob("*.py")), tests / "conftest.py", tests / "references.py"]:
-        digest.update(file.read_bytes())
-    folder = root / ".pytest_cache" / "fits" / digest.hexdigest()[:16]
+    sources = digest_of_sources(Path(__file__), (root / "tests", root))
+    digest = hashlib.sha256("\n".join([sys.version, *installed, *settings, sources]).encode()).hexdigest()
+    folder = root / ".pytest_cache" / "fits" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -144,7 +164,7 @@ class Plane(NamedTuple):
     exact: np.ndarray
 
     def moments(self, log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each coordinate under a density on the grid that need not be normalised."""
+        """Mean and standard deviation of each coordinate under a density on the grid that need not be normalized."""
         weights = np.exp(log_density - log_density.max())
         marginals = np.stack([weights.sum(1), weights.sum(0)]) / weights.sum()
         mean = marginals @ self.axis

@@ -70,31 +70,89 @@ def test_readme_first_block_samples_a_posterior(namespace):
     assert namespace["mcmc"].get_samples()["theta"].shape == (40, 2)
 
 
+def sampled(names, model, **observed):
+    """Draws of a short run of a block's model."""
+    mcmc = names["MCMC"](names["NUTS"](model))
+    mcmc.run(names["key"], **observed)
+    return mcmc.get_samples()
+
+
+def check_likelihood(names):
+    assert sampled(names, names["model"], observed=np.zeros(3))["theta"].shape == (20,)
+
+
+def check_sites(names):
+    draws = sampled(names, names["model"], y=0.5)
+    assert draws["mu"].shape == draws["tau"].shape == (20,)
+    assert (draws["tau"] > 0.0).all()
+
+
+def check_divergence(names):
+    assert isinstance(names["divergence"], fd.SteinDivergence)
+    assert set(names["report"].losses) == {"divergence"}
+
+
+def check_field(names):
+    check_divergence(names)
+    assert isinstance(names["density"].model, fd.VelocityField)
+    assert np.isfinite(names["density"].log_prob(np.zeros((3, 2)))).all()
+
+
+def check_reparam(names):
+    names["mcmc"].run(names["key"], y=np.zeros(2))
+    draws = names["mcmc"].get_samples()
+    assert draws["theta_base"].shape == draws["theta"].shape == (20, 2)
+
+
+def check_distilled(names):
+    names["mcmc"].run(names["key"])
+    assert names["mcmc"].get_samples()["theta"].shape == (20, 2)
+
+
+def check_guide(names):
+    losses = names["svi"].run(names["key"], 3, y=np.zeros(2), progress_bar=False).losses
+    assert losses.shape == (3,)
+    assert np.isfinite(losses).all()
+
+
+def check_diagnosis(names):
+    assert np.asarray(names["repaired"].resample()["posterior"]["theta"]).shape[-1] == 2
+
+
+def check_files(names):
+    assert {"population.flow", "my-fit"} <= {file.name for file in Path.cwd().iterdir()}
+    assert isinstance(names["density"], fd.FlowDensity)
+
+
+CHECKS = {
+    "context=theta": check_likelihood,
+    "fd.sample_sites": check_sites,
+    "fd.HutchPlusPlusDivergence": check_divergence,
+    "fd.VelocityField": check_field,
+    "fd.FlowReparam": check_reparam,
+    "fd.distill": check_distilled,
+    "fd.AutoFlow": check_guide,
+    "fd.diagnose": check_diagnosis,
+    "fd.save": check_files,
+}
+"""What a block of the README must come to, by something that only this block has."""
+
+
+def test_every_readme_block_has_its_check():
+    assert [[mark for mark in CHECKS if mark in block] for block in BLOCKS[1:]] == [[mark] for mark in CHECKS]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block.split("\n")[0])
-def test_readme_blocks_run(namespace, block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mark", CHECKS)
+def test_readme_blocks_run(namespace, mark, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = dict(namespace)
+    (block,) = (block for block in BLOCKS[1:] if mark in block)
     with warnings.catch_warnings():
         # So short a training has much to be warned of.
         warnings.simplefilter("ignore", UserWarning)
         exec(block, names)
-    if "FlowReparam" in block:
-        names["mcmc"].run(names["key"], y=np.zeros(2))
-        assert names["mcmc"].get_samples()["theta_base"].shape == (20, 2)
-    if "given" in block:
-        mcmc = names["MCMC"](names["NUTS"](names["model"]))
-        mcmc.run(names["key"], observed=np.zeros(3))
-        assert mcmc.get_samples()["theta"].shape == (20,)
-    if "sample_sites" in block:
-        mcmc = names["MCMC"](names["NUTS"](names["model"]))
-        mcmc.run(names["key"], y=0.5)
-        assert (mcmc.get_samples()["tau"] > 0.0).all()
-    if "distill" in block:
-        names["mcmc"].run(names["key"])
-        assert names["mcmc"].get_samples()["theta"].shape == (20, 2)
-    if "AutoFlow" in block:
-        assert np.isfinite(names["svi"].run(names["key"], 3, y=np.zeros(2), progress_bar=False).losses).all()
+    CHECKS[mark](names)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

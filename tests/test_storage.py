@@ -351,6 +351,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
         fd.StartChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
         "columns: whitened, none straightened",
+        ("calibration", "solver steps"),
     )
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")

@@ -275,19 +275,19 @@ def test_a_network_is_not_put_elsewhere(saved, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_end_and_every_bit_counts(saved, tmp_path):
-    """All lengths, and a bit of every byte of the description and of one in seven of the arrays."""
+def test_ends_and_bits_count(saved, tmp_path):
+    """A bit of one in seven bytes of the description, of one in 97 of the arrays, and as many lengths."""
     content = saved.read_bytes()
     expected = np.asarray(density().log_prob(EVENTS))
     start = 8 + int.from_bytes(content[:8], "little")
-    mutants = [content[:end] for end in range(0, len(content), 7)] + [content + b"\0"]
-    for place in [*range(start), *range(start, len(content), 7)]:
+    mutants = [content[:end] for end in range(0, len(content), 97)] + [content + b"\0"]
+    for place in [*range(0, start, 7), *range(start, len(content), 97)]:
         changed = bytearray(content)
         changed[place] ^= 1 << (place % 8)
         mutants.append(bytes(changed))
     outcomes = [outcome(tmp_path / "mutant.flow", mutant, expected) for mutant in mutants]
-    assert len(outcomes) > 3000
-    assert outcomes.count("the same") < 10  # padding, and what safetensors does not look at
+    assert len(outcomes) > 300
+    assert outcomes.count("the same") < 5  # padding, and what safetensors does not look at
 
 
 def attempt(file: Path) -> Any:
@@ -356,22 +356,22 @@ def mutated(content: bytes, mutations: list[tuple]) -> bytes:
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutants(saved, tmp_path_factory):
+def test_mutants_of_the_bytes(saved, tmp_path_factory):
     content = saved.read_bytes()
     file = tmp_path_factory.mktemp("mutants") / "mutant.flow"
     expected = np.asarray(density().log_prob(EVENTS))
     outcomes = []
 
     @settings(
-        max_examples=10_000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=1_000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(MUTATIONS)
     def run(mutations):
         outcomes.append(outcome(file, mutated(content, mutations), expected))
 
     run()
-    assert len(outcomes) >= 10_000
-    assert outcomes.count("an error") > 9_000
+    assert len(outcomes) >= 1_000
+    assert outcomes.count("an error") > 900
 
 
 def places(tree: Any) -> list[tuple[Any, Any]]:
@@ -398,7 +398,7 @@ def test_mutants_of_the_description(saved, tmp_path_factory):
     count = len(places(content))
     outcomes = []
 
-    @settings(max_examples=600, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(
         st.integers(0, count - 1), st.sampled_from(["set", "copy", "delete", "add"]), VALUES, st.integers(0, count - 1)
     )
@@ -423,5 +423,5 @@ def test_mutants_of_the_description(saved, tmp_path_factory):
         assert again is None or describe(again, "density", {}) == header["density"]
 
     run()
-    assert outcomes.count("an error") > 300
-    assert outcomes.count("what it says") > 30  # of the report, for one, `load` reads nothing
+    assert outcomes.count("an error") > 150
+    assert outcomes.count("what it says") > 15  # of the report, for one, `load` reads nothing

@@ -133,16 +133,16 @@ def untrained_fits() -> Iterator[None]:
     def stopped(*args: Any, **kwargs: Any) -> Any:
         raise Reached
 
+    learned = fd.SteinDivergence(lambda time, state, hidden: 0.0), fd.FitReport({}, {}, RESIDUALS)
     history = History([0], [0.0], [0.0], interrupted=True)
     training = "flowdensity.training"
     with contextlib.ExitStack() as stack:
         for name, stub in {
-            f"{training}.fit.fit_velocity": lambda key, model, *rest, **options: (model, history, None),
-            f"{training}.fit.maximise_likelihood": lambda key, model, *rest, **options: (model, history),
-            f"{training}.divergence.distil": lambda *args, **options: (
-                fd.SteinDivergence(lambda time, state, hidden: 0.0),
-                fd.FitReport({}, {}, RESIDUALS),
-            ),
+            f"{training}.fit.fit_velocity": lambda key, model, *rest, **options: iter([(model, history, None)]),
+            f"{training}.fit.maximise_likelihood": lambda key, model, *rest, **options: iter([(model, history)]),
+            f"{training}.fit.Finish._with_divergence": lambda finish, key, *found: iter([found]),
+            f"{training}.fit.Finish._with_solver": lambda finish, key, *found: found,
+            f"{training}.divergence.distil": lambda *args, **options: iter([learned]),
             f"{training}.distill.labelled": stopped,
             "flowdensity.diagnostics.diagnose.subject": stopped,
             "flowdensity.diagnostics.reweight.over_draws": lambda function, draws, *rest: numpy.zeros(

@@ -14,8 +14,8 @@ COORDINATES_PER_ROW = 4
 r"""There is a warning from so many coordinates per row on, and so for a transposed table of so many rows per column.
 
 A transposed table with fewer rows per column is not noticed, but can hardly be learned the right way round either. Where
-the covariance is the identity, the eigenvalues of that of 4 rows per column reach from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$ (Marchenko
-and Pastur 1967): already the reference is off by a factor of two.
+the covariance is the identity, the eigenvalues of that of 4 rows per column reach from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$
+(Marchenko and Pastur 1967): already the reference is off by a factor of two.
 """
 
 
@@ -34,6 +34,6 @@ def warn_where_turned(caller: str, handed: Handed, rows: np.ndarray, sites: Site
     shapes = None if sites is None else {n: (len(rows), *shape) for n, shape in zip(*sites, strict=True)}
     warn(
         f"{caller} expected `{handed.name}` with one event in each row; got shape {shapes or rows.shape}, {len(rows)} events of "
-        f"{coordinates} coordinates, too few to learn from. Rows may be what columns should be or, in draws by chain, chains, whose "
-        f"draws become rows by numpy.concatenate. Fix: {handed.lines.turned}"
+        f"{coordinates} coordinates, too few to learn from. Rows may be what columns should be or, in draws by chain, chains: "
+        f"then numpy.concatenate makes rows of the draws. Fix: {handed.lines.turned}"
     )

@@ -18,10 +18,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to, constraints
-from numpyro.distributions.transforms import Transform
+from numpyro.distributions import constraints
 
 from .._typing import Array, Float, Scalar, State
+from .interior import bijection, interior_bijection
 from .johnson import JohnsonSU, fit_johnson
 from .marginals import MarginalGaussianisation, fit_marginals
 from .mixtures import fit_mixture
@@ -122,8 +122,11 @@ class Scaling(eqx.Module):
         return ", ".join(names[:NAMED]) + more
 
     def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
-        """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats."""
-        transform: Transform = biject_to(self.support)
+        """Whitened state of an event, shape `(dim,)`, and the log-determinant of the map there, in nats.
+
+        Both are those of the nearest point inside the support, if the event has been rounded to an edge.
+        """
+        transform = interior_bijection(self.support)
         unconstrained = transform._inverse(event)
         stretch = transform.log_abs_det_jacobian(unconstrained, event)
         straight, log_bends = jnp.ravel(unconstrained), jnp.zeros(())
@@ -135,20 +138,20 @@ class Scaling(eqx.Module):
         return state, log_bends - jnp.sum(stretch) - self.log_scale
 
     def colour(self, state: State) -> Float[Array, "*event"]:
-        """Event whose whitened state is `state`."""
+        """Event whose whitened state is `state`; if it rounds to an edge of the support, the nearest point inside."""
         shift = self.scale @ state if self.scale.ndim == 2 else self.scale * state
         flat = self.location + shift
         for bends in reversed(self._bends):
             flat = bends.bend(flat)
-        transform: Transform = biject_to(self.support)
+        transform = interior_bijection(self.support)
         unconstrained = jnp.reshape(flat, transform.inverse_shape(self.event_shape))
         return jnp.asarray(transform(unconstrained))
 
 
 def unconstrain(events: np.ndarray, support: constraints.Constraint) -> np.ndarray:
-    """Events on the real line, by numpyro's bijection for their support, in float64 whatever JAX's own precision."""
+    """Events on the real line, in float64 whatever JAX's own precision; what lies on an edge of the support is not finite."""
     with jax.enable_x64(True):
-        return np.asarray(biject_to(support)._inverse(jnp.asarray(events)), np.float64)
+        return np.asarray(bijection(support)._inverse(jnp.asarray(events)), np.float64)
 
 
 class Straight(NamedTuple):

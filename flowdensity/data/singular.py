@@ -1,16 +1,14 @@
-"""Tables that have no density: rows that repeat, rows that are tied in a column, columns that follow from others."""
+"""Tables that have no density, since rows repeat or are tied in a column."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from .columns import Columns, Finding
 from .rounding import MOSTLY, is_whole
-from .scaling import FULL_COVARIANCE_LIMIT, unconstrain
 from .sites import split
 from .supports import free_size
-from .tables import Table
 
 TIED, LEAST = 0.02, 5
 """A column has ties if one of its values is in more than this share of the rows, and in more rows than this."""
@@ -18,47 +16,40 @@ LOOKED_AT = 2000
 """Rows, drawn at random, that are looked at for ties."""
 REPEATED = 0.1
 """Rows repeat if more than this share of them is there already."""
-FLAT = 1e-7
-"""A direction in which standardised columns have less variance is taken to have none."""
 SHOWN = 12
 """Units of so many columns are written out."""
 
 
-def warn_where_singular(caller: str, table: Table, contexts: np.ndarray) -> None:
-    """Warn where a density learned from a table would grow without bound.
+def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
+    """Rows that are repeated, or that are tied in a column.
 
     Args:
-        caller: public function whose name the warning carries.
-        table: checked events.
+        columns: of the events.
         contexts: one for each, shape `(n, *context_shape)`: an event that is seen again with another context is another row.
     """
-    rows = table.rows.reshape(len(table.rows), -1)
+    rows = columns.rows
     found, whole = ties(rows), np.concatenate([rows, contexts.reshape(len(rows), -1)], axis=1)
     distinct = len({row.tobytes() for row in whole})
-    # Rounding alone makes rows alike, and is cured by itself.
+    # Rounding alone makes rows alike, and spreading them over their cells mends both.
     if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
-        _warn(
-            f"{caller} expected rows of `data` that are not repeated; got {distinct} different ones among {len(rows)}. Each "
-            "counts as a row of its own, and the table as larger than it is",
+        return Finding(
+            "rows of `data` that are not repeated",
+            f"{distinct} different ones among {len(rows)}",
+            "Each counts as a row of its own, and the table as larger than it is",
             "each once, with its context, and weights= as often as it came"
             if contexts.size
             else "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
         )
-    elif found:
-        most = max(found, key=lambda each: (each.unit is not None, each.share))
-        others = f", and {len(found) - 1} other columns have ties" if len(found) > 1 else ""
-        _warn(
-            f"{caller} expected columns of `data` with few ties; got {_place(table, most.column)}, in which {most.share:.1%} of "
-            f"the rows are {most.value:g}{others}. A density learned from them grows without bound there",
-            _cure(table, found, most),
-        )
-    column = dependent(table)
-    if column is not None:
-        _warn(
-            f"{caller} expected columns of `data` none of which is a linear combination of others; got some that are, "
-            f"{_place(table, column)} among them. A density learned from them grows without bound",
-            "leave it out, and compute it from the others",
-        )
+    if not found:
+        return None
+    most = max(found, key=lambda each: (each.unit is not None, each.share))
+    others = f", and {len(found) - 1} other columns have ties" if len(found) > 1 else ""
+    return Finding(
+        "columns of `data` with few ties",
+        f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{others}",
+        "A density learned from them grows without bound there",
+        _cure(columns, found, most),
+    )
 
 
 class Ties(NamedTuple):
@@ -93,20 +84,6 @@ def ties(table: np.ndarray) -> list[Ties]:
     return [_described(int(column), some[:, column]) for column in np.flatnonzero(tied)]
 
 
-def dependent(table: Table) -> int | None:
-    """A column that is a linear combination of others, as it is or on the real line; None if there is none."""
-    rows = table.rows.reshape(len(table.rows), -1)
-    if rows.shape[1] > FULL_COVARIANCE_LIMIT or len(rows) < 2 * rows.shape[1]:
-        return None
-    free = unconstrain(table.rows, table.support).reshape(len(rows), -1)
-    # On a simplex and its like columns add up to a constant, and on the real line they do not.
-    for each in (free, rows) if free.shape == rows.shape else (free,):
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(each, rowvar=False)))
-        if values[0] < FLAT:
-            return int(np.argmax(np.abs(vectors[:, 0])))
-    return None
-
-
 def _described(column: int, rows: np.ndarray) -> Ties:
     values, counts = np.unique(rows, return_counts=True)
     most = int(np.argmax(counts))
@@ -121,9 +98,10 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
-def _cure(table: Table, found: list[Ties], most: Ties) -> str:
+def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
     """A line of code that spreads the rounded columns; where there is none, words."""
-    units = np.zeros(math.prod(table.rows.shape[1:]))
+    table = columns.table
+    units = np.zeros(columns.count)
     for each in found:
         units[each.column] = each.unit or 0.0
     if most.unit is None or free_size(table.support, table.rows.shape[1:]) != units.size:
@@ -144,15 +122,3 @@ def _cure(table: Table, found: list[Ties], most: Ties) -> str:
     else:
         unit = f"units, of shape {shape}, with {most.unit:g} for this column"
     return f"{name} = fd.dequantise(key, {name}, unit={unit})"
-
-
-def _place(table: Table, column: int) -> str:
-    """What the user calls a column."""
-    if table.sites is not None:
-        return f"data[{table.sites.site_of(column)!r}]"
-    shape = table.rows.shape[1:]
-    return f"data[:, {', '.join(str(i) for i in np.unravel_index(column, shape))}]" if shape else "data"
-
-
-def _warn(got: str, fix: str) -> None:
-    warnings.warn(f"{got}. Fix: {fix}", stacklevel=3)

@@ -51,7 +51,7 @@ class _Joint(constraints.Constraint):
         return _all_equal(self.parts, other.parts, static)
 
 
-class _JointTransform(Transform):
+class JointTransform(Transform):
     """numpyro's bijections for the parts of a `_Joint`, side by side."""
 
     def __init__(self, transforms: Sequence[Transform], shapes: Shapes):
@@ -96,7 +96,7 @@ class _JointTransform(Transform):
         return (self.transforms,), (("transforms",), {"shapes": self.shapes})
 
     def eq(self, other: object, static: bool = False) -> ArrayLike:
-        if not isinstance(other, _JointTransform) or self.shapes != other.shapes:
+        if not isinstance(other, JointTransform) or self.shapes != other.shapes:
             return False
         return _all_equal(self.transforms, other.transforms, static)
 
@@ -106,8 +106,8 @@ joint = _Joint
 
 
 @biject_to.register(_Joint)
-def _biject_to_joint(constraint: _Joint) -> _JointTransform:
-    return _JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
+def _biject_to_joint(constraint: _Joint) -> JointTransform:
+    return JointTransform([biject_to(part) for part in constraint.parts], constraint.shapes)
 
 
 def check_support(

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
@@ -16,6 +17,7 @@ from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from . import lines
 from .containers import Handed, read
 from .orientation import warn_where_turned
+from .precision import check_range, column_labels, subtracted
 from .scaling import unconstrain
 from .sites import Sites, join, split
 from .supports import check_support, free_size, joint
@@ -143,6 +145,7 @@ def context_table(
                 f"Fix: {lines.for_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
         _check_finite(caller, handed, column, array, others)
+        check_range(caller, label, array)
     if handed.columns is None:
         return Table(arrays[None], constraints.real, None)
     sites = Sites(tuple(handed.columns), tuple(array.shape[1:] for array in arrays.values()))
@@ -314,6 +317,7 @@ def _check_part(caller: str, part: _Part) -> None:
             f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
             f"shape {values.shape}. Fix: {part.put.format('constraints.real')}"
         )
+    check_range(caller, label, values, support)
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
     if free_size(support, event) < prod(event):
@@ -371,13 +375,27 @@ def _check_varies(
 ) -> None:
     """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
     columns = free.reshape(len(free), -1)
-    # A column whose spread is lost when it is rounded to float32 is constant to the model.
-    resolution = np.finfo(np.float32).eps * np.abs(columns).max(axis=0)
-    constant = np.ptp(columns, axis=0) <= 4.0 * resolution
+    # A column whose spread is lost when JAX's default dtype reads it is constant to the model.
+    dtype = np.dtype(jnp.result_type(float))
+    sizes, spreads = np.abs(columns).max(axis=0), np.ptp(columns, axis=0)
+    constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
     if constant.any():
         column = int(np.argmax(constant))
-        line = lines.without_constants(name, values, free, np.flatnonzero(constant).tolist(), leave_out)
-        raise ValueError(
-            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
-            f"precision{where}. Of a constant nothing can be learned. Fix: {line}"
+        found = np.flatnonzero(constant).tolist()
+        fix = _without_origin(name, values, columns, column) or lines.without_constants(
+            name, values, free, found, leave_out
         )
+        raise ValueError(
+            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
+            f"precision{where}. Of a constant nothing can be learned. Fix: {fix}"
+        )
+
+
+def _without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
+    """A line of code that takes the origin from a column; None where it does not vary in float64 either."""
+    rows = values.reshape(len(values), -1)
+    if rows.shape != columns.shape:
+        return None
+    if np.ptp(rows[:, column]) <= 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
+        return None
+    return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])

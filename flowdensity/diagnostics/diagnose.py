@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks import check_key, real_array
+from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.containers import read
 from ..data.tables import Named, Sample
@@ -68,6 +69,7 @@ def diagnose(
     caller = "diagnose"
     check_key(caller, key)
     check_density(caller, density)
+    density = in_session(density)
     rows_key, subject_key, drawn_key, residual_key, fit_key, cover_key, score_key = jr.split(key, 7)
     held, contexts = _rows(caller, rows_key, density, samples, context)
     looked_at = subject(subject_key, density, held, contexts)

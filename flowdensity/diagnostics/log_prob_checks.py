@@ -2,7 +2,6 @@
 
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -37,7 +36,6 @@ GRID = 64
 NORMALISER = 0.1
 """Nats by which the log of the integral may differ from zero."""
 
-_mean_jacobian = eqx.filter_jit(mean_jacobian)
 
 AGREEMENT = "log_prob against the exact divergence"
 TAILS = "Tails, samples moved outwards"
@@ -103,7 +101,7 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
     centre_key, jacobian_key, draw_key = jr.split(key, 3)
     around = centres_about_samples(centre_key, model, subject.draw(centre_key, 4096), 4096)
     within = LangevinStein(tails=0.0)
-    control = _mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
+    control = mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
     found = stein_residuals(divergence.head, model, control, within.draw(draw_key, around, KERNELS))
     bias, error = found.bias
     # Whitened coordinates have a root mean square of about one: these are nats too, and at most that of the error itself.

@@ -3,15 +3,15 @@
 import copy
 from typing import Any
 
-import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from .._checks import check_kind
-from .._pytree import merge, split, without_copies
+from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Key
+from ..data.interior import off_edges
 from ..data.tables import Named
 from ..models.energy import EnergyNetwork
 from . import batching
@@ -50,8 +50,8 @@ class AmortizedDensity(dist.Distribution):
     @property
     def energy(self) -> EnergyNetwork:
         """The network that has the log density of a whitened state."""
-        energy = merge(self._arrays, self._rest)
-        return without_copies(energy, np.ndim(energy.normaliser) - 1) if is_one(self.flow) else energy
+        energy = in_session(merge(self._arrays, self._rest))
+        return without_copies(energy, copied_axes(self._arrays, self._rest)) if is_one(self.flow) else energy
 
     @property
     def flow(self) -> FlowDensity:
@@ -80,6 +80,9 @@ class AmortizedDensity(dist.Distribution):
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
         return self.flow.sample(key, sample_shape)
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:

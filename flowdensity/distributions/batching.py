@@ -1,7 +1,7 @@
 """Many events and many contexts: one compiled function each, so that a call outside `jit` compiles once and not once a call.
 
-Each takes the parts of a density, which are its model, divergence and solver, and flat contexts of shape
-`(*batch_shape, context_dim)`.
+Rows are computed in blocks (`over_rows`), so that memory does not grow with their number. Each function takes the parts of a
+density, which are its model, divergence and solver, and flat contexts of shape `(*batch_shape, context_dim)`.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .. import solving
+from .._blocks import over_rows
 from .._typing import Array, Key
 from ..models.flows import AbstractProbabilityFlow
 
@@ -24,11 +25,12 @@ def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
     if not batch:
         return one(array, context)
     count = math.prod(batch)
-    array = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(count, *event_shape)
-    shared = context.ndim == 1
-    if not shared:
-        context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(count, context.shape[-1])
-    out = jax.vmap(one, in_axes=(0, None if shared else 0))(array, context)
+    rows = jnp.broadcast_to(array, (*batch, *event_shape)).reshape(count, *event_shape)
+    if context.ndim == 1:
+        out = over_rows(lambda event: one(event, context), rows)
+    else:
+        contexts = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(count, context.shape[-1])
+        out = over_rows(one, rows, contexts)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
 
 
@@ -94,9 +96,12 @@ def diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, str
     model, _, _ = parts
     batch = noise.shape[:-1]
     rows, context = noise.reshape(-1, model.dim), jnp.broadcast_to(context, (*batch, context.shape[-1]))
-    events = jax.vmap(
+    events = over_rows(
         lambda k, z, c: solving.event_from_diffusion(model, k, z, _shaped(model, c), steps, strength),
-    )(jr.split(key, len(rows)), rows, context.reshape(len(rows), -1))
+        jr.split(key, len(rows)),
+        rows,
+        context.reshape(len(rows), -1),
+    )
     return events.reshape(*batch, *model.event_shape)
 
 

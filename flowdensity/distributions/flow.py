@@ -21,9 +21,10 @@ from .._checks import (
     real_jax_array,
     reshaping,
 )
-from .._pytree import merge, split, without_copies
+from .._pytree import copied_axes, in_session, merge, split, without_copies
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.containers import read
+from ..data.interior import off_edges
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
@@ -80,6 +81,12 @@ class FlowDensity(dist.Distribution):
             ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
         ):
             check_kind("FlowDensity", name, value, kind, f"{name}={fix}")
+        if np.ndim(model.scaling.location) > 1:
+            raise ValueError(
+                f"FlowDensity expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading "
+                "axis, as after jax.vmap or jax.tree.map. jax.vmap makes a stack of densities, and is wanted again to use it. "
+                "Fix: jax.vmap(fd.FlowDensity)(model)"
+            )
         self._arrays, self._rest = split((model, divergence, solver))
         self.context = _flat_context(model, context)
         warn_if_far(model, self.context)
@@ -90,10 +97,15 @@ class FlowDensity(dist.Distribution):
 
     @property
     def _parts(self) -> tuple[AbstractProbabilityFlow, AbstractDivergence, AbstractSolver]:
-        parts = merge(self._arrays, self._rest)
-        # Of a scan numpyro gets a copy of everything for each step, and hands it on with these as batch axes. A model has none
-        # of its own, and what a step does not sample is the same in all.
-        return without_copies(parts, np.ndim(parts[0].scaling.location) - 1) if is_one(self) else parts
+        parts = in_session(merge(self._arrays, self._rest))
+        # numpyro's scan makes a copy of everything for each step, and these become batch axes. A model has no batch axes of its
+        # own, and what a step does not sample is the same in all steps.
+        return without_copies(parts, self._copied_axes) if is_one(self) else parts
+
+    @property
+    def _copied_axes(self) -> int:
+        """Number of leading axes that copies of the parts have."""
+        return copied_axes(self._arrays, self._rest)
 
     @property
     def model(self) -> AbstractProbabilityFlow:
@@ -168,6 +180,7 @@ class FlowDensity(dist.Distribution):
         return self._variant(solver=solver)
 
     def _variant(self, **changes: Any) -> "FlowDensity":
+        self._check_one("FlowDensity.given", "context")
         model, divergence, solver = self._parts
         context = self.context
         if context is not None and context.shape[-1] == 0:
@@ -201,7 +214,7 @@ class FlowDensity(dist.Distribution):
     def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
         """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
         noise = self._draw_base("FlowDensity.sample_with_intermediates", key, sample_shape)
-        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample"))
+        event, log_density = batching.events_and_log_probs(self._parts, noise, self._given("FlowDensity.sample", "key"))
         return event, [log_density]
 
     def sample_diffusion(
@@ -236,7 +249,12 @@ class FlowDensity(dist.Distribution):
         strength = check_number("FlowDensity.sample_diffusion", "strength", strength, 0.0, fix=1.0, ends="low")
         start, way = jr.split(key)
         noise = self._draw_base("FlowDensity.sample_diffusion", start, sample_shape)
-        return batching.diffused(self._parts, way, noise, self._given("FlowDensity.sample_diffusion"), steps, strength)
+        return batching.diffused(
+            self._parts, way, noise, self._given("FlowDensity.sample_diffusion", "key"), steps, strength
+        )
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
@@ -255,7 +273,7 @@ class FlowDensity(dist.Distribution):
 
     def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
         """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
-        context = self._given("FlowDensity.from_base")
+        context = self._given("FlowDensity.from_base", "noise")
         noise = real_jax_array("FlowDensity.from_base", "noise", noise, "noise = density.base.sample(key)")
         if noise.shape[-1:] != (self.model.dim,):
             raise ValueError(
@@ -277,16 +295,24 @@ class FlowDensity(dist.Distribution):
             TypeError: in the name of `caller`, if they are no real numbers.
             ValueError: likewise, if the shape is not that of events or a context is missing.
         """
-        context = self._given(caller)
+        context = self._given(caller, "value")
         return self._checked_event(caller, value), context
 
-    def _given(self, caller: str) -> Array:
+    def _given(self, caller: str, argument: str) -> Array:
+        self._check_one(caller, argument)
         if self.context is None:
             raise ValueError(
                 f"{caller} expected a context of shape {self.context_shape}; this conditional density has not "
                 "been given one. Fix: density = density.given(context)"
             )
-        return self.context
+        return in_session(self.context)
+
+    def _check_one(self, caller: str, argument: str) -> None:
+        if self._copied_axes > 0 and not is_one(self):
+            raise ValueError(
+                f"{caller} expected one density; got a stack of them, whose arrays have a leading axis, as after jax.vmap or "
+                f"jax.tree.map. Fix: jax.vmap(lambda one: one.{caller.rpartition('.')[2]}({argument}))(density)"
+            )
 
     def _named(self, caller: str, fix: str) -> Sites:
         if self.sites is None:
@@ -297,7 +323,7 @@ class FlowDensity(dist.Distribution):
 
     def _draw_base(self, caller: str, key: Any, sample_shape: tuple[int, ...]) -> Array:
         check_key(caller, key)
-        context = self._given(caller)
+        context = self._given(caller, "key")
         leading = check_sample_shape(caller, sample_shape)
         return jr.normal(key, (*leading, *context.shape[:-1], self.model.dim))
 

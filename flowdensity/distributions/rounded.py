@@ -17,11 +17,15 @@ from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
 from .._checks import check_count, check_kind, real_jax_array, reshaping
-from .._pytree import without_copies
+from .._pytree import in_session, without_copies
 from .._typing import Array, ArrayLike, Key
+from ..data.interior import interior_point
 from ..data.rounding import units_of
 from ..data.supports import free_size
 from .scanned import promoted
+
+ROWS = 2**16
+"""Number of events whose density is evaluated at once: with more, a few points of every cell at a time."""
 
 
 class _Recorded(constraints.Constraint):
@@ -113,7 +117,7 @@ class Rounded(dist.Distribution):
     @property
     def _one_cell(self) -> tuple[Array, Array]:
         # Units are constants: copies that a scan has made of them are alike.
-        return without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim)
+        return in_session(without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim))
 
     @constraints.dependent_property(is_discrete=True)  # type: ignore[arg-type]
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -142,15 +146,27 @@ class Rounded(dist.Distribution):
         # The points are in front of all axes of the batch, so these must all be there.
         batch = jnp.broadcast_shapes(value.shape[:axes], self.batch_shape)
         points = len(self.offsets)
-        offsets = self.offsets.reshape(points, *[1] * len(batch), *self.event_shape)
-        inside = jnp.broadcast_to(value, (*batch, *self.event_shape)) + offsets
-        support: Any = self.base.support
-        kept = jnp.broadcast_to(support(inside), (points, *batch))
-        # Beyond the support a density may be nan, and so would be its gradient.
-        somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
-        log_probs = jnp.where(kept, self.base.log_prob(somewhere), -jnp.inf)
+        middles = jnp.broadcast_to(value, (*batch, *self.event_shape))
+        some = max(1, ROWS // max(1, math.prod(batch)))
+        if points <= some:
+            log_probs = self._log_probs(middles, self.offsets)
+        else:
+            block = jax.checkpoint(functools.partial(self._log_probs, middles), prevent_cse=False)
+            some = 2 ** int(math.log2(some))
+            blocks = self.offsets.reshape(points // some, some, *self.event_shape)
+            log_probs = jax.lax.map(block, blocks).reshape(points, *batch)
         volume = jnp.sum(jnp.log(jnp.where(self.unit > 0, self.unit, 1.0)))
         return logsumexp(log_probs, axis=0) - math.log(points) + volume
+
+    def _log_probs(self, middles: Array, offsets: Array) -> Array:
+        """Log densities of `base` at some points of each cell, shape `(points, *batch)`; minus infinity beyond the support."""
+        batch = middles.shape[: middles.ndim - self.event_dim]
+        inside = middles + offsets.reshape(len(offsets), *[1] * len(batch), *self.event_shape)
+        support: Any = self.base.support
+        kept = jnp.broadcast_to(support(inside), (len(offsets), *batch))
+        # Beyond the support a density may be nan, and so would be its gradient; on an edge it may be infinite.
+        somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
+        return jnp.where(kept, self.base.log_prob(interior_point(support, somewhere)), -jnp.inf)
 
 
 @functools.lru_cache(maxsize=32)

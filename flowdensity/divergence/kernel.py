@@ -95,6 +95,7 @@ class MeanJacobian(eqx.Module):
         return self.weights(time) @ jnp.sum(diagonals, axis=1)
 
 
+@eqx.filter_jit
 def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel) -> MeanJacobian:
     r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, with no derivative.
 
@@ -109,15 +110,15 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
 
     def changes(kernel: Kernel) -> Rows:
         time, centre, noise, width, context = kernel
-        ends = jnp.concatenate([centre[None], centre + width * noise])
+        ends = jnp.concatenate([centre[None], centre[None] + width * noise])
         fields = jax.vmap(lambda y: seen_field(model, time, y, context)[0])(ends)
-        return (fields[1:] - fields[0]) / width
+        return (fields[1:] - fields[:1]) / width
 
     slopes = map_kernels(changes, kernels)
     weights = jax.vmap(hats.weights)(kernels.time)
     # A node that no draw is next to has no weight anywhere, and is left at zero.
     totals = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(weights.dtype).tiny)
-    weights = weights / (totals * kernels.noise.shape[1])
+    weights = weights / (totals * kernels.noise.shape[1])[None]
     if kernels.centre.shape[1] > FULL_COVARIANCE_LIMIT:
         return MeanJacobian(nodes, jnp.einsum("nk,nfi,nfi->ki", weights, slopes, kernels.noise, optimize="optimal"))
     matrices = jnp.einsum("nk,nfi,nfj->kij", weights, slopes, kernels.noise, optimize="optimal")

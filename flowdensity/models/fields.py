@@ -206,7 +206,8 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
     if isinstance(inner, dist.MultivariateNormal):
         scale = np.asarray(inner.scale_tril, np.float64)
     else:
-        scale = np.ravel(np.sqrt(np.asarray(base.variance, np.float64)))
+        # Not the root of the variance, which float32 may not hold.
+        scale = np.ravel(np.broadcast_to(np.asarray(inner.scale, np.float64), base.event_shape))
     return Scaling(location, scale, constraints.real, base.event_shape)
 
 

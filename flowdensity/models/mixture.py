@@ -88,7 +88,7 @@ class GaussianMixture(eqx.Module):
         each = jnp.einsum("kij,nkj->nki", self.axes, jnp.stack([velocities, scores]), precision="highest")
         velocity, score = jnp.einsum("k,nki->ni", shares, each, precision="highest")
         # The shares move with the state: their gradients are those of the components' scores less the mean score.
-        moved = jnp.sum((each[0] - velocity) * (each[1] - score), axis=1)
+        moved = jnp.sum((each[0] - velocity[None]) * (each[1] - score[None]), axis=1)
         return velocity, jnp.dot(shares, jnp.sum(slopes, axis=1) + moved)
 
     def faded(self, angle: Scalar, state: State, reach: Scalar) -> tuple[State, Scalar]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ from ..models.flows import Started, with_start
 from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, stack
 from .loop import History
 from .losses import Sample
+from .progress import activity
+from .results import final, relay
 from .splits import kinds
 from .start import StartChoice, choose_start, fit_start, whiten_again
 
@@ -55,7 +57,7 @@ class Run(NamedTuple, Generic[Started]):
 
 def cross_validate(
     keys: Keys, model: Started, table: Sample, pairs: Sequence[Pair], trainer: Trainer, *, stage: str
-) -> tuple[Started, History, StartChoice | None]:
+) -> Iterator[tuple[Started, History, StartChoice | None]]:
     """Train a network for each fold, from each start there is, and then one on all rows for as many steps as did best.
 
     Unless the gain in likelihood over the start is within the standard error of that gain: then the model is left there.
@@ -68,8 +70,9 @@ def cross_validate(
         trainer: what the runs have in common.
         stage: name of this stage.
 
-    Returns:
-        The model, the losses of the cross-validation, and how its start was chosen, if it was.
+    Yields:
+        The best model so far, the losses of the cross-validation, and how its start was chosen, if it was. Until the last run is
+        done, the model is that of the first fold, which has not seen one part of the rows.
     """
     began = time.monotonic()
     # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
@@ -84,30 +87,33 @@ def cross_validate(
     kept, judged = stack([kept for kept, _ in pairs]), HeldRows(stack(some), held_keys)
     runs: list[Run[Started]] = []
     for start in starts:
-        started, name = stack(start.folds), f"{stage}, from one Gaussian" if runs else stage
-        runs.append(Run(start.model, started, *trainer.run(keys.train, Folds(started, kept, judged), name)))
-        if runs[-1].history.interrupted:
-            break
-    best, is_better, choice = _compare(runs, judged, choice)
+        started = stack(start.folds)
+        folds = Folds(started, kept, judged)
+        if runs:
+            trained, history = final(trainer.run(keys.train, folds, f"{stage}, from one Gaussian"))
+        else:
+            trained, history = yield from relay(
+                trainer.run(keys.train, folds, stage), lambda run: (first(run[0]), run[1], choice)
+            )
+        runs.append(Run(start.model, started, trained, history))
+    with activity("comparison with the start", trainer.progress):
+        best, is_better, choice = _compare(runs, judged, choice)
     history = best.history
     history.seconds = seconds + sum(run.history.seconds for run in runs)
-    history.interrupted = runs[-1].history.interrupted
     if not is_better:
         history.best_step = 0
         history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
-        return best.model, history, choice
-    if history.interrupted:
-        return first(best.trained), history, choice
+        yield best.model, history, choice
+        return
+    yield first(best.trained), history, choice
     everything = table.take(jr.permutation(keys.order, len(table.states))[None])
     # Nothing is held out from the last run: what is reported is the cross-validation.
     one_fold = jax.tree.map(lambda leaf: leaf[:1], judged._replace(sample=judged.sample._replace(weights=None)))
-    final = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
-    trained, last = trainer._replace(schedule=final).run(
-        keys.everything, Folds(stack([best.model]), everything, one_fold), f"{stage}, all rows"
-    )
+    schedule = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
+    folds = Folds(stack([best.model]), everything, one_fold)
+    trained, last = final(trainer._replace(schedule=schedule).run(keys.everything, folds, f"{stage}, all rows"))
     history.seconds += last.seconds
-    history.interrupted = last.interrupted
-    return first(trained), history, choice
+    yield first(trained), history, choice
 
 
 def furthest(gains: Sequence[tuple[float, float]]) -> int | None:

@@ -1,7 +1,10 @@
 """Distilling a whole log density into one network."""
 
+import dataclasses
 import os
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +16,7 @@ from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
+from .._pytree import in_session
 from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
@@ -21,12 +25,14 @@ from ..divergence.centres import inflation, mismatched
 from ..models.energy import EnergyNetwork
 from ..models.flows import standard_normal_log_prob
 from ..solving import state_from_noise, state_log_prob
-from .checkpoints import open_checkpoint
-from .loop import Schedule, TrainingDiverged, train
+from .checkpoints import Checkpoint, open_checkpoint
+from .loop import History, Schedule, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
-from .options import check_options, held_out
+from .options import Options, check_options, held_out
 from .prepare import REACH, reach_of
+from .progress import activity
 from .report import Amortisation, FitReport
+from .results import last, relay, until_interrupted
 
 LABELS, LEAST, MOST = 4_096, 32_768, 131_072
 """Labels for each dimension of state and context, and how many there are at least and at most."""
@@ -47,6 +53,8 @@ CHECKED, EACH = 8, 128
 GRADIENT = 1e-6
 """Largest gradient at the normaliser that is taken: by how much the mean ratio may be off 1."""
 LEARNING_RATE = 1e-2
+NORMALIZER = "normalizer (its integral is not quite 1)"
+"""What an amortized density lacks if the fit is interrupted before its normalizer is measured."""
 TINY = 1e-6
 """Floor of what is divided by: a density that is the fitted Gaussian departs from it nowhere."""
 
@@ -88,6 +96,8 @@ def distill(
 
     Returns:
         The amortized density, with the contexts that `density` had, and a report whose `amortisation` says how far off it is.
+        Ctrl-C while the network is trained ends the training only, since a density needs its normalizer; Ctrl-C after that gives
+        what there is, and a warning says what it lacks. While labels are made nothing has been learned, and it ends the call.
 
     Raises:
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
@@ -96,6 +106,7 @@ def distill(
     caller = "distill"
     check_key(caller, key)
     check_density(caller, density, FlowDensity)
+    density = in_session(density)
     context_dim = density.model.context_scaling.dim
     inputs = density.model.dim + context_dim
     usual = min(max(LEAST, LABELS * inputs), MOST)
@@ -108,53 +119,102 @@ def distill(
     # Not the density itself: a numpyro distribution has its leaves in another order in each process.
     parts = density.model, density.divergence, density.solver, density.context
     kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, options)
-    point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
+    return last(_distilled(key, density, labels, width, options, progress=progress, checkpoint=kept_files))
 
-    model = density.model
+
+class Labels(NamedTuple):
+    """What the loss is handed: labels to train on, labels held out, and the typical size of a component of a gradient."""
+
+    kept: EnergyLabels
+    held: EnergyLabels
+    slope: Scalar
+
+
+class EnergyLoss(eqx.Module):
+    """Errors of log densities and of their gradients over a batch of labels.
+
+    Args:
+        batch_size: labels in a batch.
+    """
+
+    batch_size: int = eqx.field(static=True)
+
+    def __call__(self, network: EnergyNetwork, key: Key, labels: Labels) -> Scalar:
+        rows = jr.randint(key, (self.batch_size,), 0, len(labels.kept.departures))
+        return energy_loss(network, jax.tree.map(lambda leaf: leaf[rows], labels.kept), labels.slope)
+
+
+def _held_loss(network: EnergyNetwork, labels: Labels) -> Scalar:
+    return energy_loss(network, labels.held, labels.slope)
+
+
+def _distilled(
+    key: Key,
+    density: FlowDensity,
+    labels: int,
+    width: int,
+    options: Options,
+    *,
+    progress: bool,
+    checkpoint: Checkpoint | None,
+) -> Iterator[tuple[AmortizedDensity, FitReport]]:
+    """Amortized densities: as their network is trained, then with its normaliser, then with what that is on fresh samples."""
+    point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
     started = time.monotonic()
     table = labelled(point_key, density, labels, each=1, spread=True, progress=progress)
     seconds = {"labels": time.monotonic() - started}
 
     held = held_out(labels, 1 / 16)
     kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
-    contexts = np.asarray(contexts_of(point_key, density, labels))
-    network = EnergyNetwork(
-        net_key,
+    network = _new_network(net_key, density, kept, np.asarray(contexts_of(point_key, density, labels)), width)
+    # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
+    schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=options.steps)
+    training = train(
+        train_key, network, EnergyLoss(options.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
+        stage="energy", progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
+
+    def so_far(trained: tuple[EnergyNetwork, History]) -> tuple[AmortizedDensity, FitReport]:
+        network, history = trained
+        report = FitReport({"energy": history}, seconds, interrupted=("energy", NORMALIZER))
+        return AmortizedDensity(network, density), report
+
+    network, history = yield from relay(until_interrupted(training), so_far)
+    cut = ("energy",) if history.interrupted else ()
+    report = FitReport({"energy": history}, seconds | {"energy": history.seconds}, interrupted=(*cut, NORMALIZER))
+    yield AmortizedDensity(network, density), report
+    started = time.monotonic()
+    with activity("measurement of the normalizer", progress):
+        samples = max(CHUNK, labels // CHECKED // EACH * EACH)
+        network = normalised(absorb_key, density, network, samples)
+        yield (
+            AmortizedDensity(network, density),
+            dataclasses.replace(report, interrupted=(*cut, "check of the normalizer")),
+        )
+        amortisation = measured(verify_key, density, network, samples)
+    seconds = report.seconds | {"normaliser": time.monotonic() - started}
+    yield (
+        AmortizedDensity(network, density),
+        FitReport({"energy": history}, seconds, amortisation=amortisation, interrupted=cut or None),
+    )
+
+
+def _new_network(
+    key: Key, density: FlowDensity, labels: EnergyLabels, contexts: np.ndarray, width: int
+) -> EnergyNetwork:
+    """An untrained network that tells the states of labels apart, and contexts."""
+    model = density.model
+    inputs = model.dim + contexts.shape[1]
+    return EnergyNetwork(
+        key,
         model.dim,
-        context_dim,
-        reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(kept.states, axis=1))),
+        contexts.shape[1],
+        reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(labels.states, axis=1))),
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
-        scale=_typical(kept.departures),
+        scale=_typical(labels.departures),
         width=width,
         experts=EXPERTS if inputs > MANY else 0,
     )
-    slope = _typical(kept.slopes)
-
-    def loss(network: EnergyNetwork, key: Key, args: tuple[EnergyLabels, EnergyLabels]) -> Scalar:
-        kept, _ = args
-        rows = jr.randint(key, (options.batch_size,), 0, len(kept.departures))
-        return energy_loss(network, jax.tree.map(lambda leaf: leaf[rows], kept), slope)
-
-    def validate(network: EnergyNetwork, args: tuple[EnergyLabels, EnergyLabels]) -> Scalar:
-        return energy_loss(network, args[1], slope)
-
-    # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
-    schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=options.steps)
-    try:
-        network, history = train(
-            train_key, network, loss, validate, (kept, out), schedule,
-            stage="energy", progress=progress, checkpoint=kept_files,
-        )  # fmt: skip
-    except TrainingDiverged as error:
-        error.best = AmortizedDensity(error.best, density)
-        raise
-    seconds |= {"energy": history.seconds}
-    started = time.monotonic()
-    samples = max(CHUNK, labels // CHECKED // EACH * EACH)
-    network = normalised(absorb_key, density, network, samples)
-    amortisation = measured(verify_key, density, network, samples)
-    seconds |= {"normaliser": time.monotonic() - started}
-    return AmortizedDensity(network, density), FitReport({"energy": history}, seconds, amortisation=amortisation)
 
 
 def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> EnergyLabels:

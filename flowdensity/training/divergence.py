@@ -1,7 +1,9 @@
 """Distilling the divergence of a frozen model."""
 
+import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import equinox as eqx
@@ -10,22 +12,26 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_key
+from .._pytree import in_session
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
 from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import calibrate, stein_residuals
 from ..divergence.centres import AbstractCentres, HalvedCentres, PathCentres, TrajectoryCentres
+from ..divergence.exact import ExactDivergence
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.stein import DivergenceHead, SteinDivergence
 from ..models.flows import AbstractCircle, AbstractProbabilityFlow
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
-from .loop import History, Schedule, TrainingDiverged, train
+from .loop import History, Schedule, train
 from .objectives import AbstractObjective, LangevinStein, check_objective
 from .options import Options, check_options
 from .prepare import whitened
+from .progress import activity
 from .report import FitReport
+from .results import last, relay, until_interrupted
 
 POOL = 20_000
 """At most so many samples of the model, and as many trajectories through the data, about which kernels are drawn."""
@@ -87,12 +93,52 @@ def fit_divergence(
     caller = "fit_divergence"
     check_key(caller, key)
     check_flow_model(caller, model)
+    model = in_session(model)
     objective = LangevinStein() if objective is None else objective
     check_objective(caller, objective, model)
     table = whitened(caller, model, data, context)
     options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
     kept = open_checkpoint(caller, checkpoint, key, model, table, options, objective)
-    return distil(key, model, table, options, objective, progress=progress, checkpoint=kept)
+    learned = distil(key, model, table, options, objective, progress=progress, checkpoint=kept)
+    density, report = last(_with_exact_first(model, learned))
+    divergence = density.divergence
+    assert isinstance(divergence, SteinDivergence), "nothing is returned before a step was done"
+    return divergence, report
+
+
+def _with_exact_first(
+    model: AbstractProbabilityFlow, learned: Iterator[tuple[SteinDivergence, FitReport]]
+) -> Iterator[tuple[FlowDensity, FitReport]]:
+    """Densities with the divergences that are learned, and before them the exact one, of which nothing is learned."""
+    yield FlowDensity(model, divergence=ExactDivergence()), FitReport({}, {})
+    for divergence, report in learned:
+        yield FlowDensity(model, divergence=divergence), report
+
+
+class HeadLoss(eqx.Module):
+    """An objective over fresh draws.
+
+    Args:
+        objective: what the head is trained on.
+        batch_size: draws in each step, or a little more: frames are whole.
+    """
+
+    objective: AbstractObjective
+    batch_size: int = eqx.field(static=True)
+
+    def __call__(self, head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
+        model, control, around, _ = args
+        return self.objective.mean_loss(head, model, control, self.objective.draw(key, around, self.batch_size))
+
+
+class HeldHeadLoss(eqx.Module):
+    """The same over fixed draws."""
+
+    objective: AbstractObjective
+
+    def __call__(self, head: DivergenceHead, args: Inputs) -> Scalar:
+        model, control, _, kernels = args
+        return self.objective.mean_loss(head, model, control, kernels)
 
 
 def distil(
@@ -104,56 +150,61 @@ def distil(
     *,
     progress: bool,
     checkpoint: Checkpoint | None,
-) -> tuple[SteinDivergence, FitReport]:
+) -> Iterator[tuple[SteinDivergence, FitReport]]:
     """Distil the divergence of `model`, with centres about a whitened table and the model's own samples.
 
-    As `fit_divergence`, after its checks.
+    As `fit_divergence`, after its checks. Yields divergences as soon as a step was done: first as they are trained, and then
+    calibrated.
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
     draws = options.share(16, 1024, CALIBRATION)
-    data_key, own_key = jr.split(pool_key)
-    pool = options.share(25, 256, POOL)
-    data, own = centres_about_data(data_key, model, table, pool), centres_about_samples(own_key, model, table, pool)
-    around = {"data": data, "model": own, "both": HalvedCentres(data, own)}[objective.source]
-
-    def loss(head: DivergenceHead, key: Key, args: Inputs) -> Scalar:
-        model, control, around, _ = args
-        return objective.mean_loss(head, model, control, objective.draw(key, around, options.batch_size))
-
-    def validate(head: DivergenceHead, args: Inputs) -> Scalar:
-        model, control, _, kernels = args
-        return objective.mean_loss(head, model, control, kernels)
-
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
-    control = eqx.filter_jit(mean_jacobian)(
-        model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, draws)
-    )
-    head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
-    held = objective.draw(held_key, around, options.share(60, 256, HELD))
+    with activity("preparation of the divergence", progress):
+        data_key, own_key = jr.split(pool_key)
+        pool = options.share(25, 256, POOL)
+        data, own = (
+            centres_about_data(data_key, model, table, pool),
+            centres_about_samples(own_key, model, table, pool),
+        )
+        around = {"data": data, "model": own, "both": HalvedCentres(data, own)}[objective.source]
+        nodes = jnp.sort(model.times(NODES))
+        control = mean_jacobian(model, nodes, within.draw(jacobian_key, around, draws))
+        head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
+        held = objective.draw(held_key, around, options.share(60, 256, HELD))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History(
             [0], [0.0], [0.0], stopped="nothing to learn, since the network adds no velocity: a head of zero is exact"
         )
-        return SteinDivergence(head), FitReport({"divergence": history}, seconds)
+        yield SteinDivergence(head), FitReport({"divergence": history}, seconds)
+        return
     # Draws are unlimited, so there is nothing to stop early for.
     schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=None)
-    try:
-        head, history = train(
-            train_key, head, loss, validate, (model, control, around, held), schedule,
-            stage="divergence", progress=progress, checkpoint=checkpoint,
-        )  # fmt: skip
-    except TrainingDiverged as error:
-        error.best = FlowDensity(model, divergence=SteinDivergence(error.best))
-        raise
+    training = train(
+        train_key, head, HeadLoss(objective, options.batch_size), HeldHeadLoss(objective),
+        (model, control, around, held), schedule, stage="divergence", progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
+
+    def so_far(trained: tuple[DivergenceHead, History]) -> tuple[SteinDivergence, FitReport] | None:
+        head, history = trained
+        report = FitReport({"divergence": history}, seconds, interrupted=("divergence", "calibration"))
+        return (SteinDivergence(head), report) if history.learned else None
+
+    head, history = yield from relay(until_interrupted(training), so_far)
+    cut = ("divergence",) if history.interrupted else ()
+    seconds = seconds | {"divergence": history.seconds}
+    report = FitReport({"divergence": history}, seconds, interrupted=(*cut, "calibration"))
+    yield SteinDivergence(head), report
     started = time.monotonic()
-    # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
-    head = calibrate(head, model, control, within.draw(calibrate_key, own, draws))
-    residuals = stein_residuals(head, model, control, within.draw(verify_key, own, draws))
-    seconds |= {"divergence": history.seconds, "calibration": time.monotonic() - started}
-    return SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals)
+    with activity("calibration", progress):
+        # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
+        head = calibrate(head, model, control, within.draw(calibrate_key, own, draws))
+        yield SteinDivergence(head), dataclasses.replace(report, interrupted=(*cut, "residuals"))
+        residuals = stein_residuals(head, model, control, within.draw(verify_key, own, draws))
+    seconds = seconds | {"calibration": time.monotonic() - started}
+    yield SteinDivergence(head), FitReport({"divergence": history}, seconds, residuals, interrupted=cut or None)
 
 
 @eqx.filter_jit

@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax.random as jr
 
 from .._checks import check_choice, check_kind
+from .._pytree import in_session
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
 from ..distributions.checks import check_flow_model
@@ -21,13 +22,20 @@ from ..models.paths import AbstractPath, CondOT, Trigonometric, VariancePreservi
 from .checkpoints import Checkpoint, open_checkpoint
 from .divergence import distil
 from .likelihood import maximise_likelihood
-from .loop import TrainingDiverged
+from .loop import History
 from .objectives import LangevinStein
 from .options import Options, check_options
 from .prepare import Parts, check_shared, prepare, whitened
+from .progress import activity
 from .report import FitReport
+from .results import last, relay
+from .start import StartChoice
 from .steps import ROWS, choose_steps
 from .velocity import fit_velocity
+
+SOLVER = "solver steps"
+"""The last part of a fit, as a report names it."""
+Found: TypeAlias = tuple[FlowDensity, FitReport]
 
 
 def fit_flow(
@@ -83,8 +91,10 @@ def fit_flow(
         progress: whether to show bars with step, losses and time left.
 
     Returns:
-        The density and a report. If interrupted (Ctrl-C) in the first stage, the best flow so far with `ExactDivergence`, and
-        in the second with the divergence learned so far; a warning says so.
+        The density and a report. Ctrl-C loses nothing that was learned: in the first stage it gives the best flow so far with
+        `ExactDivergence`, in the training of the second it goes on with the divergence learned so far, and elsewhere it gives
+        what there is. A warning and the report's `interrupted` say what was left undone. Before the first step nothing is lost,
+        and the KeyboardInterrupt is raised.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -218,9 +228,10 @@ def fit_likelihood(
     check_shared(caller, key, divergence, validation, tolerance)
     if model is None:
         net_key, key = jr.split(key)
-        parts, options = prepare(
-            caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
-        )
+        with activity("preparation", progress):
+            parts, options = prepare(
+                caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
+            )
         table = parts.table
         model, columns = Flow(path=Trigonometric(), **parts.shared), parts.scaling.summary()
         chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
@@ -231,22 +242,19 @@ def fit_likelihood(
                 raise ValueError(
                     f"{caller} expected `model` or `{name}`, since a model has its own; got both. Fix: {name}=None"
                 )
-        table = whitened(caller, model, data, context, weights)
+        model = in_session(model)
+        with activity("preparation", progress):
+            table = whitened(caller, model, data, context, weights)
         options = check_options(caller, table.effective, steps, batch_size, learning_rate)
         chosen, columns = Options(steps or 300, batch_size or 256, learning_rate or 2e-4), None
     if isinstance(model, AbstractCircle):
         model = ContinuousFlow(model)
     kept = open_checkpoint(caller, checkpoint, key, model, table, chosen, options, divergence, validation)
     likelihood_key, stein_key = jr.split(key)
-    try:
-        trained, history = maximise_likelihood(
-            likelihood_key, model, table, chosen, validation, progress=progress, checkpoint=kept
-        )
-    except TrainingDiverged as error:
-        error.best = FlowDensity(error.best, divergence=ExactDivergence())
-        raise
-    report = FitReport({"likelihood": history}, {"likelihood": history.seconds}, columns=columns)
-    return _finish(stein_key, trained, report, table, options, divergence, tolerance, kept, progress)
+    trained = maximise_likelihood(likelihood_key, model, table, chosen, validation, progress=progress, checkpoint=kept)
+    models = ((model, history, None) for model, history in trained)
+    finish = Finish(stein_key, table, options, divergence, tolerance, kept, progress)
+    return last(finish(models, "likelihood", columns))
 
 
 def _fit(
@@ -271,49 +279,68 @@ def _fit(
     """Fit the model on the circle that `make` makes of its parts; all checks first."""
     check_shared(caller, key, divergence, validation, tolerance)
     net_key, flow_key, stein_key = jr.split(key, 3)
-    parts, options = prepare(
-        caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
-    )
+    with activity("preparation", progress):
+        parts, options = prepare(
+            caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
+        )
     model, table = make(parts), parts.table
     kept = open_checkpoint(caller, checkpoint, key, model, table, options, divergence, validation)
-    try:
-        model, history, start = fit_velocity(
-            flow_key, model, table, options, validation, stage=stage, progress=progress, checkpoint=kept
-        )
-    except TrainingDiverged as error:
-        error.best = FlowDensity(error.best, divergence=ExactDivergence())
-        raise
-    report = FitReport({stage: history}, {stage: history.seconds}, start=start, columns=parts.scaling.summary())
-    return _finish(stein_key, model, report, table, options, divergence, tolerance, kept, progress)
+    models = fit_velocity(flow_key, model, table, options, validation, stage=stage, progress=progress, checkpoint=kept)
+    finish = Finish(stein_key, table, options, divergence, tolerance, kept, progress)
+    return last(finish(models, stage, parts.scaling.summary()))
 
 
-def _finish(
-    key: Key,
-    model: AbstractProbabilityFlow,
-    report: FitReport,
-    table: Sample,
-    options: Options,
-    divergence: Literal["stein"] | AbstractDivergence,
-    tolerance: float,
-    checkpoint: Checkpoint | None,
-    progress: bool,
-) -> tuple[FlowDensity, FitReport]:
-    """The density of a trained model, with the divergence that was asked for, and with as many steps as it needs."""
-    stein_key, step_key = jr.split(key)
-    if any(history.interrupted for history in report.histories.values()):
-        return FlowDensity(model, divergence=ExactDivergence() if divergence == "stein" else divergence), report
-    if divergence == "stein":
-        divergence, stein_report = distil(
-            stein_key, model, table, options, LangevinStein(), progress=progress, checkpoint=checkpoint
-        )
-        report = dataclasses.replace(
-            report,
-            histories=report.histories | stein_report.histories,
-            seconds=report.seconds | stein_report.seconds,
-            residuals=stein_report.residuals,
-        )
-    density = FlowDensity(model, divergence=divergence)
-    started = time.monotonic()
-    solver, errors = choose_steps(step_key, density, table, tolerance, options.share(2000, 16, ROWS))
-    seconds = report.seconds | {"solver": time.monotonic() - started}
-    return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors)
+class Finish(NamedTuple):
+    """What follows on the training of a model: the divergence that was asked for, and as many solver steps as it needs."""
+
+    key: Key
+    table: Sample
+    options: Options
+    divergence: Literal["stein"] | AbstractDivergence
+    tolerance: float
+    checkpoint: Checkpoint | None
+    progress: bool
+
+    def __call__(
+        self,
+        models: Iterator[tuple[AbstractProbabilityFlow, History, StartChoice | None]],
+        stage: str,
+        columns: str | None,
+    ) -> Iterator[Found]:
+        """Ever better densities: of the models as they are trained, with their divergence, and with their solver."""
+        exact = ExactDivergence() if self.divergence == "stein" else self.divergence
+        left = ("divergence", "calibration", SOLVER) if self.divergence == "stein" else (SOLVER,)
+
+        def so_far(model: AbstractProbabilityFlow, history: History, start: StartChoice | None, *undone: str) -> Found:
+            seconds = {stage: history.seconds}
+            report = FitReport({stage: history}, seconds, start=start, columns=columns, interrupted=(*undone, *left))
+            return FlowDensity(model, divergence=exact), report
+
+        found = yield from relay(models, lambda found: so_far(*found, stage))
+        stein_key, step_key = jr.split(self.key)
+        density, report = yield from relay(self._with_divergence(stein_key, *so_far(*found)), lambda found: found)
+        yield self._with_solver(step_key, density, report)
+
+    def _with_divergence(self, key: Key, density: FlowDensity, report: FitReport) -> Iterator[Found]:
+        """Densities with a divergence that is distilled, or the one there is."""
+        yield density, report
+        if self.divergence != "stein":
+            return
+        for divergence, learned in distil(
+            key,
+            density.model,
+            self.table,
+            self.options,
+            LangevinStein(),
+            progress=self.progress,
+            checkpoint=self.checkpoint,
+        ):
+            yield density.with_divergence(divergence), report.with_divergence(learned, SOLVER)
+
+    def _with_solver(self, key: Key, density: FlowDensity, report: FitReport) -> tuple[FlowDensity, FitReport]:
+        started = time.monotonic()
+        with activity("choice of solver steps", self.progress):
+            solver, errors = choose_steps(key, density, self.table, self.tolerance, self.options.share(2000, 16, ROWS))
+        seconds = report.seconds | {"solver": time.monotonic() - started}
+        cut = tuple(each for each in report.interrupted or () if each != SOLVER) or None
+        return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors, interrupted=cut)

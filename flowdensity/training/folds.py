@@ -1,6 +1,6 @@
 """Networks for the folds of a table, trained side by side on the matching loss, and how they are judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,7 +14,7 @@ from ..models.networks import AbstractNetwork
 from ..solving import FixedStep
 from .checkpoints import Checkpoint
 from .likelihood import log_likelihoods
-from .loop import History, Schedule, TrainingDiverged, train
+from .loop import History, Schedule, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 
 SOLVER = FixedStep(16)
@@ -53,23 +53,27 @@ class Trainer(NamedTuple):
     progress: bool
     checkpoint: Checkpoint | None
 
-    def run(self, key: Key, folds: Folds, stage: str) -> tuple[Any, History]:
-        """The models of all folds trained, and their losses, mean over folds.
+    def run(self, key: Key, folds: Folds, stage: str) -> Iterator[tuple[Any, History]]:
+        """Train the models of all folds, as `train` does; losses are means over folds."""
+        for networks, history in train(
+            key, folds.models.network, MatchingLoss(self.batch_size, self.likely), _judge, folds, self.schedule,
+            stage=stage, progress=self.progress, checkpoint=self.checkpoint,
+        ):  # fmt: skip
+            yield with_network(folds.models, networks), history
 
-        Raises:
-            TrainingDiverged: with the best model of the first fold until then in its `best`.
-        """
-        try:
-            networks, history = train(
-                key, folds.models.network, self._loss, _judge, folds, self.schedule,
-                stage=stage, progress=self.progress, checkpoint=self.checkpoint,
-            )  # fmt: skip
-        except TrainingDiverged as error:
-            error.best = first(with_network(folds.models, error.best))
-            raise
-        return with_network(folds.models, networks), history
 
-    def _loss(self, networks: AbstractNetwork, key: Key, folds: Folds) -> Scalar:
+class MatchingLoss(eqx.Module):
+    """Mean matching loss of the folds, each on draws from its own rows.
+
+    Args:
+        batch_size: terms for each fold.
+        likely: share of the angles that are drawn as the likelihood weighs them.
+    """
+
+    batch_size: int = eqx.field(static=True)
+    likely: float = eqx.field(static=True)
+
+    def __call__(self, networks: AbstractNetwork, key: Key, folds: Folds) -> Scalar:
         def one(model: AbstractCircle, key: Key, sample: Sample) -> Scalar:
             return matching_loss(model, draw_matching(key, sample, model, self.batch_size, self.likely))
 

@@ -1,7 +1,9 @@
 """Fitting a probability flow by maximum likelihood."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,7 +14,7 @@ from ..divergence.stochastic import unbiased_divergence
 from ..models.flows import AbstractProbabilityFlow, Model, with_network
 from ..solving import AbstractSolver, FixedStep, state_log_prob
 from .checkpoints import Checkpoint
-from .loop import History, Schedule, TrainingDiverged, train
+from .loop import History, Schedule, train
 from .options import Options, held_out
 from .splits import splits
 
@@ -23,11 +25,12 @@ HELD = 1024
 
 
 class Inputs(NamedTuple):
-    """What the losses are handed: the model, the rows to train on and the rows held out."""
+    """What the losses are handed: the model, the rows to train on, the rows held out, and the key of their probes."""
 
     model: AbstractProbabilityFlow
     kept: Sample
     held: Sample
+    held_key: Key
 
 
 def maximise_likelihood(
@@ -39,7 +42,7 @@ def maximise_likelihood(
     *,
     progress: bool,
     checkpoint: Checkpoint | None,
-) -> tuple[Model, History]:
+) -> Iterator[tuple[Model, History]]:
     """Maximise the mean log density of a whitened table, stopping early on held-out rows.
 
     A distilled divergence would be stale after a step. The exact one is used in up to sixteen dimensions and above a fresh
@@ -54,34 +57,37 @@ def maximise_likelihood(
         progress: whether to show a bar.
         checkpoint: where to keep what has been done.
 
-    Returns:
-        The model and its losses: minus the log density in nats per dimension of the whitened table.
-
-    Raises:
-        TrainingDiverged: with the best model until then in its `best`.
+    Yields:
+        The best model so far and its losses: minus the log density in nats per dimension of the whitened table.
     """
     split_key, held_key, train_key = jr.split(key, 3)
     ((kept, held),) = splits(split_key, table, held_out(len(table.states), validation), 1)
-    args = Inputs(model, table.take(kept), table.take(held[:HELD]))
+    args = Inputs(model, table.take(kept), table.take(held[:HELD]), held_key)
+    schedule = Schedule(options.steps, options.learning_rate or 1e-3, patience=max(100, options.steps * 3 // 10))
+    for network, history in train(
+        train_key, model.network, LikelihoodLoss(options.batch_size), _held_loss, args, schedule,
+        stage="likelihood", progress=progress, checkpoint=checkpoint,
+    ):  # fmt: skip
+        yield with_network(model, network), history
 
-    def loss(network: Any, key: Key, args: Inputs) -> Scalar:
+
+class LikelihoodLoss(eqx.Module):
+    """Minus the mean log density of a batch of rows, in nats per dimension.
+
+    Args:
+        batch_size: rows in a batch; all rows where there are fewer.
+    """
+
+    batch_size: int = eqx.field(static=True)
+
+    def __call__(self, network: Any, key: Key, args: Inputs) -> Scalar:
         rows_key, probe_key = jr.split(key)
-        batch = args.kept.draw(rows_key, min(options.batch_size, len(args.kept.states)))
+        batch = args.kept.draw(rows_key, min(self.batch_size, len(args.kept.states)))
         return negative_log_likelihood(with_network(args.model, network), batch, probe_key)
 
-    def validate(network: Any, args: Inputs) -> Scalar:
-        return negative_log_likelihood(with_network(args.model, network), args.held, held_key)
 
-    schedule = Schedule(options.steps, options.learning_rate or 1e-3, patience=max(100, options.steps * 3 // 10))
-    try:
-        network, history = train(
-            train_key, model.network, loss, validate, args, schedule,
-            stage="likelihood", progress=progress, checkpoint=checkpoint,
-        )  # fmt: skip
-    except TrainingDiverged as error:
-        error.best = with_network(model, error.best)
-        raise
-    return with_network(model, network), history
+def _held_loss(network: Any, args: Inputs) -> Scalar:
+    return negative_log_likelihood(with_network(args.model, network), args.held, args.held_key)
 
 
 def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key: Key) -> Scalar:

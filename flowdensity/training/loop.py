@@ -1,8 +1,8 @@
 """The one training loop: every stage of every fit is a loss, a validation loss and this."""
 
+import dataclasses
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +46,30 @@ class Schedule:
     clip: float = 1.0
     weight_decay: float = 1e-4
 
+    @property
+    def every(self) -> int:
+        """Steps from one validation to the next."""
+        return max(1, self.steps // EVALUATIONS)
+
+    def optimiser(self) -> optax.GradientTransformationExtraArgs:
+        """AdamW with clipped gradients."""
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0,
+            self.learning_rate,
+            warmup_steps=min(self.every, 200, self.steps - 1),
+            decay_steps=self.steps,
+            end_value=0.01 * self.learning_rate,
+        )
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip),
+            optax.adamw(
+                rate,
+                b2=0.99,
+                weight_decay=self.weight_decay,
+                mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
+            ),
+        )
+
 
 @dataclass
 class History:
@@ -72,6 +96,21 @@ class History:
     stopped: str = "ran all steps"
     interrupted: bool = False
     gain: tuple[float, float] | None = None
+
+    def add(self, step: int, train: float, validation: float) -> None:
+        """Add an entry to each series."""
+        self.step.append(step)
+        self.train.append(train)
+        self.validation.append(validation)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a step was done."""
+        return bool(self.step) and self.step[-1] > 0
+
+    def so_far(self) -> str:
+        """What becomes of the module if training is interrupted now, as the end of a sentence."""
+        return f"going on with the best weights so far, those of step {self.best_step}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The three series as arrays."""
@@ -113,8 +152,12 @@ def train(
     stage: str,
     progress: bool,
     checkpoint: Checkpoint | None = None,
-) -> tuple[Module, History]:
-    """Minimise `loss(module, key, args)` and return the averaged weights that did best on `validate(module, args)`.
+) -> Iterator[tuple[Module, History]]:
+    """Minimise `loss(module, key, args)`, and yield the averaged weights that do best on `validate(module, args)`.
+
+    Both are compiled once for all fits: `loss` and `validate` are functions of a module, or equinox modules whose configuration
+    is static, and so those of two fits are equal; whatever differs between fits of one shape is in `args`. With another
+    `schedule` they are compiled anew, but for its `patience` and `stop`.
 
     With a checkpoint, everything is kept at each validation, and a stage that finds its file goes on from there.
 
@@ -129,78 +172,46 @@ def train(
         progress: whether to show a bar with step, losses and time left.
         checkpoint: where to keep what has been done.
 
-    Returns:
-        The best module and the losses. If interrupted (Ctrl-C), the best so far, with a warning.
+    Yields:
+        The best module so far and the losses, which are one object that grows: first the module as it came, then each that
+        does better. The last is the result.
 
     Raises:
+        KeyboardInterrupt: with a note of the step; the losses say so too.
         TrainingDiverged: a loss was not finite.
     """
     params, static = eqx.partition(module, eqx.is_inexact_array)
-    every = max(1, schedule.steps // EVALUATIONS)
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(schedule.clip),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0,
-                schedule.learning_rate,
-                warmup_steps=min(every, 200, schedule.steps - 1),
-                decay_steps=schedule.steps,
-                end_value=0.01 * schedule.learning_rate,
-            ),
-            b2=0.99,
-            weight_decay=schedule.weight_decay,
-            mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
-        ),
-    )
-
-    @eqx.filter_jit(donate="all-except-first")
-    def advance(args: Any, carry: Any, keys: Key) -> tuple[Any, Scalar]:
-        def step(carry: Any, key: Key) -> tuple[Any, Scalar]:
-            params, average, state, count = carry
-            value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), key, args))(params)
-            updates, state = optimiser.update(gradient, state, params)
-            params = optax.apply_updates(params, updates)
-            # Without the warm-up, the starting weights would still weigh exp(-steps / 1000).
-            decay = jnp.minimum(schedule.ema, (1.0 + count) / (10.0 + count))
-            average = optax.incremental_update(params, average, 1.0 - decay)
-            return (params, average, state, count + 1), value
-
-        carry, values = jax.lax.scan(step, carry, keys)
-        return carry, jnp.mean(values)
-
-    evaluate = eqx.filter_jit(lambda params, args: validate(eqx.combine(params, static), args))
-
+    fixed = (loss, static, args, dataclasses.replace(schedule, patience=None, stop=None))
     history = History()
     started = time.monotonic()
-    best = params
-    carry = jax.tree.map(jnp.copy, (params, params, optimiser.init(params), jnp.zeros((), int)))
+    best, best_loss, complete = params, np.inf, False
+    carry = jax.tree.map(jnp.copy, (params, params, schedule.optimiser().init(params), jnp.zeros((), int)))
     kept = checkpoint and checkpoint.read(stage, (key, carry, best))
     if kept:
         record, (key, carry, best) = kept
         history, best_loss, complete = History(**record["history"]), record["best_loss"], record["complete"]
-    else:
-        best_loss, complete = float(evaluate(params, args)), False
-        history.step.append(0)
-        history.train.append(best_loss)
-        history.validation.append(best_loss)
 
-    done, end, before = history.step[-1], schedule.stop or schedule.steps, history.seconds
-    with tqdm(total=end, initial=done, desc=stage, unit="step", disable=not progress) as bar:
+    done = history.step[-1] if history.step else 0
+    end, before = schedule.stop or schedule.steps, history.seconds
+    with tqdm(total=end, initial=done, desc=stage, unit="step", postfix="compiling", disable=not progress) as bar:
         try:
+            yield eqx.combine(best, static), history
+            if not history.step:
+                best_loss = float(_evaluate(validate, static, args, best))
+                history.add(0, best_loss, best_loss)
             while done < end and not complete:
-                chunk = min(every, end - done)
+                chunk = min(schedule.every, end - done)
                 key, subkey = jr.split(key)
-                carry, value = advance(args, carry, jr.split(subkey, chunk))
+                carry, value = _advance(fixed, carry, jr.split(subkey, chunk))
                 done += chunk
                 average = jax.tree.map(jnp.copy, carry[1])
-                value, validation = float(value), float(evaluate(average, args))
+                value, validation = float(value), float(_evaluate(validate, static, args, average))
                 if not (np.isfinite(value) and np.isfinite(validation)):
                     raise TrainingDiverged(stage, done, schedule.learning_rate, eqx.combine(best, static), history)
-                history.step.append(done)
-                history.train.append(value)
-                history.validation.append(validation)
+                history.add(done, value, validation)
                 if schedule.patience is None or validation < best_loss:
                     best, best_loss, history.best_step = average, validation, done
+                    yield eqx.combine(best, static), history
                 bar.set_postfix(train=f"{value:.4f}", validation=f"{validation:.4f}", refresh=False)
                 bar.update(chunk)
                 if schedule.patience and done - history.best_step >= schedule.patience:
@@ -210,11 +221,36 @@ def train(
                 if checkpoint:
                     record = {"history": asdict(history), "best_loss": best_loss, "complete": complete}
                     checkpoint.write(stage, record, (key, carry, best))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             history.stopped, history.interrupted = f"interrupted at step {done}", True
-            warnings.warn(
-                f"The {stage} was interrupted at step {done} of {end}; "
-                f"going on with the best weights so far, those of step {history.best_step}.",
-                stacklevel=2,
-            )
-    return eqx.combine(best, static), history
+            interrupt.add_note(f"The {stage} was interrupted at step {done} of {end}")
+            raise
+
+
+# Functions of this module, whose arguments are compared by value: JAX finds again what it has compiled for another fit, and
+# keeps nothing of any fit.
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _advance(fixed: tuple[Callable[..., Scalar], Any, Any, Schedule], carry: Any, keys: Key) -> tuple[Any, Scalar]:
+    """A step for each key, and the mean loss."""
+    loss, static, args, schedule = fixed
+    optimiser = schedule.optimiser()
+
+    def step(carry: Any, key: Key) -> tuple[Any, Scalar]:
+        params, average, state, count = carry
+        value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), key, args))(params)
+        updates, state = optimiser.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        # Without the warm-up, the starting weights would still weigh exp(-steps / 1000).
+        decay = jnp.minimum(schedule.ema, (1.0 + count) / (10.0 + count))
+        average = optax.incremental_update(params, average, 1.0 - decay)
+        return (params, average, state, count + 1), value
+
+    carry, values = jax.lax.scan(step, carry, keys)
+    return carry, jnp.mean(values)
+
+
+@eqx.filter_jit
+def _evaluate(validate: Callable[..., Scalar], static: Any, args: Any, params: Any) -> Scalar:
+    return validate(eqx.combine(params, static), args)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_key, check_kind, check_number, reshaping
+from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.containers import Handed, read
 from ..data.scaling import Scaling, fit_scaling, standardise
-from ..data.singular import warn_where_singular
 from ..data.supports import free_size
 from ..data.tables import (
     Sample,
@@ -24,6 +24,7 @@ from ..data.tables import (
     fit_tables,
     weight_table,
 )
+from ..data.warned import warn_about_tables
 from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
@@ -68,6 +69,7 @@ def prepare(
     """
     if network is not None:
         check_kind(caller, "network", network, AbstractNetwork, "network = None")
+        network = in_session(network)
     events, contexts, weighing = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
@@ -80,7 +82,7 @@ def prepare(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
             f"{network.context_dim}. Fix: network = fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
-    warn_where_singular(caller, events, contexts.rows)
+    warn_about_tables(caller, events, contexts, weighing is not None)
     scaling, white = fit_scaling(*events, weighing)
     context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
     table = Sample(

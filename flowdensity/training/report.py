@@ -1,5 +1,6 @@
 """What a fit has to say for itself."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,7 @@ class FitReport:
         amortisation: how far an amortized density is from its flow; None for other fits.
         start: how it was chosen where a flow on few rows starts; None where there is no choice.
         columns: what was straightened before the columns were whitened, in one line; None for fits that whiten none.
+        interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
     """
 
     histories: dict[str, History]
@@ -86,6 +88,27 @@ class FitReport:
     amortisation: Amortisation | None = None
     start: StartChoice | None = None
     columns: str | None = None
+    interrupted: tuple[str, ...] | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether a step of training was done."""
+        return any(history.learned for history in self.histories.values())
+
+    def so_far(self) -> str:
+        """What becomes of the fit if it is interrupted now, as the end of a sentence."""
+        undone = ", ".join(self.interrupted or ())
+        return f"the best until then is returned. Cut short or left undone: {undone}"
+
+    def with_divergence(self, learned: "FitReport", *undone: str) -> "FitReport":
+        """The report of a flow with what is `learned` of its divergence; `undone` is what a fit has left to do after that."""
+        return dataclasses.replace(
+            self,
+            histories=self.histories | learned.histories,
+            seconds=self.seconds | learned.seconds,
+            residuals=learned.residuals,
+            interrupted=(*(learned.interrupted or ()), *undone),
+        )
 
     @property
     def losses(self) -> dict[str, dict[str, np.ndarray]]:
@@ -119,6 +142,8 @@ class FitReport:
             lines.append(self.steps.summary())
         if self.amortisation is not None:
             lines.append(self.amortisation.summary())
+        if self.interrupted is not None:
+            lines.append(f"interrupted: cut short or left undone: {', '.join(self.interrupted)}")
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
         if others:
             lines.append("also: " + ", ".join(f"{k} {v:.0f} s" for k, v in others.items()))

@@ -1,7 +1,5 @@
 """Choosing the solver's number of steps: the fewest that doubling them changes next to nothing."""
 
-import warnings
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import Array, Float, Int, Key, Scalar, Times
+from .._warnings import warn
 from ..data.tables import Sample
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
@@ -64,10 +63,9 @@ def choose_steps(
             break
     chosen, error = list(errors.items())[-1]
     if not error <= tolerance:
-        warnings.warn(
+        warn(
             f"The solver's error in log_prob is {error:.2g} nats with {chosen} steps, the most that were tried, and the "
-            f"tolerance {tolerance:g}. Fix: density = density.with_solver(fd.FixedStep(steps={2 * chosen}))",
-            stacklevel=2,
+            f"tolerance {tolerance:g}. Fix: density = density.with_solver(fd.FixedStep(steps={2 * chosen}))"
         )
     return FixedStep(chosen), StepErrors(tuple(errors), tuple(errors.values()), tolerance)
 

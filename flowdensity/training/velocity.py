@@ -1,15 +1,17 @@
 """Fitting the velocity of a model on the circle: to many rows, or by cross-validation to few."""
 
+from collections.abc import Iterator
+
 import equinox as eqx
 import jax.random as jr
 
 from .._typing import Key
-from ..models.flows import Started
+from ..models.flows import AbstractCircle, Started
 from .checkpoints import Checkpoint
 from .cross_validation import Keys, cross_validate
 from .folds import Folds, Trainer, first, stack
 from .loop import History, Schedule
-from .losses import LIKELY, Sample, draw_matching
+from .losses import LIKELY, MatchingDraws, Sample, draw_matching
 from .options import SMALL, Options, held_out
 from .splits import splits
 from .start import FOLDS, StartChoice
@@ -30,7 +32,7 @@ def fit_velocity(
     stage: str,
     progress: bool,
     checkpoint: Checkpoint | None,
-) -> tuple[Started, History, StartChoice | None]:
+) -> Iterator[tuple[Started, History, StartChoice | None]]:
     """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
     From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
@@ -51,11 +53,9 @@ def fit_velocity(
         progress: whether to show bars.
         checkpoint: where to keep what has been done.
 
-    Returns:
-        The model, its losses, those of the cross-validation where there was one, and how its start was chosen, if it was.
-
-    Raises:
-        TrainingDiverged: with the best model until then in its `best`.
+    Yields:
+        The best model so far, its losses, those of the cross-validation where there is one, and how its start was chosen, if
+        it was.
     """
     rows, small = len(table.states), table.effective < SMALL
     keys, held = Keys(*jr.split(key, 5)), held_out(rows, validation)
@@ -68,14 +68,19 @@ def fit_velocity(
     )
     trainer = Trainer(schedule, options.batch_size, likely_share(small, model.dim), progress, checkpoint)
     if folds > 1:
-        return cross_validate(keys, model, table, pairs, trainer, stage=stage)
+        yield from cross_validate(keys, model, table, pairs, trainer, stage=stage)
+        return
     kept, out = (stack(side) for side in zip(*pairs, strict=True))
     draws = options.share(50, 256, max(8192, 2 * held))
-    judged = eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, draws, trainer.likely))(
-        jr.split(keys.held, folds), out
-    )
-    trained, history = trainer.run(keys.train, Folds(stack([model]), kept, judged), stage)
-    return first(trained), history, None
+    judged = _judged_draws(jr.split(keys.held, folds), out, model, draws, trainer.likely)
+    for trained, history in trainer.run(keys.train, Folds(stack([model]), kept, judged), stage):
+        yield first(trained), history, None
+
+
+@eqx.filter_jit
+def _judged_draws(keys: Key, held: Sample, model: AbstractCircle, count: int, likely: float) -> MatchingDraws:
+    """Fixed draws from the held-out rows of each fold, by which matching losses are compared."""
+    return eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, count, likely))(keys, held)
 
 
 def default_rate(small: bool, dim: int) -> float:

@@ -47,7 +47,7 @@ def learned(monkeypatch):
     patch_everywhere(monkeypatch, "fit_scaling", events)
     patch_everywhere(monkeypatch, "standardise", contexts)
     # How rows are related is not what is tested here.
-    patch_everywhere(monkeypatch, "warn_where_singular", lambda *args: None)
+    patch_everywhere(monkeypatch, "warn_about_tables", lambda *args: None)
 
     def learned_from(data, context=None, **options):
         with pytest.raises(Learned):

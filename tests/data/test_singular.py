@@ -7,8 +7,9 @@ from numpyro.distributions import constraints
 from sklearn import datasets
 
 import flowdensity as fd
-from flowdensity.data.singular import ties, warn_where_singular
-from flowdensity.data.tables import event_table
+from flowdensity.data.singular import ties
+from flowdensity.data.tables import context_table, event_table
+from flowdensity.data.warned import warn_about_tables
 from flowdensity.training.prepare import prepare
 
 
@@ -61,7 +62,7 @@ def warned(data, support=None, contexts=None):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         table = event_table("fit_flow", data, support)
-        warn_where_singular("fit_flow", table, np.zeros((len(table.rows), 0)) if contexts is None else contexts)
+        warn_about_tables("fit_flow", table, context_table("fit_flow", contexts, len(table.rows)))
     return [str(each.message) for each in caught]
 
 

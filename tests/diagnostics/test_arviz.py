@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_likelihood
 from numpyro.infer.autoguide import AutoNormal
 from planted import in_arviz
@@ -16,7 +17,7 @@ from references import NAMED, conditional_gaussian_flow, conditional_gaussian_lo
 
 import flowdensity as fd
 
-PRIOR = fd.FlowDensity(named_flow())
+PRIOR = fd.FlowDensity(named_flow(), solver=fd.FixedStep(4))  # nothing here depends on how exact it is
 LIKELIHOOD = fd.FlowDensity(conditional_gaussian_flow())
 ROWS = 12
 DATA = np.asarray(LIKELIHOOD.given(np.array([0.5, 0.8, 0.9])).sample(jr.key(0), (ROWS,)))
@@ -32,8 +33,9 @@ def model(y=None):
 @pytest.fixture(scope="module")
 def run():
     mcmc = MCMC(
-        NUTS(model), num_warmup=200, num_samples=100, num_chains=2, chain_method="vectorized", progress_bar=False
-    )
+        NUTS(model, max_tree_depth=5), num_warmup=100, num_samples=100, num_chains=2, chain_method="vectorized",
+        progress_bar=False,
+    )  # fmt: skip
     mcmc.run(jr.key(1), y=DATA)
     prior = Predictive(model, num_samples=50)(jr.key(2))
     predictive = Predictive(model, mcmc.get_samples())(jr.key(3))
@@ -101,8 +103,10 @@ def test_svi_comes_out_as_a_run_does(run):
     assert array(read, "log_likelihood", "y").shape == (1, 400, ROWS)
     assert set(NAMED.names) <= set(read["posterior"].data_vars)
     summary = az.summary(read["posterior"], var_names=["a"], round_to="none")
-    long = np.asarray(mcmc.get_samples()["a"], np.float64)
-    assert abs(float(summary["mean"].iloc[0]) - long.mean()) < 0.3 * long.std()
+    # Independent normals have the mean of the posterior, not its shape: what is left is the error of the run of 200 draws.
+    long = np.asarray(mcmc.get_samples(group_by_chain=True)["a"], np.float64)
+    error = long.std() * np.sqrt(1.0 / effective_sample_size(long) + 1.0 / 400.0)
+    assert abs(float(summary["mean"].iloc[0]) - long.mean()) < 4.5 * error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # independent normals miss the tails that leave-one-out needs
         assert np.isfinite(elpd(az.loo(read)))

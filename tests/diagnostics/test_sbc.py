@@ -38,7 +38,7 @@ DATA = {"y": np.zeros((4, 2))}
 @pytest.mark.slow
 def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
     right = fd.simulation_based_calibration(
-        jr.key(0), model, simulations=60, draws=49, warmup=200, model_kwargs=DATA, progress=False
+        jr.key(0), model, simulations=60, draws=49, warmup=100, model_kwargs=DATA, progress=False
     )
     assert {name: ranks.shape for name, ranks in right.ranks.items()} == {"theta": (60, 3), "scale": (60,)}
     assert right.draws == 49
@@ -48,7 +48,7 @@ def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
         assert ranks.max() <= 49
         assert kstest((ranks + 0.5) / 50, "uniform").pvalue > 1e-4
     wrong = fd.simulation_based_calibration(
-        jr.key(1), model, simulator=wider, simulations=60, draws=49, warmup=200, model_kwargs=DATA, progress=False
+        jr.key(1), model, simulator=wider, simulations=60, draws=49, warmup=100, model_kwargs=DATA, progress=False
     )
     assert wrong.bad == ("theta",)
     assert "scale: mean rank" in str(wrong)

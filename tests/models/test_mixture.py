@@ -14,6 +14,7 @@ from flowdensity.training.divergence import distil
 from flowdensity.training.objectives import LangevinStein
 from flowdensity.training.options import Options
 from flowdensity.training.prepare import whitened
+from flowdensity.training.results import last
 
 NO_CONTEXT = jnp.zeros(0)
 POINTS = MIXTURE.sample(np.random.default_rng(0), 20)
@@ -115,12 +116,12 @@ def test_the_learned_divergence_is_that_of_the_network_alone():
     model = started(0.0, 6.0)
     table = whitened("test", model, np.float32(MIXTURE.sample(np.random.default_rng(1), 2000)), None)
     options = Options(600, 256, None)
-    none, report = distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None)
+    none, report = last(distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None))
     assert "nothing to learn" in report.summary()
     exact = fd.FlowDensity(model, divergence=fd.ExactDivergence())
     np.testing.assert_allclose(exact.with_divergence(none).log_prob(POINTS), exact.log_prob(POINTS), atol=1e-4)
     model = started(0.1, 6.0)
-    learned, _ = distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None)
+    learned, _ = last(distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None))
     exact = fd.FlowDensity(model, divergence=fd.ExactDivergence())
     errors = [
         float(jnp.sqrt(jnp.mean(jnp.square(exact.with_divergence(each).log_prob(POINTS) - exact.log_prob(POINTS)))))

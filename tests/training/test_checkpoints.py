@@ -2,10 +2,10 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import equinox as eqx
@@ -93,20 +93,37 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, whole):
     assert eqx.tree_equal(density._parts, whole[0]._parts)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """The folder of a fit that was stopped as soon as its checkpoint was open."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patched:
+        stop_after(patched, 1)
+        with pytest.raises(Killed):
+            fit(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"seed": 1}, {"data": DATA + 1e-3 * DATA**2}, {"rows": slice(250)}, {"steps": 61}, {"divergence": fd.ExactDivergence()}],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
-def test_the_checkpoint_of_another_fit_is_refused(tmp_path, monkeypatch, changed):
-    stop_after(monkeypatch, 3)
-    with pytest.raises(Killed):
-        fit(tmp_path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+def test_the_checkpoint_of_another_fit_is_refused(begun, changed):
+    before = {file.name: file.read_bytes() for file in begun.iterdir()}
+    assert before.keys() == {"fit.checkpoint"}
     with pytest.raises(ValueError, match="fit_flow expected `checkpoint` as a new folder, or that of this very fit"):
-        fit(tmp_path, **changed)
-    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        fit(begun, **changed)
+    assert before == {file.name: file.read_bytes() for file in begun.iterdir()}
+
+
+def test_the_checkpoint_of_the_same_fit_is_opened(begun, tmp_path, monkeypatch):
+    """It goes on to its next file: equal inputs are not taken for others."""
+    folder = tmp_path / "fit"
+    shutil.copytree(begun, folder)
+    monkeypatch.setattr("flowdensity.training.fit.fit_velocity", lambda *args, **options: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        fit(folder)
 
 
 def test_what_is_no_folder_is_refused(tmp_path):
@@ -121,18 +138,22 @@ def test_what_is_no_folder_is_refused(tmp_path):
         fit(tmp_path / "folder")
 
 
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        stop_after(patched, 3)
-        with pytest.raises(Killed):
-            fit(tmp_path)
-    file = tmp_path / "flow.checkpoint"
-    content = bytearray(file.read_bytes())
+def test_a_damaged_checkpoint_is_refused(begun, tmp_path):
+    content = bytearray((begun / "fit.checkpoint").read_bytes())
     content[-100] ^= 1
-    file.write_bytes(content)
+    (tmp_path / "fit.checkpoint").write_bytes(content)
     with pytest.raises(ValueError, match="fit_flow expected a file as flowdensity wrote it"):
         fit(tmp_path)
+
+
+def test_a_damaged_stage_is_refused(tmp_path):
+    opened = open_checkpoint("fit_flow", tmp_path, 1)
+    opened.write("flow", {}, np.zeros(100))
+    content = bytearray((tmp_path / "flow.checkpoint").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "flow.checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match="fit_flow expected a file as flowdensity wrote it"):
+        opened.read("flow", np.zeros(100))
 
 
 @pytest.mark.slow
@@ -171,12 +192,16 @@ from references import untrained_flow
 
 distill.labelled = lambda *args, **options: sys.exit(0)  # the checkpoint is open, and work begins
 density = fd.FlowDensity(untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, 2))))
+print(list(density.gather_pytree_data_fields()))
 fd.distill(jr.key(1), density, checkpoint={str(tmp_path)!r}, progress=False)
 """
-    for seed in ("1", "2", "3"):
+    orders = set()
+    for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        orders.add(done.stdout)
+    assert len(orders) == 2  # else another pair of seeds shows it
     assert [file.name for file in tmp_path.iterdir()] == ["fit.checkpoint"]
 
 
@@ -207,55 +232,33 @@ def test_a_checkpoint_gives_back_keys_of_both_kinds(tmp_path):
 
 
 CHILD = """
-import sys, pathlib
+import os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
-import jax
-jax.config.update("jax_compilation_cache_dir", {cache!r})
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-from test_checkpoints import fit
-import flowdensity as fd
-print("started", flush=True)
-density, report = fit({folder!r}, steps=2000)
-import equinox as eqx
-eqx.tree_serialise_leaves({result!r}, density.model)
+import test_checkpoints
+
+writes, replace = 0, pathlib.Path.replace
+
+def interrupted(partial, target):
+    global writes
+    writes += 1
+    if writes == {writes}:
+        os.truncate(partial, partial.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(partial, target)
+
+pathlib.Path.replace = interrupted
+test_checkpoints.fit({folder!r})
 """
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_at_random_it_ends_with_the_same_weights(tmp_path, pytestconfig):
-    """SIGKILL in the middle of whatever it is doing, writing included."""
-    rng = np.random.default_rng(1)
-    cache = str(pytestconfig.rootpath / ".pytest_cache" / "jax-child")
-
-    def child(folder, result):
-        code = CHILD.format(
-            tests=str(Path(__file__).parent), cache=cache, folder=folder and str(folder), result=str(result)
-        )
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        with process.stdout as output:
-            assert output.readline() == b"started\n"
-        return process
-
-    started = time.monotonic()
-    reference = child(None, tmp_path / "reference.eqx")
-    assert reference.wait() == 0
-    longest = time.monotonic() - started
-    kills = 0
-    while kills < 20:
-        process = child(tmp_path / "fit", tmp_path / "resumed.eqx")
-        try:
-            process.wait(rng.uniform(0.0, 0.25 * longest))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-        else:
-            # It was done before it was killed: the next one starts afresh.
-            assert process.returncode == 0
-            assert (tmp_path / "resumed.eqx").read_bytes() == (tmp_path / "reference.eqx").read_bytes()
-            for file in (tmp_path / "fit").iterdir():
-                file.unlink()
-    assert child(tmp_path / "fit", tmp_path / "resumed.eqx").wait() == 0
-    assert (tmp_path / "resumed.eqx").read_bytes() == (tmp_path / "reference.eqx").read_bytes()
-    assert all(re.fullmatch(r"[\w-]+\.checkpoint", file.name) for file in (tmp_path / "fit").iterdir())
+def test_killed_three_times_while_it_writes_it_ends_with_the_same_weights(tmp_path, whole):
+    """SIGKILL with half of a file on disk, each time in a process of its own: in two stages, and of the first file."""
+    for writes in (1, 50, 100):
+        code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path), writes=writes)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert sum(file.name.startswith(".") for file in tmp_path.iterdir()) == 1  # the half that was written
+    density, _ = fit(tmp_path)
+    assert eqx.tree_equal(density._parts, whole[0]._parts)
+    assert all(re.fullmatch(r"[\w-]+\.checkpoint", file.name) for file in tmp_path.iterdir())

@@ -14,7 +14,7 @@ import pytest
 from conftest import CONDITIONAL_NOISE, CONDITIONAL_SLOPE
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
-from references import CONTEXTS, conditional_gaussian_flow, gaussian_flow, patch_everywhere, untrained_flow
+from references import CONTEXTS, conditional_gaussian_flow, gaussian_flow, paired, patch_everywhere, untrained_flow
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
@@ -24,6 +24,8 @@ from flowdensity.training.distill import contexts_of, labelled, measured, normal
 from flowdensity.training.losses import EnergyLabels
 
 DRAWS = 4000
+REPORTED = 1024
+"""Draws, at least, that a report's figures are of."""
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,16 @@ def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
     own = np.square(error).std() / (2.0 * rmse * np.sqrt(DRAWS))
     assert abs(rmse - found.rmse[0]) < 4.5 * np.hypot(own, found.rmse[1])
     assert found.rmse[0] < 0.1
-    # The report has the gradient in whitened coordinates, less that of N(0, I).
-    ratio = np.sqrt(np.mean(np.square(slope - expected_slope)) / np.mean(np.square(expected_slope)))
-    assert 0.3 < ratio / found.gradient < 3.0
+    # The report has the gradient in whitened coordinates, as a share of the flow's less that of N(0, I).
+    scaling = mixture_fit.density.model.scaling
+    states = np.asarray(jax.vmap(scaling.whiten)(events)[0], np.float64)
+    whitened, wrong = (
+        np.asarray(each @ scaling.scale, np.float64) for each in (expected_slope, slope - expected_slope)
+    )
+    wrong, right = (np.sum(np.square(each), axis=1) for each in (wrong, whitened + states))
+    share = np.sqrt(wrong.mean() / right.mean())
+    spread = (wrong - share**2 * right).std() / right.mean() / (2.0 * share)
+    assert abs(share - found.gradient) < 4.5 * spread * np.sqrt(1.0 / DRAWS + 1.0 / REPORTED)
     assert found.efficiency > 0.99
     assert "log normaliser" in report.summary()
     assert str(report).count("amortized log_prob") == 1
@@ -148,7 +157,7 @@ def test_nuts_with_it_finds_the_posterior(plane, amortized):
         numpyro.sample("x", dist.Normal(theta[0], 0.4), obs=-0.6)
 
     mcmc = MCMC(
-        NUTS(model), num_warmup=300, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
+        NUTS(model), num_warmup=200, num_samples=500, num_chains=4, chain_method="vectorized", progress_bar=False
     )
     mcmc.run(jr.key(3))
     draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)
@@ -176,15 +185,20 @@ def test_what_it_is_asked_beside_a_log_density_comes_from_the_flow(mixture_fit, 
 @pytest.mark.slow
 def test_a_conditional_density_and_its_gradient_into_the_context(amortized_conditional):
     fast, report = amortized_conditional
-    events = np.array([[1.2, 4.5], [0.0, 6.0], [2.0, 4.0]], np.float32)
-    contexts = np.array([[0.3], [-0.8], [0.9]], np.float32)
-    normal = multivariate_normal(np.zeros(2), CONDITIONAL_NOISE)
-    away = events - np.array([1.0, 5.0]) - contexts @ CONDITIONAL_SLOPE.T
-    # The flow was trained for seconds: it is within some 0.1 nats, and the network within its own error of that.
-    np.testing.assert_allclose(fast.given(contexts).log_prob(events), normal.logpdf(away), atol=0.3)
+    rng = np.random.default_rng(40)
+    contexts = np.float32(rng.normal(size=(2000, 1)))
+    away = rng.multivariate_normal(np.zeros(2), CONDITIONAL_NOISE, 2000)
+    events = np.float32(np.array([1.0, 5.0]) + contexts @ CONDITIONAL_SLOPE.T + away)
+    # As for the flow itself: what is missing to the truth is a tenth of the mutual information, at most.
+    truth = multivariate_normal(np.zeros(2), CONDITIONAL_NOISE).logpdf(away)
+    marginal = CONDITIONAL_NOISE + CONDITIONAL_SLOPE @ CONDITIONAL_SLOPE.T
+    information = 0.5 * (np.linalg.slogdet(marginal)[1] - np.linalg.slogdet(CONDITIONAL_NOISE)[1])
+    missing, error = paired(truth, fast.given(contexts).log_prob(events))
+    assert -4.5 * error < missing < 0.1 * information + 4.5 * error
     slopes = jax.grad(lambda c: fast.given(c).log_prob(events).sum())(jnp.asarray(contexts))
     expected = away @ np.linalg.inv(CONDITIONAL_NOISE) @ CONDITIONAL_SLOPE
-    np.testing.assert_allclose(slopes, expected, rtol=0.15, atol=0.3)
+    # The share that `diagnose` allows a gradient to be off.
+    assert np.sqrt(np.mean(np.square(slopes - expected)) / np.mean(np.square(expected))) < 0.3
     assert report.amortisation.between_contexts < 0.02
     with pytest.raises(ValueError, match=r"AmortizedDensity.log_prob expected a context .*density.given\(context\)"):
         fast.log_prob(events)
@@ -214,7 +228,9 @@ def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
     found = measured(jr.key(6), fast.flow, wrong, 8192)
     # The integral over contexts too: E exp(0.3 + 0.2 c) with a standard normal c.
     assert abs(found.log_normaliser[0] - 0.32) < 4.5 * found.log_normaliser[1]
-    assert found.between_contexts == pytest.approx(0.2, rel=0.4)  # of 64 contexts
+    # The coefficient of variation of exp(0.2 c), from 64 contexts.
+    between = np.sqrt(np.expm1(0.2**2))
+    assert found.between_contexts == pytest.approx(between, abs=4.5 * between / np.sqrt(2.0 * 64))
     assert found.bias[0] > 0.2
     right = normalised(jr.key(7), fast.flow, wrong, 4096)
     np.testing.assert_allclose(right.normaliser, fast.energy.normaliser, atol=0.005)
@@ -269,18 +285,31 @@ def test_the_fitted_gaussian_is_distilled_as_it_is():
     assert report.amortisation.efficiency == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.slow
+class Reached(Exception):
+    """Training would begin with this network."""
+
+
 @pytest.mark.parametrize(
     ("dim", "context_dim", "width", "experts"),
     [(4, 0, 32, 0), (3, 1, 64, 0), (3, 2, 128, 0), (8, 0, 64, 0), (9, 0, 64, 64)],
 )
-def test_the_network_is_of_a_size_for_the_dimensions(dim, context_dim, width, experts):
+def test_the_network_is_of_a_size_for_the_dimensions(monkeypatch, dim, context_dim, width, experts):
+    def labels(key, density, count, **options):
+        columns = dim, context_dim, None, dim + context_dim
+        return EnergyLabels(*(jr.normal(key, (count,) if size is None else (count, size)) for size in columns))
+
+    def reached(key, network, *args, **options):
+        raise Reached(network)
+
+    monkeypatch.setattr(distill, "labelled", labels)
+    monkeypatch.setattr(distill, "train", reached)
     rng = np.random.default_rng(0)
     model = untrained_flow(jr.key(0), rng.normal(size=(50, dim)), rng.normal(size=(50, context_dim)))
-    density = fd.FlowDensity(model, solver=fd.FixedStep(1))
-    fast, _ = fd.distill(jr.key(1), density, labels=16, steps=1, progress=False)
-    assert fast.energy.network.inward.out_features == width
-    assert (0 if fast.energy.experts is None else fast.energy.experts.gate.out_features) == experts
+    with pytest.raises(Reached) as caught:
+        fd.distill(jr.key(1), fd.FlowDensity(model), labels=16, progress=False)
+    (network,) = caught.value.args
+    assert network.network.inward.out_features == width
+    assert (0 if network.experts is None else network.experts.gate.out_features) == experts
 
 
 # Bad input ---------------------------------------------------------------------------------------

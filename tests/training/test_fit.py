@@ -87,18 +87,21 @@ def test_fit_divergence_checks_its_options_too(mixture_fit, options, argument, m
         fd.fit_divergence(jr.key(0), mixture_fit.density.model, mixture_fit.data, progress=False, **options)
 
 
-@pytest.mark.slow
-def test_whole_numbers_of_any_kind_are_steps():
-    fit = fd.fit_flow(
-        jr.key(0),
-        ROWS,
-        network=quick_network(),
-        divergence=fd.ExactDivergence(),
-        steps=np.int64(5),
-        batch_size=np.int32(8),
-        progress=False,
-    )
-    assert fit[1].losses["flow"]["step"][-1] == 5
+class Reached(Exception):
+    """Training would begin with this."""
+
+
+def reached(key, model, table, options, *args, **others):
+    raise Reached(model, options)
+
+
+def test_whole_numbers_of_any_kind_are_steps(monkeypatch):
+    monkeypatch.setattr("flowdensity.training.fit.fit_velocity", reached)
+    with pytest.raises(Reached) as caught:
+        fd.fit_flow(jr.key(0), ROWS, network=quick_network(), steps=np.int64(5), batch_size=np.int32(8), progress=False)
+    _, options = caught.value.args
+    assert (options.steps, options.batch_size) == (5, 8)
+    assert type(options.steps) is type(options.batch_size) is int
 
 
 # What comes back ---------------------------------------------------------------------------------
@@ -148,30 +151,31 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert density.model.network.width == quick_network().width
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prediction", "path"),
-    [
-        ("velocity", None),
-        ("noise", None),
-        ("data", fd.VarianceExploding()),
-        ("score", fd.Trigonometric()),
-    ],
+    [("velocity", None), ("noise", fd.CondOT()), ("data", fd.VarianceExploding()), ("score", fd.Trigonometric())],
 )
-def test_a_diffusion_is_fitted_on_any_path_with_any_prediction(prediction, path):
-    options = QUICK | {"steps": 200}
+def test_a_diffusion_is_made_for_any_path_and_any_prediction(monkeypatch, prediction, path):
+    """What each of them is as a model, and that it starts at the fitted Gaussian, is tested in models/test_diffusion.py."""
+    monkeypatch.setattr("flowdensity.training.fit.fit_velocity", reached)
+    with pytest.raises(Reached) as caught:
+        fd.fit_diffusion(jr.key(0), ROWS, path=path, prediction=prediction, network=quick_network(), progress=False)
+    model, _ = caught.value.args
+    assert isinstance(model, fd.Diffusion)
+    assert model.prediction == prediction
+    assert type(model.path) is type(path or fd.VariancePreserving())
+
+
+@pytest.mark.slow
+def test_a_diffusion_is_learned():
     density, report = fd.fit_diffusion(
         jr.key(0),
         ROWS,
-        path=path,
-        prediction=prediction,
+        prediction="noise",
         network=quick_network(),
         divergence=fd.ExactDivergence(),
-        **options,
+        **QUICK | {"steps": 200},
     )
-    assert isinstance(density.model, fd.Diffusion)
-    assert density.model.prediction == prediction
-    assert type(density.model.path) is type(path or fd.VariancePreserving())
     assert set(report.losses) == {"diffusion"}
     losses = report.losses["diffusion"]["validation"]
     assert losses.min() < losses[0]
@@ -193,9 +197,10 @@ def test_the_report_says_how_it_went(positive_fit):
         assert losses["step"][-1] <= 500
         assert np.all(np.isfinite(losses["validation"]))
         assert f"{stage}: {losses['step'][-1]} steps" in report.summary()
-    # Of the zero field on whitened data the matching loss is near one; training lowers both losses.
+    # Of the zero field on whitened data the matching loss is one, to the standard error of the mean of a chi-squared
+    # square over the 400 rows held out; training lowers both losses.
     flow = report.losses["flow"]["validation"]
-    assert flow[0] == pytest.approx(1.0, abs=0.1)
+    assert flow[0] == pytest.approx(1.0, abs=4.5 * np.sqrt(2.0 / 400.0))
     assert flow.min() < flow[0]
     assert report.losses["divergence"]["validation"].min() < 0.0
     assert set(report.seconds) >= {"flow", "divergence"}
@@ -275,7 +280,7 @@ def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [3, 12, 25])
+@pytest.mark.parametrize("rows", [3, 25])
 def test_however_few_rows_there_are(rows):
     data = banana(rows)
     density, _ = fd.fit_flow(

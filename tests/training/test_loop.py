@@ -10,6 +10,7 @@ import pytest
 import flowdensity as fd
 from flowdensity.training import loop
 from flowdensity.training.loop import Schedule, TrainingDiverged, train
+from flowdensity.training.results import last
 
 
 class Point(eqx.Module):
@@ -35,7 +36,7 @@ def validate(point, args):
 
 def fit(loss=loss, validate=validate, args=TARGET, key=0, module=START, progress=False, **schedule):
     schedule = Schedule(**({"steps": 500, "learning_rate": 0.05, "patience": 150} | schedule))
-    return train(jr.key(key), module, loss, validate, args, schedule, stage="test stage", progress=progress)
+    return last(train(jr.key(key), module, loss, validate, args, schedule, stage="test stage", progress=progress))
 
 
 def test_it_minimises():

@@ -1,0 +1,78 @@
+"""A function of one row for many rows, in blocks that fit a cache, so that memory does not grow with the number of rows."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from ._typing import Array
+
+AT_ONCE = 64
+"""So few rows are never divided: measuring the size of a row would take longer than it could save."""
+CACHE = 2**18
+"""Bytes of the largest array of a block on a CPU: a few such arrays and a layer's weights fit a second-level cache."""
+ACCELERATOR = 2**24
+"""The same on an accelerator, which needs thousands of rows to be busy."""
+ROWS = 8191
+"""Number of rows to trace with: no other axis is likely to have it, so it tells the arrays that grow with the rows."""
+
+
+def over_rows(one: Callable[..., Any], *arrays: Array) -> Any:
+    """`one` of each row, as `jax.vmap(one)(*arrays)`, but in blocks if there are more rows than fit one block.
+
+    All blocks have the same number of rows, so a row has the same value whatever the number of blocks; the last one is filled
+    up with the first rows. Reverse-mode derivatives compute each block anew, so that they too need the memory of one block.
+
+    Args:
+        one: function of one row of each array.
+        arrays: with one leading axis of rows, all of the same length.
+
+    Returns:
+        What `one` returns, with a leading axis of rows.
+    """
+    many = jax.vmap(one)
+    count = len(arrays[0])
+    size = block_rows(one, *arrays) if count > AT_ONCE else count
+    if count <= size:
+        return many(*arrays)
+    blocks = -(-count // size)
+    # In a loop nothing can be shared between the two computations of a block, so no barrier has to prevent it.
+    block = jax.checkpoint(lambda rows: many(*rows), prevent_cse=False)
+    results = jax.lax.map(block, [_divided(array, blocks, size) for array in arrays])
+    return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], results)
+
+
+def block_rows(one: Callable[..., Any], *arrays: Array) -> int:
+    """Number of rows in a block, a power of two: such that the largest array of a block has `CACHE` or `ACCELERATOR` bytes."""
+    rows = [jax.ShapeDtypeStruct((ROWS, *array.shape[1:]), array.dtype) for array in arrays]
+    traced = jax.make_jaxpr(jax.vmap(one))(*rows)
+    widest = max(_row_bytes(traced.jaxpr), default=1)
+    limit = CACHE if jax.default_backend() == "cpu" else ACCELERATOR
+    return 2 ** int(math.log2(max(1.0, limit / widest)))
+
+
+def _row_bytes(jaxpr: Jaxpr) -> Iterator[float]:
+    """Bytes a row of every result that grows with the rows, in a computation traced with `ROWS` of them."""
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _row_bytes(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+        for result in equation.outvars:
+            shape = getattr(result.aval, "shape", ())
+            if ROWS in shape:
+                yield result.aval.size * result.aval.dtype.itemsize / ROWS  # type: ignore[attr-defined]
+
+
+def _is_jaxpr(value: object) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def _divided(array: Array, blocks: int, size: int) -> Array:
+    """An array in blocks of rows, the last filled up with the first rows."""
+    missing = blocks * size - len(array)
+    if missing:
+        array = jnp.concatenate([array, jax.lax.stop_gradient(array[:missing])])
+    return array.reshape(blocks, size, *array.shape[1:])

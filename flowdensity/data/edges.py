@@ -1,0 +1,135 @@
+"""Rows that JAX's default dtype reads at the edge of their support, though they lie inside."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from .columns import Columns, Finding
+from .interior import interior_point
+from .singular import LEAST, TIED
+from .sites import split
+from .tables import Table
+
+
+class _Part(NamedTuple):
+    """Rows on one constraint of single numbers or of vectors, with the user's expressions for them and for the constraint."""
+
+    label: str
+    support_label: str
+    rows: np.ndarray
+    support: Any
+
+
+class _Cure(NamedTuple):
+    """A change of coordinates, in words and in a line of code, and the share of rows that stay at an edge after it."""
+
+    cause: str
+    line: str
+    lost: float
+
+
+def rows_at_edges(columns: Columns) -> Finding | None:
+    """Parts of a table of which more rows than make a tie (`TIED`, `LEAST`) are read at an edge of their support.
+
+    The line of code subtracts the edge, if so many fewer rows are read at an edge after that; the spacing of numbers is finest
+    at 0. Otherwise it takes the rows to the real line.
+    """
+    found = [(part, lost) for part in _parts(columns.table) if (lost := _lost(part.rows, part.support)) > _most(part)]
+    if not found:
+        return None
+    dtype = jnp.result_type(float)
+    cures = [_cure(part, lost) for part, lost in found]
+    (part, lost), cure = found[0], cures[0]
+    more = f", and so it is with {', '.join(each.label for each, _ in found[1:])}" if len(found) > 1 else ""
+    return Finding(
+        f"`{part.label}` with rows that {dtype} tells from the edges of {part.support}",
+        f"{lost:.1%} of them that it reads at an edge{more}",
+        f"Their log density is that of the nearest {dtype} number inside. {cure.cause}",
+        "; ".join(each.line for each in cures),
+    )
+
+
+def _most(part: _Part) -> float:
+    return max(TIED, LEAST / len(part.rows))
+
+
+def _cure(part: _Part, lost: float) -> _Cure:
+    shifts = [_shifted(part, edge) for edge in _edges(part.support)]
+    best = min((cure.lost for cure in shifts), default=lost)
+    # Of two that are as good as each other, the lower edge.
+    return next((cure for cure in shifts if cure.lost < min(lost - TIED, best + TIED)), _on_the_line(part))
+
+
+def _edges(support: Any) -> list[Any]:
+    """The finite edges of single numbers."""
+    return [getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
+
+
+def _shifted(part: _Part, edge: Any) -> _Cure:
+    moved, name = _moved(part.support, edge)
+    line = f"{part.label} = {part.label} - {_code(edge)}; {part.support_label} = {name}"
+    return _Cure("Numbers are densest about 0", line, _lost(part.rows - np.asarray(edge, float), moved))
+
+
+def _moved(support: Any, edge: Any) -> tuple[constraints.Constraint, str]:
+    """A constraint after an edge has been subtracted, and its expression."""
+    ends = [np.asarray(end, float) - np.asarray(edge, float) for end in _edges(support)]
+    kind = next(
+        kind for kind in ("interval", "greater_than", "less_than") if isinstance(support, getattr(constraints, kind))
+    )
+    name = f"numpyro.distributions.constraints.{kind}({', '.join(map(_code, ends))})"
+    return getattr(constraints, kind)(*ends), name
+
+
+def _on_the_line(part: _Part) -> _Cure:
+    """Coordinates without an edge."""
+    label, support = part.label, part.support
+    ends = _edges(support)
+    if isinstance(support, constraints.interval):
+        width = _code(np.asarray(ends[1], float) - np.asarray(ends[0], float))
+        name, value = "logits", f"scipy.special.logit(({label} - {_code(ends[0])}) / {width})"
+    elif isinstance(support, constraints.greater_than):
+        name, value = (
+            "logarithms",
+            f"numpy.log({label} - {_code(ends[0])})" if np.any(ends[0]) else f"numpy.log({label})",
+        )
+    elif isinstance(support, constraints.less_than):
+        name, value = "logarithms", f"numpy.log({_code(ends[0])} - {label})"
+    else:
+        name, value = "log ratios", f"numpy.log({label}[..., :-1] / {label}[..., -1:])"
+    line = f"{label} = {value}; {part.support_label} = numpyro.distributions.constraints.real"
+    return _Cure(f"The density of their {name} has no edge", line, 0.0)
+
+
+def _code(number: Any) -> str:
+    return repr(float(number)) if np.ndim(number) == 0 else f"numpy.array({np.asarray(number, float).tolist()})"
+
+
+def _lost(rows: np.ndarray, support: Any) -> float:
+    """Largest share, over columns, of rows that JAX's default dtype reads at an edge."""
+    read = jnp.asarray(rows, float)
+    moved = np.asarray(interior_point(support, read) != read)
+    return float(moved.reshape(len(rows), -1).mean(axis=0).max())
+
+
+def _parts(table: Table) -> list[_Part]:
+    """The parts of a table that have an edge with a line of code against it."""
+    support: Any = table.support
+    shapes = getattr(support, "shapes", None)
+    if shapes is None:
+        parts = [_Part("data", "support", table.rows, support)]
+    else:
+        pieces = split(table.rows, shapes)
+        names = _names(table, len(shapes))
+        parts = [_Part(*each, rows, part) for each, rows, part in zip(names, pieces, support.parts, strict=True)]
+    plain = [part._replace(support=getattr(part.support, "base_constraint", part.support)) for part in parts]
+    return [part for part in plain if _edges(part.support) or part.support is constraints.simplex]
+
+
+def _names(table: Table, count: int) -> list[tuple[str, str]]:
+    """The user's expressions for the values of each part, and for its support."""
+    if table.sites is None:
+        return [(f"data[:, {column}]", f"support[{column}]") for column in range(count)]
+    return [(f"data[{name!r}]", f"support[{name!r}]") for name in table.sites.names]

@@ -1,0 +1,151 @@
+"""Columns that follow from others: the rows lie on a surface, where a density grows without bound.
+
+Three kinds are looked for: linear combinations, monotone functions of one other column (`log_tau` beside `tau`), and
+quadratic polynomials of other columns and of the logarithms of positive ones (`theta = mu + tau * z` beside its parts).
+"""
+
+import math
+
+import numpy as np
+from scipy.stats import rankdata
+
+from .columns import Columns, Finding
+from .scaling import FULL_COVARIANCE_LIMIT
+
+FLAT = 1e-7
+"""A direction with less than this share of the variance is flat: float32 resolves differences of this size."""
+MAX_ROWS = 2000
+"""Rows, drawn at random, in which functions of columns are looked for."""
+MIN_ROWS = 20
+"""So few rows can be in the same order by chance."""
+MAX_FEATURES = 300
+"""Number of columns, logarithms and products up to which polynomials are looked for."""
+RIDGE = 1e-11
+"""Relative to the variances of features, and far below `FLAT`."""
+MIN_RATIO = 2.0
+"""A logarithm is a feature of its own where a column spans at least this ratio; else it is a quadratic polynomial."""
+
+
+def relations(columns: Columns) -> Finding | None:
+    """Columns that are functions of others."""
+    column = dependent(columns)
+    if column is not None:
+        return Finding(
+            f"columns of `{columns.name}` none of which is a linear combination of others",
+            f"some that are, {columns.labels[column]} among them",
+            "A density learned from them grows without bound",
+            _dropped(columns, [column]),
+        )
+    found = functions(columns)
+    if not found:
+        return None
+    return Finding(
+        f"columns of `{columns.name}` none of which is a function of others",
+        f"{columns.listed(found)}, which {'follows' if len(found) == 1 else 'follow'} from others",
+        "The rows lie on a surface, and a density learned from them grows without bound. Compute these columns from the others",
+        _dropped(columns, found),
+    )
+
+
+def dependent(columns: Columns) -> int | None:
+    """A column that is a linear combination of others, as it is or on the real line; None if there is none."""
+    rows = columns.rows
+    if rows.shape[1] > FULL_COVARIANCE_LIMIT or len(rows) < 2 * rows.shape[1]:
+        return None
+    # On a simplex and its like columns add up to a constant, and on the real line they do not.
+    for each in (columns.free, rows) if columns.free.shape == rows.shape else (columns.free,):
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(each, rowvar=False)))
+        if values[0] < FLAT:
+            return int(np.argmax(np.abs(vectors[:, 0])))
+    return None
+
+
+def functions(columns: Columns) -> list[int]:
+    """Columns that are smooth functions of others: those of one site, of the site with most of them."""
+    candidates = np.flatnonzero(columns.separate)
+    if len(candidates) > FULL_COVARIANCE_LIMIT or len(candidates) < 2:
+        return []
+    rows = columns.rows[:, candidates]
+    if len(rows) > MAX_ROWS:
+        rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
+    varying = np.ptp(rows, axis=0) > 0.0
+    candidates, rows = candidates[varying], rows[:, varying]
+    found = candidates[monotone(rows) | polynomial(rows)]
+    groups = [[column for column in group if column in found] for group in columns.supported.values()]
+    # Of several that follow from each other, the last is named: what is computed comes after its parts.
+    return [int(column) for column in max(reversed(groups), key=len)]
+
+
+def monotone(rows: np.ndarray) -> np.ndarray:
+    """Which columns have their rows in the same order as another column, or in the reverse order."""
+    if len(rows) < MIN_ROWS:
+        return np.zeros(rows.shape[1], bool)
+    ranks = np.abs(np.corrcoef(rankdata(rows, axis=0), rowvar=False)) - 2.0 * np.eye(rows.shape[1])
+    return np.asarray(ranks.max(axis=0) > 1.0 - 1e-12)
+
+
+def polynomial(rows: np.ndarray) -> np.ndarray:
+    """Which columns, or their logarithms, are quadratic polynomials of other columns and of their logarithms."""
+    found = np.zeros(rows.shape[1], bool)
+    features, owners = _features(rows)
+    if features.shape[1] > min(MAX_FEATURES, 0.8 * len(rows) - MIN_ROWS):
+        return found
+    # Products of narrow columns are nearly collinear too, so a flat direction is only a reason to look closer.
+    gram = features.T @ features / len(features)
+    if np.linalg.eigvalsh(gram)[0] > FLAT:
+        return found
+    for target in range(rows.shape[1] + sum(_is_wide(column) for column in rows.T)):
+        others = np.all(owners != owners[:, [target]], axis=0)
+        left = features[:, target] - features[:, others] @ _coefficients(
+            gram[np.ix_(others, others)], gram[others, target]
+        )
+        found[owners[0, target]] |= _is_nothing(left, features[:, target])
+    return found
+
+
+def _features(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standardized columns, then their logarithms, then products of two columns; and the two columns that each is made of."""
+    standard = _standardized(rows)
+    wide = np.flatnonzero([_is_wide(column) for column in rows.T])
+    first, second = np.triu_indices(rows.shape[1])
+    products = standard[:, first] * standard[:, second]
+    # The square of a standardized column of two values in equal numbers is constant.
+    first, second, products = (each[..., products.std(axis=0) > FLAT] for each in (first, second, products))
+    single = np.concatenate([np.arange(rows.shape[1]), wide])
+    features = [standard, _standardized(np.log(rows[:, wide])), _standardized(products)]
+    return np.concatenate(features, axis=1), np.stack([np.append(single, first), np.append(single, second)])
+
+
+def _standardized(rows: np.ndarray) -> np.ndarray:
+    return (rows - rows.mean(axis=0)) / rows.std(axis=0)
+
+
+def _is_wide(column: np.ndarray) -> bool:
+    return bool(column.min() > 0.0 and column.max() >= MIN_RATIO * column.min())
+
+
+def _coefficients(gram: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Least squares coefficients; the ridge is for columns that follow from each other."""
+    return np.linalg.solve(gram + RIDGE * np.eye(len(gram)), moments)
+
+
+def _is_nothing(left: np.ndarray, target: np.ndarray) -> bool:
+    """Whether a fit leaves nothing of a target in nine rows of ten: the largest rows alone do not decide."""
+    return bool(np.quantile(np.abs(left), 0.9) < math.sqrt(FLAT) * np.ptp(np.quantile(target, [0.25, 0.75])))
+
+
+def _dropped(columns: Columns, found: list[int]) -> str:
+    """A line of code that leaves out some columns of one site, and the supports that they have."""
+    sites, name = columns.table.sites, columns.name
+    if sites is None:
+        if columns.table.rows.ndim != 2:
+            return "leave them out"
+        line = f"{name} = numpy.delete({name}, {found}, axis=1)"
+        return line if columns.real.all() else f"{line}; support = numpy.delete(support, {found}).tolist()"
+    site = sites.site_of(found[0])
+    if len(found) < len(columns.supported[site]):
+        here = [column - int(columns.supported[site][0]) for column in found]
+        return f"{name}[{site!r}] = numpy.delete({name}[{site!r}], {here}, axis=1)"
+    others = [other for other in sites.names if other != site]
+    line = f"{name} = {{name: {name}[name] for name in {others}}}"
+    return line if columns.real[found].all() else f"{line}; support.pop({site!r})"

@@ -1,0 +1,123 @@
+"""Fits of one shape compile once in a process, and leave nothing behind in it."""
+
+import gc
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from references import random_flow
+
+import flowdensity as fd
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+OPTIONS = {"steps": 50, "batch_size": 16, "progress": False}
+EVENTS = np.zeros((7, 2), np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilations():
+    """The durations of all compilations since the list was cleared."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == COMPILED:
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seconds
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def rows(seed: int, count: int) -> np.ndarray:
+    """Two uncorrelated normal columns, from which a flow has little to learn, and which no transform makes straighter."""
+    return np.random.default_rng(seed).normal(size=(count, 2))
+
+
+def network(seed: int) -> fd.ResidualMLP:
+    return fd.ResidualMLP(jr.key(seed), 2, width=4, depth=1, experts=0)
+
+
+def flow(seed: int, count: int = 2100, **options) -> fd.FlowDensity:
+    return fd.fit_flow(jr.key(seed), rows(seed, count), network=network(seed), **(OPTIONS | options))[0]
+
+
+def model(seed: int) -> fd.AbstractProbabilityFlow:
+    return random_flow(jr.key(seed), 2)
+
+
+def diffusion(seed: int) -> fd.FlowDensity:
+    return fd.fit_diffusion(
+        jr.key(seed),
+        rows(seed, 2100),
+        prediction="noise",
+        network=network(seed),
+        divergence=fd.ExactDivergence(),
+        **OPTIONS,
+    )[0]
+
+
+def head(seed: int) -> fd.FlowDensity:
+    divergence, _ = fd.fit_divergence(jr.key(seed), model(seed), rows(seed, 300), **OPTIONS)
+    return fd.FlowDensity(model(seed), divergence=divergence)
+
+
+def likelihood(seed: int) -> fd.FlowDensity:
+    return fd.fit_likelihood(
+        jr.key(seed), rows(seed, 60), model=model(seed), divergence=fd.ExactDivergence(), **(OPTIONS | {"steps": 2})
+    )[0]
+
+
+def amortized(seed: int) -> fd.AmortizedDensity:
+    density = fd.FlowDensity(model(seed), solver=fd.FixedStep(4))
+    return fd.distill(jr.key(seed), density, labels=64, width=4, **OPTIONS)[0]
+
+
+FITS = {
+    "flow": flow,
+    "flow on few rows": lambda seed: flow(seed, 60, divergence=fd.ExactDivergence()),
+    "diffusion": diffusion,
+    "divergence": head,
+    "likelihood": likelihood,
+    "distillation": amortized,
+}
+
+
+def use(density) -> None:
+    """What comes after a fit: densities, gradients and draws."""
+    density.log_prob(EVENTS)
+    jax.block_until_ready(_gradient(density, EVENTS[0]))
+    density.sample(jr.key(0), (3,))
+
+
+@jax.jit
+def _gradient(density, event):
+    return jax.grad(lambda event: density.log_prob(event))(event)
+
+
+def in_use() -> tuple[int, int]:
+    """Bytes in arrays, and compiled programs, that are alive in this process."""
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays()), len(jax.devices()[0].client.live_executables())
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_a_second_fit_compiles_nothing_and_leaves_nothing(fit, compilations):
+    """With other rows, another network and another key."""
+    use(fit(0))
+    before = in_use()
+    compilations.clear()
+    use(fit(1))
+    assert compilations == []
+    assert in_use() == before
+
+
+@pytest.mark.slow
+def test_ten_fits_do_not_grow(compilations):
+    use(flow(0))
+    before = in_use()
+    compilations.clear()
+    for seed in range(1, 11):
+        use(flow(seed))
+    assert compilations == []
+    assert in_use() == before
