@@ -118,7 +118,7 @@ def mend(case: Case, message: str) -> None:
     fix, names = message.rpartition("Fix: ")[2], case.namespace()
     with case.within():
         exec(fix, names)
-        if isinstance(ast.parse(fix).body[-1], ast.Assign | ast.Delete):
+        if isinstance(ast.parse(fix).body[-1], ast.Assign | ast.AugAssign | ast.Delete):
             exec(case.call, names)
 
 

@@ -148,6 +148,7 @@ DENSITIES: Groups = [
             },
             "axes that do not broadcast": {"values": {"mu": np.zeros(2), "tau": np.ones(3)}},
             "text": {"values": {"mu": 0.0, "tau": "one"}},
+            "an array": {"values": np.zeros(2)},
         },
     ),
     cases(

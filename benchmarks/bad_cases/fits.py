@@ -19,7 +19,10 @@ from .material import (
     KEY,
     NAMED,
     PLAIN,
+    POSTERIOR,
+    RNG,
     ROWS,
+    draws,
     fd,
     sampler,
     with_entry,
@@ -30,6 +33,7 @@ ALIKE = ("fit_flow", "fit_diffusion", "fit_likelihood")
 GOOD = {"data": DATA, "density": PLAIN}
 COUNTS = np.random.default_rng(2).poisson(5.0, (ROWS, 2))
 TEXT_COLUMN = pd.DataFrame({"a": DATA[:, 0], "b": ["x"] * ROWS})
+LONG = draws(theta=RNG.normal(size=(2, 50, 2))).to_dataframe()
 DIGITS = pd.DataFrame({"a": DATA[:, 0], "b": [str(each) for each in DATA[:, 1]]})
 CATEGORIES = pd.DataFrame({"a": DATA[:, 0], "b": pd.Categorical(["x", "y"] * (ROWS // 2))})
 
@@ -43,6 +47,11 @@ def of_all_fits(name: str) -> list[Case]:
         "rows of several lengths": [[1.0, 2.0], [3.0], [4.0, 5.0]],
         "text": [["a", "b"], ["c", "d"]],
         "numbers as text": [["1", "2"], ["3", "5"], ["7", "6"]],
+        "masked entries": np.ma.masked_equal(with_entry(DATA, -9999.0), -9999.0),
+        "masked entries, in a dict": {"a": np.ma.masked_less(DATA[:, 0], -2.0), "b": DATA[:, 1]},
+        "a missing value of pandas": pd.DataFrame({"a": DATA[:, 0], "b": pd.array([None, *range(ROWS - 1)])}),
+        "coordinates of a draw below each other": LONG,
+        "variables with other draws": {"a": POSTERIOR["theta"], "b": POSTERIOR["theta"].isel(draw=slice(40))},
         "the name of a file": "table.csv",
         "a run of NUTS": Deferred(sampler),
         "a distribution": dist.Normal(0.0, 1.0),
@@ -70,6 +79,10 @@ def of_all_fits(name: str) -> list[Case]:
         "an integer for the key": {"key": 0},
         "no key, data first": {"key": DATA},
         **{words: {"data": data} for words, data in of_data.items()},
+        "numbers that are too large": {"data": 1e45 * DATA},
+        "numbers that are too small": {"data": np.column_stack([DATA[:, 0], 1e-60 * DATA[:, 1]])},
+        "p-values": {"data": 10.0 ** np.linspace(-300.0, -1.0, ROWS), "support": constraints.positive},
+        "a `context` of numbers that are too large": {"context": {"c": 1e300 * CONTEXT[:, 0]}},
         "`support` in words": {"data": np.exp(DATA), "support": "positive"},
         "negative values on `constraints.positive`": {"support": constraints.positive},
         "a zero on `constraints.nonnegative`": {

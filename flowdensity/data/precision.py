@@ -28,7 +28,11 @@ def limits(support: constraints.Constraint) -> tuple[float, float]:
 
 
 def check_range(
-    caller: str, label: str, values: np.ndarray, support: constraints.Constraint = constraints.real
+    caller: str,
+    label: str,
+    values: np.ndarray,
+    support: constraints.Constraint = constraints.real,
+    put: str | None = None,
 ) -> None:
     """Check that JAX's default dtype holds a table.
 
@@ -37,6 +41,7 @@ def check_range(
         label: expression by which the user addresses the table.
         values: finite rows, shape `(n, *event_shape)`.
         support: constraint of one event.
+        put: a line of code for another support, `{}`.
 
     Raises:
         ValueError: if an entry is too large, or most of the entries of a column that are not 0 are too small.
@@ -54,17 +59,18 @@ def check_range(
         f"{caller} expected `{label}` with numbers that {jnp.result_type(float)} holds; got {place} with values from "
         f"{sizes[:, column].min():.3g} to {sizes[:, column].max():.3g} in size, {middle:.3g} in the middle. "
         f"Sizes from {small:.2g} to {large:.2g} are held. Change the unit, or take the logarithm and leave out the support. "
-        f"Fix: {_rescaled(label if len(bad) == sizes.shape[1] else place, sizes[:, bad], small, large)}"
+        f"Fix: {_rescaled(label if len(bad) == sizes.shape[1] else place, sizes[:, bad], small, large, put)}"
     )
 
 
-def _rescaled(place: str, sizes: np.ndarray, small: float, large: float) -> str:
+def _rescaled(place: str, sizes: np.ndarray, small: float, large: float, put: str | None) -> str:
     """A line of code that changes the unit of columns of some sizes, or takes the logarithm where no unit suits them."""
     unit = 10.0 ** round(math.log10(float(np.median(sizes[sizes > 0.0]))))
     units = sizes[sizes > 0.0] / unit
     if units.max() <= large and np.mean(units < small) <= MAX_LOST:
         return f"{place} = {place} / {unit:g}"
-    return f"{place} = numpy.log({place})"
+    line = f"{place} = numpy.log({place})"
+    return line if put is None else f"{line}; {put.format('constraints.real')}"
 
 
 def subtracted(label: str, rows: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .columns import Columns, Finding
+from .precision import number
 from .rounding import MOSTLY, is_whole
 from .sites import split
 from .supports import free_size
@@ -36,9 +37,7 @@ def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
             "rows of `data` that are not repeated",
             f"{distinct} different ones among {len(rows)}",
             "Each counts as a row of its own, and the table as larger than it is",
-            "each once, with its context, and weights= as often as it came"
-            if contexts.size
-            else "rows, counts = numpy.unique(data, axis=0, return_counts=True), and weights=counts",
+            _counted(columns),
         )
     if not found:
         return None
@@ -47,7 +46,8 @@ def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
     return Finding(
         "columns of `data` with few ties",
         f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{others}",
-        "A density learned from them grows without bound there",
+        "A density learned from them grows without bound there. fd.dequantise spreads a column that was rounded, as it was "
+        "recorded and before it is combined with others; a value with a meaning of its own, such as none, is for a model of its own",
         _cure(columns, found, most),
     )
 
@@ -98,17 +98,27 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
+def _counted(columns: Columns) -> str:
+    """A line of code that takes each row once, and its weight as often as it came."""
+    rows = [name for name in columns.arguments if name != "weights"]
+    parts = ", ".join(f"*({name}[key] for key in {name})" if columns.arguments[name] else name for name in rows)
+    table = f"numpy.column_stack([numpy.reshape(each, ({len(columns.rows)}, -1)) for each in ({parts},)])"
+    weights = ", weights" if "weights" in columns.arguments else ""
+    others = type(columns)(columns.name, columns.table, {name: columns.arguments[name] for name in rows})
+    return (
+        f"weights = numpy.bincount(numpy.unique({table}, axis=0, return_inverse=True)[1].ravel(){weights}); "
+        + others.keeping(f"numpy.unique({table}, axis=0, return_index=True)[1]")
+    )
+
+
 def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
-    """A line of code that spreads the rounded columns; where there is none, words."""
+    """A line of code that spreads the rounded columns or, where none looks rounded, leaves out the rows that are tied."""
     table = columns.table
     units = np.zeros(columns.count)
     for each in found:
         units[each.column] = each.unit or 0.0
     if most.unit is None or free_size(table.support, table.rows.shape[1:]) != units.size:
-        return (
-            "a column that was rounded is spread by fd.dequantise, as it was recorded and before it is combined with others; "
-            "a value with a meaning of its own, such as none, is for a model of its own"
-        )
+        return columns.keeping(f"{columns.labels[most.column]} != {number(most.value)}")
     name, shape = "data", table.rows.shape[1:]
     if table.sites is not None:
         site = table.sites.site_of(most.column)

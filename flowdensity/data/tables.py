@@ -317,7 +317,7 @@ def _check_part(caller: str, part: _Part) -> None:
             f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
             f"shape {values.shape}. Fix: {part.put.format('constraints.real')}"
         )
-    check_range(caller, label, values, support)
+    check_range(caller, label, values, support, None if support is constraints.real else part.put)
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
     if free_size(support, event) < prod(event):
