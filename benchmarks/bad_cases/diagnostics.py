@@ -140,15 +140,23 @@ DIAGNOSTICS: Groups = [
         {"reweighted": Deferred(reweighted)},
         {"values of too few draws": {"values": np.zeros(10)}, "values without chains": {"values": np.zeros((100, 3))}},
     ),
-    cases(
-        "MCMC(fd.DelayedAcceptance(kernel, exact), num_warmup=0, num_samples=1, progress_bar=False).run(key)",
-        {"MCMC": MCMC, "model": model, "kernel": NUTS(model), "exact": {"theta": PLAIN}, "density": PLAIN},
-        {
-            "`exact` that is a density": {"exact": PLAIN},
-            "a site that the model lacks": {"exact": {"tau": PLAIN}},
-            "a site without a learned density": {"model": normal_model, "kernel": NUTS(normal_model)},
-            "a discrete site that is summed over": {"model": mixed, "kernel": NUTS(mixed)},
-        },
+    *(
+        cases(
+            "MCMC(fd.DelayedAcceptance(kernel, exact), num_warmup=0, num_samples=1, progress_bar=False).run(key)",
+            {"MCMC": MCMC, "model": own, "kernel": NUTS(own), "exact": {"theta": PLAIN}, "density": PLAIN},
+            given,
+        )
+        for own, given in (
+            (
+                model,
+                {
+                    "`exact` that is a density": {"exact": PLAIN},
+                    "a site that the model lacks": {"exact": {"tau": PLAIN}},
+                },
+            ),
+            (normal_model, {"a site without a learned density": {}}),
+            (mixed, {"a discrete site that is summed over": {}}),
+        )
     ),
     cases(
         "fd.DelayedAcceptance(kernel, exact)",

@@ -47,7 +47,8 @@ def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
         "columns of `data` with few ties",
         f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{others}",
         "A density learned from them grows without bound there. fd.dequantise spreads a column that was rounded, as it was "
-        "recorded and before it is combined with others; a value with a meaning of its own, such as none, is for a model of its own",
+        "recorded and before it is combined with others; a value with a meaning of its own, such as none, is for a model of "
+        "its own",
         _cure(columns, found, most),
     )
 
