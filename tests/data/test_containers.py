@@ -374,14 +374,14 @@ EVENTS = {
 @pytest.mark.parametrize("method", ["log_prob", "to_base", "unpack"])
 @pytest.mark.parametrize("value", EVENTS.values(), ids=EVENTS.keys())
 def test_events_by_name_are_to_be_packed(method, value):
-    density = fd.FlowDensity(named_flow())
+    density, name = fd.FlowDensity(named_flow()), "event" if method == "unpack" else "value"
     with pytest.raises(
         TypeError,
-        match=rf"FlowDensity.{method} expected `value` as an array of real numbers; got .*Fix: value = density.pack\(value\)$",
+        match=rf"FlowDensity.{method} expected `{name}` as an array of real numbers; got .*Fix: {name} = density.pack\({name}\)$",
     ) as caught:
         getattr(density, method)(value)
     if not isinstance(value, pd.DataFrame):
-        assert after(str(caught.value), value=value, density=density)["value"].shape == (4,)
+        assert after(str(caught.value), **{name: value}, density=density)[name].shape == (4,)
 
 
 def test_a_frame_of_events_without_names_is_to_lose_its_names():
