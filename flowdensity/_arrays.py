@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 REAL = "fiub"
@@ -25,6 +26,11 @@ def is_a(value: object, library: str, *names: str) -> bool:
 def has(value: object, protocol: str) -> bool:
     """Whether the class of a value has a method or property; an attribute of the instance alone does not count."""
     return hasattr(type(value), protocol)
+
+
+def is_complex(values: object) -> bool:
+    """Whether an array, which may be traced, has complex numbers."""
+    return isinstance(values, np.ndarray | jax.Array) and bool(jnp.issubdtype(values.dtype, jnp.complexfloating))
 
 
 class Fixes(NamedTuple):

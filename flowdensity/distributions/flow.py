@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from .._arrays import Fixes, is_a
+from .._arrays import Fixes, is_a, is_complex
 from .._checks import (
     check_count,
     check_key,
@@ -339,7 +339,7 @@ class FlowDensity(dist.Distribution):
 
     def _event_line(self, value: Any, name: str, owner: str) -> str:
         """Code for an array of what are no real numbers: what `pack` makes of named values, or an event."""
-        if _is_complex(value):
+        if is_complex(value):
             return f"jax.numpy.real({name})"
         if not hasattr(value, "keys"):
             return f"{owner}.sample(jax.random.key(0))"
@@ -372,7 +372,7 @@ def _flat_context(model: AbstractProbabilityFlow, context: ArrayLike | Named | N
         )
     else:
         context = handed.array
-    line = f"context = {'jax.numpy.real(context)' if _is_complex(context) else f'jax.numpy.zeros({shape})'}"
+    line = f"context = {'jax.numpy.real(context)' if is_complex(context) else f'jax.numpy.zeros({shape})'}"
     if isinstance(context, np.ndarray):
         array = real_array("FlowDensity", "context", context, Fixes(ordinary=line))
     else:
@@ -396,7 +396,3 @@ def _without_names(context: Any) -> str:
     if is_a(context, "pandas", "DataFrame"):
         return "context.to_numpy(float)"
     return "numpy.stack([context[name] for name in context], axis=-1)"
-
-
-def _is_complex(values: Any) -> bool:
-    return isinstance(values, np.ndarray | Array) and bool(jnp.issubdtype(values.dtype, jnp.complexfloating))

@@ -60,7 +60,7 @@ CONTEXT_ERRORS = {
     "too short": (lambda: conditional().given(np.zeros(2)), ValueError, r"\(\*batch_shape, 3\); got \(2,\)"),
     "a number": (lambda: conditional().given(1.0), ValueError, r"\(\*batch_shape, 3\); got \(\)"),
     "batch axis behind": (lambda: conditional().given(np.zeros((3, 4))), ValueError, r"got \(3, 4\)"),
-    "strings": (lambda: conditional().given("abc"), TypeError, "array of real numbers; got 'abc'"),
+    "strings": (lambda: conditional().given("abc"), TypeError, "array of real numbers; got str"),
     "an object": (lambda: conditional().given(object()), TypeError, "array of real numbers; got object"),
     "sample without": (
         lambda: conditional().sample(jr.key(0)),
