@@ -329,11 +329,11 @@ def _check_part(caller: str, part: _Part) -> None:
         raise ValueError(
             f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
             f"{np.sum(~inside)} such entries in all. These rows can be left out, or the support is a wider one. "
-            f"Fix: {part.inside(inside.reshape(len(values), -1).all(axis=1))}"
+            f"Fix: {part.inside(np.all(inside.reshape(len(values), -1), axis=1))}"
         )
     # The ends of an interval that is closed belong to it, but are nowhere on the real line.
     free = unconstrain(values, support)
-    off = ~np.isfinite(free.reshape(len(values), -1)).all(axis=1)
+    off = np.any(~np.isfinite(free.reshape(len(values), -1)), axis=1)
     if off.any():
         first = int(np.argmax(off))
         raise ValueError(
@@ -381,10 +381,8 @@ def _check_varies(
     constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
     if constant.any():
         column = int(np.argmax(constant))
-        found = np.flatnonzero(constant).tolist()
-        fix = _without_origin(name, values, columns, column) or lines.without_constants(
-            name, values, free, found, leave_out
-        )
+        others = lines.without_constants(name, values, free, np.flatnonzero(constant).tolist(), leave_out)
+        fix = _without_origin(name, values, columns, column) or others
         raise ValueError(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
             f"precision{where}. Of a constant nothing can be learned. Fix: {fix}"

@@ -151,7 +151,7 @@ def smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, flo
 
 
 def _finite(caller: str, events: np.ndarray) -> np.ndarray:
-    bad = ~np.isfinite(events.reshape(*events.shape[:2], -1)).all(axis=2)
+    bad = np.any(~np.isfinite(events.reshape(*events.shape[:2], -1)), axis=2)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
