@@ -4,7 +4,7 @@ Classes are told apart by their names and their library, so that none has to be 
 class: an attribute of an instance may be a column that the user called so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any, NamedTuple
 
 import jax
@@ -89,10 +89,12 @@ def _foreign_line(name: str, values: Any) -> str | None:
         return f"{name} = {name}.get_samples()"
     if is_a(values, "numpyro", "Distribution"):
         return f"{name} = {name}.sample(jax.random.key(0), (10_000,))"
-    if isinstance(values, Iterator):
-        return f"{name} = numpy.array(list({name}), float)"
+    if isinstance(values, str):
+        return f"{name} = pandas.read_csv({name})"
     if isinstance(values, list | tuple) and values and all(isinstance(each, Mapping) for each in values):
         return f"{name} = pandas.DataFrame({name})"
+    if isinstance(values, Iterator | Set | ValuesView):
+        return f"{name} = numpy.array(list({name}), float)"
     return None
 
 
@@ -102,15 +104,18 @@ def _line(name: str, values: Any, fixes: Fixes, array: np.ndarray | None) -> str
         return fixes.ordinary
     if isinstance(values, Mapping) and len(values):
         return f"{name} = {name}[{next(iter(values))!r}]"
-    if kind == "c":
+    if kind == "c" and fixes.categories is None:
         return f"{name} = numpy.stack([numpy.real({name}), numpy.imag({name})], axis=-1)"
+    if kind == "M" and is_a(values, "pandas", "Series"):
+        # numpy cannot subtract times that have a zone.
+        return f"{name} = ({name} - {name}.min()) / pandas.Timedelta(days=1)"
     if kind == "M":
-        return f"{name} = (numpy.asarray({name}) - numpy.min({name})) / numpy.timedelta64(1, 'D')"
+        return f"{name} = (numpy.asarray({name}) - numpy.asarray({name}).min()) / numpy.timedelta64(1, 'D')"
     if kind == "m":
         return f"{name} = numpy.asarray({name}) / numpy.timedelta64(1, 's')"
     if array is not None and array.dtype.names is not None:
         return f"{name} = numpy.stack([{name}[field] for field in {name}.dtype.names], axis=-1)"
-    if array is not None and not _castable(array):
+    if kind == "c" or (array is not None and not _castable(array)):
         # Numbers in place of categories.
         return fixes.categories or f"{name} = numpy.unique({name}, return_inverse=True)[1]"
     return f"{name} = numpy.asarray({name}, float)"
@@ -145,7 +150,7 @@ def _of_pandas(caller: str, name: str, column: Any, fixes: Fixes) -> np.ndarray:
         raise not_real(caller, name, column, line, f" of the categories {_few(dtype.categories)}")
     if dtype.kind in REAL or (dtype.kind == "O" and infer_dtype(column, skipna=True) in NUMBERS):
         return column.to_numpy(dtype=float, na_value=np.nan)
-    return column.to_numpy()
+    return column.to_numpy("M8[ns]") if dtype.kind == "M" else column.to_numpy()
 
 
 def _few(values: Any) -> str:

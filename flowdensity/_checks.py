@@ -143,7 +143,8 @@ def real_array(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> 
             f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
             f"Fix: {name} = numpy.stack(rows), with every row of the same length"
         ) from error
-    if raw.dtype.kind not in REAL:
+    # JAX's own short floats are of no kind that numpy knows.
+    if raw.dtype.kind not in REAL and not jnp.issubdtype(raw.dtype, jnp.floating):
         raise not_real(caller, name, values, fixes, f" of dtype {raw.dtype}", raw)
     return raw.astype(np.float64)
 

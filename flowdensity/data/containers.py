@@ -4,7 +4,7 @@ All are read here, to arrays with rows first and, where there are any, names. ar
 `DataTree`; their groups are found here too.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +113,7 @@ def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
     source = name
     if has(values, "to_pandas") and not is_a(values, "xarray", "Dataset", "DataArray"):
         values, source = _in_pandas(caller, name, values), f"{name}.to_pandas()"
+    _check_table(caller, name, values)
     group = dataset_of(caller, name, values)
     if group is not None:
         dataset, source = group
@@ -197,6 +198,16 @@ def _in_pandas(caller: str, name: str, values: Any) -> Any:
         ) from error
 
 
+def _check_table(caller: str, name: str, values: Any) -> None:
+    """Raise a TypeError if a table of another library would lose its names as an array, or has not been computed yet."""
+    ways = [way for way in ("compute", "collect", "toPandas") if has(values, way)]
+    if has(values, "columns") and ways and not is_a(values, "pandas", "DataFrame"):
+        raise TypeError(
+            f"{caller} expected `{name}` as an array, or a table of pandas; got {type(values).__name__} of the columns "
+            f"{list(values.columns)}. Fix: {name} = {name}.{ways[0]}()"
+        )
+
+
 def _check_index(caller: str, name: str, frame: Any) -> None:
     """Raise a ValueError if the coordinates of a draw lie in rows below each other."""
     others = [level for level in frame.index.names if level not in CHAINS]
@@ -208,42 +219,60 @@ def _check_index(caller: str, name: str, frame: Any) -> None:
 
 
 def _of_mapping(caller: str, name: str, values: Mapping[Any, Any], rows: bool) -> Handed:
-    lines = _dict_lines(name, name)
     arrays = {key: value for key, value in values.items() if is_a(value, "xarray", "DataArray")}
-    read = {key: _leading(caller, f"{name}[{key!r}]", array, rows) for key, array in arrays.items()}
-    if rows:
-        _check_same_draws(caller, name, arrays, lines)
+    lines = _dict_lines(name, name)
+    read = _leading_of_all(caller, arrays, lambda key: f"{name}[{key!r}]", lines, rows)
+    if arrays:
+        _check_same_draws(caller, name, arrays, lines, rows)
     if arrays and len(arrays) == len(values):
         lines = _xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
+    elif any(is_a(each, "pandas", "Series") for each in values.values()) and _are_numbers(values.values()):
+        # As columns of a frame they all lose the same rows.
+        lines = _frame_lines(name, f"pandas.DataFrame({name})")
     return _handed(caller, name, [(key, read.get(key, value)) for key, value in values.items()], lines)
+
+
+def _are_numbers(columns: Iterable[Any]) -> bool:
+    """Whether a row has one number in each column."""
+    return all(getattr(each, "ndim", 1) == 1 for each in columns)
 
 
 # xarray ------------------------------------------------------------------------------------------
 
 
 def _of_data_array(caller: str, name: str, array: Any, rows: bool) -> Handed:
-    handed = _of_xarray(caller, name, {name if array.name is None else array.name: array}, name, rows)
-    values = next(iter((handed.columns or {}).values()))
     lines = _xarray_lines(name, name, [array], table=False)
-    return handed._replace(array=values, columns=None if array.name is None else handed.columns, lines=lines)
+    values = _leading(caller, name, array, rows)
+    if array.name is None:
+        return Handed(name, values, None, {}, lines)
+    return _handed(caller, name, [(array.name, values)], lines)._replace(array=values)
 
 
 def _of_xarray(caller: str, name: str, arrays: Mapping[Any, Any], source: str, rows: bool) -> Handed:
     lines = _xarray_lines(name, source, arrays.values())
-    read = [(key, _leading(caller, name, array, rows)) for key, array in arrays.items()]
-    if rows:
-        _check_same_draws(caller, name, arrays, lines)
-    return _handed(caller, name, read, lines)
+    read = _leading_of_all(caller, arrays, lambda _: name, lines, rows)
+    _check_same_draws(caller, name, arrays, lines, rows)
+    return _handed(caller, name, list(read.items()), lines)
 
 
-def _leading(caller: str, label: str, array: Any, rows: bool) -> np.ndarray:
+def _leading_of_all(
+    caller: str, arrays: Mapping[Any, Any], label: Callable[[Any], str], lines: Lines, rows: bool
+) -> dict[Any, np.ndarray]:
+    some = any(draw_dims(array) for array in arrays.values())
+    return {
+        key: _leading(caller, label(key), array, rows, lines.drop.format(key=key) if some else None)
+        for key, array in arrays.items()
+    }
+
+
+def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = None) -> np.ndarray:
     """The values of an xarray variable with draws in front, in one axis if they are to be rows."""
     draws = draw_dims(array)
     if rows and not draws:
+        of = "" if array.name is None else f" for {array.name!r}"
         raise ValueError(
             f"{caller} expected `{label}` with the dimensions chain and draw, draw or sample, which become rows; got "
-            f"{array.dims}{'' if array.name is None else f' for {array.name!r}'}. "
-            f"Fix: {_renamed(label, array.dims)}"
+            f"{array.dims}{of}. Fix: {fix or _renamed(label, array.dims)}"
         )
     values = array.transpose(*draws, ...).to_numpy()
     return values.reshape(-1, *values.shape[len(draws) :]) if rows else values
@@ -257,9 +286,11 @@ def _renamed(label: str, dims: tuple[Any, ...]) -> str:
     return f"{label} = {label}.rename({{{dims[0]!r}: 'sample'}})"
 
 
-def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: Lines) -> None:
+def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: Lines, rows: bool) -> None:
     """Raise a ValueError unless a row of one variable is the same draw as that row of another."""
     first = None
+    if not rows:
+        return
     for key, array in arrays.items():
         draws = draw_dims(array)
         own = {
@@ -282,28 +313,31 @@ def _counts(draws: Mapping[str, np.ndarray]) -> str:
 
 
 def _array_lines(name: str, values: Any) -> Lines:
-    array = name if isinstance(values, np.ndarray) else f"numpy.asarray({name}, float)"
-    masked = f"numpy.ma.array({name})" if isinstance(values, list | tuple) else name
+    own = isinstance(values, np.ndarray)
+    array = name if own else f"numpy.asarray({name}, float)"
+    masked = name if own else f"numpy.ma.array({name})"
+    turn = "transpose" if getattr(values, "ndim", 2) == 2 else "concatenate"
     return Lines(
         drop=f"{name} = None",
         finite=f"numpy.isfinite({array}).reshape(len({name}), -1).all(axis=1)",
         unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
-        take=f"{name} = {name if isinstance(values, np.ndarray) else f'numpy.asarray({name})'}[keep]",
+        take=f"{name} = {name if own else f'numpy.asarray({name})'}[keep]",
         delete=DELETE,
-        turned=f"{name} = numpy.transpose({name})" if np.ndim(values) == 2 else f"{name} = numpy.concatenate({name})",
+        turned=f"{name} = numpy.{turn}({name})",
     )
 
 
 def _dict_lines(name: str, keys: str) -> Lines:
-    def rows(which: str, of: str) -> str:
-        """Whether something holds for all columns of a row."""
-        return f"numpy.all([{which}({of}).reshape(len({of}), -1).all(axis=1) for key in {keys}], axis=0)"
-
     column = f"{name}[key]"
+
+    def rows(good: str) -> str:
+        """Which rows are good in all columns."""
+        return f"numpy.all([{good}.reshape(len({column}), -1).all(axis=1) for key in {keys}], axis=0)"
+
     return Lines(
         drop=f"{name} = {{{{key: {column} for key in {keys} if key != {{key!r}}}}}}",
-        finite=rows("numpy.isfinite", column),
-        unmasked=rows("~numpy.ma.getmaskarray", column),
+        finite=rows(f"numpy.isfinite({column})"),
+        unmasked=rows(f"(~numpy.ma.getmaskarray(numpy.ma.array({column})))"),
         take=f"{name} = {{key: numpy.asarray({column})[keep] for key in {keys}}}",
         delete=DELETE,
         turned=f"{name} = {{key: numpy.concatenate({column}) for key in {keys}}}",
@@ -326,12 +360,13 @@ def _frame_lines(name: str, source: str) -> Lines:
 def _xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool = True) -> Lines:
     """Lines for a `Dataset`, or for a `DataArray`, which is not a table."""
     dims = dict.fromkeys(dim for array in arrays for dim in array.dims)
-    chains = set(CHAINS) <= set(dims)
-    if chains and "sample" in dims:
-        source = f"{source}.rename(sample='own_sample')"
-    stacked = f"{source}.stack(sample={CHAINS})" if chains else source
-    row = "sample" if chains or "draw" not in dims else "draw"
-    others = [dim if dim != "sample" else "own_sample" for dim in dims if dim not in (*CHAINS, row)]
+    row, stacked = "draw" if "draw" in dims else "sample", source
+    others = [dim for dim in dims if dim not in (*CHAINS, row)]
+    if set(CHAINS) <= set(dims):
+        # A dimension of the user's own may have the name that stacked draws are to have.
+        free = f"{source}.rename(sample='own_sample')" if "sample" in dims else source
+        row, stacked = "sample", f"{free}.stack(sample={CHAINS})"
+        others = ["own_sample" if dim == "sample" else dim for dim in others]
     values, axes = (f"{stacked}.to_dataarray()", ["variable", *others]) if table else (stacked, others)
     return Lines(
         drop=f"{name} = {source}.drop_vars({{key!r}})" if table else f"{name} = None",

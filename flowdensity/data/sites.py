@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,8 @@ def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
     """Consecutive slices of the last axis, each in its shape behind the leading axes."""
     # numpy stays numpy: tables are checked in float64 whatever JAX's precision.
     xp = np if isinstance(vector, np.ndarray) else jnp
+    # numpyro validates what it was handed, whatever holds it.
+    vector = vector if isinstance(vector, np.ndarray | jax.Array) else np.asarray(vector)
     pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
     return [piece.reshape((*piece.shape[:-1], *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
 

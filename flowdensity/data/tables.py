@@ -13,8 +13,8 @@ from numpyro.distributions import constraints
 from .._arrays import Fixes
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
-from .._warnings import warn
 from .containers import Handed, read
+from .orientation import warn_where_turned
 from .scaling import unconstrain
 from .sites import Sites, join, split
 from .supports import check_support, free_size, joint
@@ -22,13 +22,6 @@ from .supports import check_support, free_size, joint
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
 """Of a whole event, one for each coordinate of a vector, or one for each named site."""
-TRANSPOSED = 4
-r"""Coordinates per row from which on there is a warning that rows and columns may be exchanged.
-
-A table that is handed over transposed is noticed if it has at least this many rows for each column. With fewer, not even a
-covariance is known to a factor of two: where the true one is 1, the eigenvalues of the sample covariance reach from 0.25 to 2.25,
-$(1 \mp 4^{-1/2})^2$ (Marchenko and Pastur 1967). So what goes unnoticed could hardly be learned the right way round either.
-"""
 
 
 class Sample(NamedTuple):
@@ -208,7 +201,7 @@ def fit_tables(
         _check_all_vary(caller, handed["data"], events, free, " where `weights` are above 0")
     if context is not None:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
-    _warn_where_transposed(caller, handed["data"], events)
+    warn_where_turned(caller, handed["data"], events.rows, events.sites)
     return events, contexts, weighing
 
 
@@ -285,10 +278,16 @@ def _rows(caller: str, handed: Handed, column: str | None, values: Any, others: 
     if table.ndim == 0 or len(table) < 2 or table[0].size == 0:
         raise ValueError(
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
-            f"events, one in each row. Fix: {label} = numpy.stack(events)"
+            f"events, one in each row. Fix: {_stacked(handed, label, table)}"
         )
     _check_finite(caller, handed, column, table, others)
     return table
+
+
+def _stacked(handed: Handed, label: str, table: np.ndarray) -> str:
+    """A line that makes rows of the columns of a single one, or of the draws of a single chain."""
+    line = handed.lines.turned
+    return line if line is not None and table.ndim > 1 and len(table) == 1 else f"{label} = numpy.stack(events)"
 
 
 def _check_part(caller: str, part: _Part) -> None:
@@ -366,17 +365,3 @@ def _check_varies(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to float32 "
             f"precision{where}. Of a constant nothing can be learned. Fix: {leave_out(column if vectors else None)}"
         )
-
-
-def _warn_where_transposed(caller: str, handed: Handed, table: Table) -> None:
-    coordinates = prod(table.rows.shape[1:])
-    if handed.lines.turned is None or TRANSPOSED * len(table.rows) > coordinates:
-        return
-    shape = table.rows.shape
-    if table.sites is not None:
-        shape = {name: (len(table.rows), *shape) for name, shape in zip(*table.sites, strict=True)}
-    warn(
-        f"{caller} expected `data` with one event in each row; got shape {shape}, {len(table.rows)} events of {coordinates} "
-        "coordinates. From so few nothing is learned of how the coordinates are related; rows may be what columns should be, or "
-        f"chains, whose draws are rows in numpy.concatenate(data). Fix: {handed.lines.turned}"
-    )
