@@ -103,7 +103,9 @@ class TrajectoryCentres(AbstractCentres):
     ):
         self.times, self.states, self.contexts = times, states, contexts
         self.middle = jnp.mean(states, axis=0)
-        self.widths = jnp.sqrt(jnp.mean(jnp.square(states - self.middle[None]), axis=(0, 2))) if widths is None else widths
+        self.widths = (
+            jnp.sqrt(jnp.mean(jnp.square(states - self.middle[None]), axis=(0, 2))) if widths is None else widths
+        )
 
     @property
     def dim(self) -> int:

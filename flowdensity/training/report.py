@@ -97,7 +97,7 @@ class FitReport:
 
     def so_far(self) -> str:
         """What becomes of the fit if it is interrupted now, as the end of a sentence."""
-        undone = ', '.join(self.interrupted or ())
+        undone = ", ".join(self.interrupted or ())
         return f"the best until then is returned. Cut short or left undone: {undone}"
 
     def with_divergence(self, learned: "FitReport", *undone: str) -> "FitReport":

@@ -49,7 +49,12 @@ def model(seed: int) -> fd.AbstractProbabilityFlow:
 
 def diffusion(seed: int) -> fd.FlowDensity:
     return fd.fit_diffusion(
-        jr.key(seed), rows(seed, 2100), prediction="noise", network=network(seed), divergence=fd.ExactDivergence(), **OPTIONS
+        jr.key(seed),
+        rows(seed, 2100),
+        prediction="noise",
+        network=network(seed),
+        divergence=fd.ExactDivergence(),
+        **OPTIONS,
     )[0]
 
 

@@ -171,7 +171,14 @@ def test_labels_alone_are_nothing_learned(monkeypatch, whole):
 def test_all_that_takes_long_says_what_it_is(capfd, whole):
     flow(progress=True)
     shown = capfd.readouterr().err
-    for name in ("preparation", "flow", "preparation of the divergence", "divergence", "calibration", "choice of solver steps"):
+    for name in (
+        "preparation",
+        "flow",
+        "preparation of the divergence",
+        "divergence",
+        "calibration",
+        "choice of solver steps",
+    ):
         assert f"{name}: " in shown
     assert "compiling" in shown
     flow(progress=False)
