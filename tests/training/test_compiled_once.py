@@ -3,7 +3,6 @@
 import gc
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
@@ -104,7 +103,7 @@ def in_use() -> tuple[int, int]:
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 def test_a_second_fit_compiles_nothing_and_leaves_nothing(fit, compilations):
-    """With other rows, another network and another key."""
+    """The second has other rows, another network and another key."""
     use(fit(0))
     before = in_use()
     compilations.clear()
