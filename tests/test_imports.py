@@ -11,7 +11,7 @@ import flowdensity as fd
 PACKAGE = Path(fd.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 WINGS = [
-    {"_typing", "_checks", "_pytree", "_container"},
+    {"_typing", "_checks", "_pytree", "_container", "_warnings"},
     {"data"},
     {"models"},
     {"divergence"},
