@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from .columns import Columns, Finding
 from .scaling import FULL_COVARIANCE_LIMIT
+from .supports import joint
 
 FLAT = 1e-7
 """A direction with less than this share of the variance is flat: float32 resolves differences of this size."""
@@ -141,7 +142,11 @@ def _dropped(columns: Columns, found: list[int]) -> str:
         if columns.table.rows.ndim != 2:
             return "leave them out"
         line = f"{name} = numpy.delete({name}, {found}, axis=1)"
-        return line if columns.real.all() else f"{line}; support = numpy.delete(support, {found}).tolist()"
+        if not isinstance(columns.table.support, joint):
+            return line
+        return (
+            f"{line}; support = [support[column] for column in {[i for i in range(columns.count) if i not in found]}]"
+        )
     site = sites.site_of(found[0])
     if len(found) < len(columns.supported[site]):
         here = [column - int(columns.supported[site][0]) for column in found]

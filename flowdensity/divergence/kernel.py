@@ -86,7 +86,7 @@ class MeanJacobian(eqx.Module):
 
     def times(self, time: Scalar, vector: State) -> State:
         """Product with a vector, shape `(dim,)`."""
-        products = self.matrices @ vector if self.matrices.ndim == 3 else self.matrices * vector
+        products = self.matrices @ vector if self.matrices.ndim == 3 else self.matrices * vector[None]
         return self.weights(time) @ products
 
     def trace(self, time: Scalar) -> Scalar:

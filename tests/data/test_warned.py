@@ -213,6 +213,19 @@ def test_a_product_and_a_ratio_of_positive_columns():
         assert any("function of others" in each or "linear combination" in each for each in found)
 
 
+def test_the_line_that_drops_a_column_drops_its_support_too():
+    first, second = RNG.lognormal(size=(2, 2000))
+    table = np.column_stack([first, second, first + second])
+    for supports in (constraints.positive, [constraints.positive] * 3):
+        (message,) = said(table, support=supports)
+        assert "linear combination" in message
+        assert not said_after_fix(message, table, support=supports)
+    named = {"a": first, "b": second, "c": first + second}
+    supports = dict.fromkeys(named, constraints.positive)
+    (message,) = said(named, support=supports)
+    assert not said_after_fix(message, named, support=supports)
+
+
 def test_a_positive_column_without_support():
     data = {"mu": MU, "tau": TAU}
     (message,) = said(data)

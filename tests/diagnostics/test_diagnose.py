@@ -256,6 +256,7 @@ def test_a_density_with_its_context_and_an_amortized_one_pass():
         assert not found.bad, found
 
 
+@pytest.mark.slow
 def test_false_alarms_stay_within_the_stated_rate(monkeypatch):
     """Of held-out rows that are samples of the model: p-values are uniform, intervals cover, and no verdict is bad."""
     monkeypatch.setattr(data_checks, "PERMUTATIONS", 99)
