@@ -23,9 +23,8 @@ INTRODUCTION = """\
 
 Input is checked before any work is done. {sound} {tried} cases that were tried end in a `TypeError` or a `ValueError`
 that says what was expected and what came. Its last words are a line of Python in which arguments have the names of their
-parameters. After a line that ends in an
-assignment or `del` the call is made again; any other takes its place. A test
-runs each of these lines in the situation that it was written for.
+parameters. After a line that ends in an assignment or `del` the call is made again; any other takes its place. A test runs
+each of these lines in the situation that it was written for.
 """
 NOT_YET = """\
 These are accepted, or end in an error of some library's. The script that makes this page fails as long as there is one.

@@ -77,7 +77,7 @@ def of_all_fits(name: str) -> list[Case]:
     }
     arguments: dict[str, dict[str, Any]] = {
         "an integer for the key": {"key": 0},
-        "no key, data first": {"key": DATA},
+        "an array for the key": {"key": DATA},
         **{words: {"data": data} for words, data in of_data.items()},
         "numbers that are too large": {"data": 1e45 * DATA},
         "numbers that are too small": {"data": np.column_stack([DATA[:, 0], 1e-60 * DATA[:, 1]])},
