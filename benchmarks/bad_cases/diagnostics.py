@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -41,13 +40,6 @@ def unobserved(y: Any = None) -> None:
     """A model that observes what it is given."""
     theta = numpyro.sample("theta", PLAIN)
     numpyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
-
-
-def mixed() -> None:
-    """A model with a discrete site that NUTS sums over."""
-    kind = numpyro.sample("kind", dist.Categorical(jnp.ones(2) / 2), infer={"enumerate": "parallel"})
-    theta = numpyro.sample("theta", PLAIN)
-    numpyro.sample("y", dist.Normal(theta[0] + kind, 1.0), obs=0.0)
 
 
 @functools.cache
@@ -155,7 +147,6 @@ DIAGNOSTICS: Groups = [
                 },
             ),
             (normal_model, {"a site without a learned density": {}}),
-            (mixed, {"a discrete site that is summed over": {}}),
         )
     ),
     cases(
