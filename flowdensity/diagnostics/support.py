@@ -1,6 +1,5 @@
 """Which draws of a posterior lie where a learned prior, or likelihood, has seen no data."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from .._checks import check_kind
 from .._typing import ArrayLike
+from .._warnings import warn
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
@@ -118,5 +118,5 @@ def check_support(
     level = np.searchsorted(known, np.where(np.isnan(own), -np.inf, own)) / len(known)
     checked = SupportCheck(level, len(known), data is not None)
     if checked.share > checked.limit:
-        warnings.warn(checked.summary(), stacklevel=2)
+        warn(checked.summary())
     return checked
