@@ -5,7 +5,7 @@ hashes. `equinox.partition` leaves a static half that is itself a tree and need 
 here is the flat list of leaves and what is left of the tree without them.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from ._typing import Array
 
 Arrays: TypeAlias = tuple[Array | None, ...]
+Tree = TypeVar("Tree")
 
 
 class Rest(NamedTuple):
@@ -62,7 +63,7 @@ def copied_axes(arrays: Arrays, rest: Rest) -> int:
     return max((np.ndim(array) - axes for array, axes in pairs if array is not None and axes is not None), default=0)
 
 
-def in_session(tree: Any) -> Any:
+def in_session(tree: Tree) -> Tree:
     """A pytree with its arrays in the precision of the session: of 64 bits in a session with 32, they are cut to 32.
 
     JAX itself does so with every array that it makes, but one that was made before the switch keeps its type, and does not mix

@@ -1,7 +1,6 @@
 """A posterior that was sampled with a learned or amortized density, weighted to the one under the exact density."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from scipy.special import logsumexp
 
 from .._checks import check_count, check_key
 from .._typing import Float, Int, Key
+from .._warnings import warn
 from .correction import Correction, Learned, correction, over_draws
 from .posterior import AGAIN, effective, finite_chains, smoothed, standard_errors, with_draws
 from .posterior import draws as draws_of
@@ -296,10 +296,9 @@ def reweight(
     )
     troubles = result._troubles()
     if troubles:
-        warnings.warn(
+        warn(
             f"Pareto k is {float(np.max(shapes)):.2f}, and {chains * count} draws can be weighted up to {result.threshold:.2f}; "
-            f"effective draws: {float(np.min(sizes)):.0f}; {'; '.join(troubles)}",
-            stacklevel=2,
+            f"effective draws: {float(np.min(sizes)):.0f}; {'; '.join(troubles)}"
         )
     return result
 

@@ -1,6 +1,5 @@
 """Which draws of a posterior lie where a learned prior, or likelihood, has seen no data."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import ArrayLike
+from .._warnings import warn
 from ..data.tables import Named
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density, check_given
@@ -119,5 +119,5 @@ def check_support(
     level = np.searchsorted(known, np.where(np.isnan(own), -np.inf, own)) / len(known)
     checked = SupportCheck(level, len(known), data is not None)
     if checked.share > checked.limit:
-        warnings.warn(checked.summary(), stacklevel=2)
+        warn(checked.summary())
     return checked
