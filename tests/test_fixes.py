@@ -20,6 +20,7 @@ SECTIONS = (
     "Files",
     "Pictures",
 )
+LONG = ("All fits", "Densities, sites and guides", "Diagnostics")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def test_all_sections_are_tried(bad_cases):
     assert tuple(bad_cases.SECTIONS) == SECTIONS
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "section", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SECTIONS]
+)
 def test_every_fix_mends_the_case_that_it_is_for(bad_cases, fresh, section):
     failures = []
     for number, case in enumerate(case for group in bad_cases.SECTIONS[section] for case in group):
