@@ -30,7 +30,9 @@ def test_a_key_that_is_traced():
 
 @pytest.mark.parametrize("key", [0, None, np.zeros((5, 2)), jr.split(jr.key(0))], ids=["int", "none", "data", "two"])
 def test_what_is_no_key(key):
-    with pytest.raises(TypeError, match=r"fit expected `key` as one JAX PRNG key; got .*Fix: key = jax\.random\.key\((0|key)\)"):
+    with pytest.raises(
+        TypeError, match=r"fit expected `key` as one JAX PRNG key; got .*Fix: key = jax\.random\.key\((0|key)\)"
+    ):
         _checks.check_key("fit", key)
 
 

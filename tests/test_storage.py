@@ -258,7 +258,9 @@ def test_a_density_comes_back(name, tmp_path):
     assert load_report(file) is None
     assert list(tmp_path.iterdir()) == [file]
     # A network is asked for exactly where the file lacks one.
-    with pytest.raises(ValueError, match=r"^load expected (no )?`network`, since the file has .*Fix: (network = None|fd\.load)"):
+    with pytest.raises(
+        ValueError, match=r"^load expected (no )?`network`, since the file has .*Fix: (network = None|fd\.load)"
+    ):
         load(file, network=None if network else noise_guess)
 
 
@@ -424,7 +426,9 @@ def test_a_flax_network_comes_back(tmp_path):
 )
 def test_another_network_is_refused(tmp_path, saved, handed, message):
     save(tmp_path / "density.flow", dense(fd.VelocityField(saved, BASE)))
-    with pytest.raises(ValueError, match=rf"^load expected .*{message}.*Fix: (network = density\.model\.network|fd\.load)"):
+    with pytest.raises(
+        ValueError, match=rf"^load expected .*{message}.*Fix: (network = density\.model\.network|fd\.load)"
+    ):
         load(tmp_path / "density.flow", network=handed)
 
 

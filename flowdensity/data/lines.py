@@ -23,7 +23,7 @@ def for_few_rows(handed: Handed, label: str, shape: tuple[int, ...]) -> str:
 def for_as_many_rows(
     handed: Handed,
     column: str | None,
-    got: tuple[int, ...],
+    got: Sequence[int],
     rows: int,
     others: Sequence[Handed],
     shape: tuple[int, ...] | None,

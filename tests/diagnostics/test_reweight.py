@@ -252,9 +252,7 @@ def test_a_hopeless_error_is_said_to_be_hopeless():
 def test_few_effective_draws_are_said_to_be_few():
     """Each draw a hundred times: twenty are left of two thousand, before they are weighted."""
     repeated = np.repeat(sampled()[:, :: DRAWS // 5], DRAWS // 5, axis=1)
-    with pytest.warns(
-        UserWarning, match=r"there are fewer than 50 effective draws: .* More draws help if arviz\.rhat"
-    ):
+    with pytest.warns(UserWarning, match=r"there are fewer than 50 effective draws: .* More draws help if arviz\.rhat"):
         result = weigh(repeated, learned())
     assert result.effective_sample_size < 40.0
     known = 1.0 / np.sqrt(result.effective_sample_size)
