@@ -109,6 +109,7 @@ def test_a_density_works_in_a_worker_process(kind, monkeypatch):
 STRICT = """
 import jax, jax.numpy as jnp, jax.random as jr, numpy as np, numpyro, numpyro.distributions as dist
 import flowdensity as fd
+from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS
 
 base = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
@@ -127,6 +128,13 @@ def model():
 mcmc = MCMC(NUTS(model), num_warmup=5, num_samples=5, progress_bar=False)
 mcmc.run(jr.key(0))
 assert np.isfinite(mcmc.get_samples()["theta"]).all()
+
+data = np.random.default_rng(1).gamma(3.0, size=(2100, 2))
+network = fd.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=2)
+learned, report = fd.fit_flow(
+    jr.key(2), data, support=constraints.positive, network=network, steps=2, batch_size=16, progress=False
+)
+assert np.isfinite(learned.log_prob(data[:3])).all()
 """
 SETTINGS = {
     "nans": {"JAX_DEBUG_NANS": "1"},
@@ -139,7 +147,7 @@ SETTINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_strict_settings(settings):
-    """From the import on: log density, gradient, draws and NUTS."""
+    """From the import on: log density, gradient, draws, NUTS and a fit."""
     done = subprocess.run(
         [sys.executable, "-c", STRICT], env=os.environ | settings, capture_output=True, text=True, timeout=600
     )
