@@ -1,13 +1,14 @@
 """Columns of a table as the checks before a fit read them, and the findings that these checks return."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpyro.distributions import constraints
 
+from .containers import Handed
 from .precision import column_labels
 from .scaling import unconstrain
 from .supports import free_size, joint
@@ -43,10 +44,10 @@ class Columns:
     Args:
         name: name of the argument, `data` or `context`.
         table: checked rows.
-        arguments: all arguments with one entry for each row, in the order of the signature; True for those with names.
+        arguments: all arguments with one entry for each row, as they were read, in the order of the signature.
     """
 
-    def __init__(self, name: str, table: Table, arguments: dict[str, bool]):
+    def __init__(self, name: str, table: Table, arguments: Sequence[Handed]):
         self.name = name
         self.table = table
         self.arguments = arguments
@@ -95,13 +96,30 @@ class Columns:
             return {column: np.array([column]) for column in range(self.count)}
         return {None: np.arange(self.count)}
 
+    @property
+    def handed(self) -> Handed:
+        """What the table was read of."""
+        return next(each for each in self.arguments if each.name == self.name)
+
     @cached_property
     def labels(self) -> list[str]:
-        """Runnable expressions for the columns, such as `data[:, 1]` and `data['theta'][:, 2]`."""
-        if self.table.sites is None:
-            return column_labels(self.name, self.table.rows.shape[1:])
-        pairs = zip(self.table.sites.names, self.table.sites.shapes, strict=True)
-        return [label for site, shape in pairs for label in column_labels(f"{self.name}[{site!r}]", shape)]
+        """What the user calls the columns, such as `data[:, 1]` and `data['theta'][:, 2]`."""
+        return [label for site, shape in self._sites for label in column_labels(self.handed.label(site), shape)]
+
+    @cached_property
+    def code(self) -> list[str]:
+        """Runnable expressions for the columns as numpy arrays of one axis."""
+        return [code for site, shape in self._sites for code in column_labels(self.handed.code(site, shape), shape)]
+
+    @property
+    def code_of_sites(self) -> list[str]:
+        """Runnable expressions for numpy arrays of the sites, with one event in each row."""
+        return [self.handed.code(site, shape) for site, shape in self._sites]
+
+    @property
+    def _sites(self) -> list[tuple[str | None, tuple[int, ...]]]:
+        sites = self.table.sites
+        return [(None, self.table.rows.shape[1:])] if sites is None else list(zip(*sites, strict=True))
 
     def listed(self, columns: np.ndarray | list[int]) -> str:
         """The first of some columns by name, and the number of others."""
@@ -111,13 +129,8 @@ class Columns:
 
     def keeping(self, condition: str) -> str:
         """A line of code that keeps the rows for which an expression holds, in every argument that has them."""
-        if self.arguments == {"data": False}:
-            return f"data = data[{condition}]"
-        kept = [
-            f"{{name: values[keep] for name, values in {argument}.items()}}" if named else f"{argument}[keep]"
-            for argument, named in self.arguments.items()
-        ]
-        return f"keep = {condition}; {', '.join(self.arguments)} = {', '.join(kept)}"
+        first, *others = self.arguments
+        return first.keeping(condition, others)
 
     @property
     def vary(self) -> bool:

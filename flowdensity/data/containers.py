@@ -10,36 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Fixes, has, is_a
-
-CHAINS = ("chain", "draw")
-"""Dimensions of draws in chains, as arviz calls them."""
-DELETE = "{label} = numpy.delete({label}, {coordinate}, axis=1)"
-
-
-class Lines(NamedTuple):
-    """Lines of code that mend an argument, for the errors of whoever checks it.
-
-    Attributes:
-        drop: leaves out the column `{key!r}`.
-        rename: calls the columns `{names}`.
-        finite: tells which rows are finite in all columns.
-        unmasked: tells which rows have no masked entry.
-        take: leaves the rows that `keep` tells.
-        complete: leaves out the rows with nan; None where the container has no method for that.
-        categories: does without the categories of a column.
-        delete: leaves out coordinate `{coordinate}` of the vectors in `{label}`.
-        turned: makes rows of its columns, or of draws in chains; None where rows are draws by name.
-    """
-
-    drop: str
-    rename: str
-    finite: str
-    unmasked: str
-    take: str
-    complete: str | None = None
-    categories: str | None = None
-    delete: str | None = None
-    turned: str | None = None
+from .alignment import CHAINS, is_shuffled, labels_of
+from .container_lines import Lines, array_lines, dict_lines, frame_lines, xarray_lines
 
 
 class Handed(NamedTuple):
@@ -51,6 +23,8 @@ class Handed(NamedTuple):
         columns: its columns by name, rows first; None where it has no names.
         keys: what its columns are called in it.
         lines: that mend it.
+        source: code for what has its columns, such as a group of it; empty for itself.
+        labels: of its rows, a pandas index; None where it has none.
     """
 
     name: str
@@ -58,10 +32,18 @@ class Handed(NamedTuple):
     columns: dict[str, Any] | None
     keys: dict[str, Any]
     lines: Lines
+    source: str = ""
+    labels: Any = None
 
     def label(self, column: str | None) -> str:
         """What the user calls a column, or all of it."""
-        return self.name if column is None else f"{self.name}[{self.keys[column]!r}]"
+        if column is None or self.array is not None:
+            return self.name
+        return f"{self.source or self.name}[{self.keys[column]!r}]"
+
+    def code(self, column: str | None, shape: tuple[int, ...]) -> str:
+        """Code for a numpy array of a column, or all of it, with one event in each row."""
+        return self.lines.rows.format(label=self.label(column), shape=(-1, *shape))
 
     def parts(self) -> dict[str | None, Any]:
         """What is checked one by one: its columns, or all of it where it has no names."""
@@ -93,6 +75,8 @@ class Handed(NamedTuple):
 
     def keeping(self, mask: str, others: Sequence["Handed"]) -> str:
         """A line that keeps the rows of a mask, of other arguments with the same rows too."""
+        if not others and self.lines.take == f"{self.name} = {self.name}[keep]":
+            return f"{self.name} = {self.name}[{mask}]"
         return "; ".join([f"keep = {mask}", *(each.lines.take for each in (self, *others))])
 
 
@@ -127,15 +111,14 @@ def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
         return _of_data_array(caller, name, values, rows)
     if is_a(values, "pandas", "DataFrame"):
         _check_index(caller, name, values)
-        return _handed(caller, name, list(values.items()), _frame_lines(name, source))
+        return _handed(caller, name, list(values.items()), frame_lines(name, source))._replace(labels=values.index)
     if isinstance(values, np.ndarray) and values.dtype.names is not None:
         fields = values.dtype.names
-        return _handed(
-            caller, name, [(each, values[each]) for each in fields], _dict_lines(name, f"{name}.dtype.names")
-        )
+        return _handed(caller, name, [(each, values[each]) for each in fields], dict_lines(name, f"{name}.dtype.names"))
     if isinstance(values, Mapping):
         return _of_mapping(caller, name, values, rows)
-    return Handed(name, values, None, {}, _array_lines(name, values))
+    labels = values.index if is_a(values, "pandas", "Series") else None  # type: ignore[union-attr]
+    return Handed(name, values, None, {}, array_lines(name, values), labels=labels)
 
 
 def dataset_of(caller: str, name: str, values: Any) -> tuple[Any, str] | None:
@@ -231,16 +214,29 @@ def _check_index(caller: str, name: str, frame: Any) -> None:
 
 def _of_mapping(caller: str, name: str, values: Mapping[Any, Any], rows: bool) -> Handed:
     arrays = {key: value for key, value in values.items() if is_a(value, "xarray", "DataArray")}
-    lines = _dict_lines(name, name)
+    lines = dict_lines(name, name)
     read = _leading_of_all(caller, arrays, lambda key: f"{name}[{key!r}]", lines, rows)
     if arrays:
         _check_same_draws(caller, name, arrays, lines, rows)
+    _check_same_order(caller, name, values)
     if arrays and len(arrays) == len(values):
-        lines = _xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
+        lines = xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
     elif any(is_a(each, "pandas", "Series") for each in values.values()) and _are_numbers(values.values()):
         # As columns of a frame they all lose the same rows.
-        lines = _frame_lines(name, f"pandas.DataFrame({name})")
+        lines = frame_lines(name, f"pandas.DataFrame({name})")
     return _handed(caller, name, [(key, read.get(key, value)) for key, value in values.items()], lines)
+
+
+def _check_same_order(caller: str, name: str, values: Mapping[Any, Any]) -> None:
+    """Raise a ValueError if columns of a dict, which are paired by position, label the same rows in another order."""
+    labels = {key: value.index for key, value in values.items() if is_a(value, "pandas", "Series")}
+    first = next(iter(labels), None)
+    shuffled = [key for key in labels if is_shuffled(labels[first], labels[key])]
+    if shuffled:
+        raise ValueError(
+            f"{caller} expected columns of `{name}` with their rows in one order; got {shuffled[0]!r} in another than {first!r}. "
+            f"Fix: {name} = pandas.DataFrame({name})"
+        )
 
 
 def _are_numbers(columns: Iterable[Any]) -> bool:
@@ -252,18 +248,21 @@ def _are_numbers(columns: Iterable[Any]) -> bool:
 
 
 def _of_data_array(caller: str, name: str, array: Any, rows: bool) -> Handed:
-    lines = _xarray_lines(name, name, [array], table=False)
+    lines = xarray_lines(name, name, [array], table=False)
     values = _leading(caller, name, array, rows)
+    labels = labels_of(array, draw_dims(array))
     if array.name is None:
-        return Handed(name, values, None, {}, lines)
-    return _handed(caller, name, [(array.name, values)], lines)._replace(array=values)
+        return Handed(name, values, None, {}, lines, labels=labels)
+    return _handed(caller, name, [(array.name, values)], lines)._replace(array=values, labels=labels)
 
 
 def _of_xarray(caller: str, name: str, arrays: Mapping[Any, Any], source: str, rows: bool) -> Handed:
-    lines = _xarray_lines(name, source, arrays.values())
+    lines = xarray_lines(name, source, arrays.values())
     read = _leading_of_all(caller, arrays, lambda _: name, lines, rows)
     _check_same_draws(caller, name, arrays, lines, rows)
-    return _handed(caller, name, list(read.items()), lines)
+    first = next(iter(arrays.values()), None)
+    labels = None if first is None else labels_of(first, draw_dims(first))
+    return _handed(caller, name, list(read.items()), lines)._replace(source=source, labels=labels)
 
 
 def _leading_of_all(
@@ -283,18 +282,23 @@ def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = 
         of = "" if array.name is None else f" for {array.name!r}"
         raise ValueError(
             f"{caller} expected `{label}` with the dimensions chain and draw, draw or sample, which become rows; got "
-            f"{array.dims}{of}. Fix: {fix or _renamed(label, array.dims)}"
+            f"{array.dims}{of}. Fix: {fix or _renamed(label, array)}"
         )
     values = array.transpose(*draws, ...).to_numpy()
     return values.reshape(-1, *values.shape[len(draws) :]) if rows else values
 
 
-def _renamed(label: str, dims: tuple[Any, ...]) -> str:
+def _renamed(label: str, array: Any) -> str:
+    """A line that tells which dimension counts draws: one of stacked chains and draws, or the longest."""
+    dims = array.dims
     if not dims:
         return f"{label} = {label}.expand_dims('sample')"
     if "chain" in dims:
-        return f"{label} = {label}.rename(chain='sample')"
-    return f"{label} = {label}.rename({{{dims[0]!r}: 'sample'}})"
+        names = "sample='draw'" if "sample" in dims else "chain='sample'"
+        return f"{label} = {label}.rename({names})"
+    stacked = [dim for dim in dims if set(CHAINS) <= set(getattr(array.indexes.get(dim), "names", ()))]
+    longest = max(dims, key=lambda dim: array.sizes[dim])
+    return f"{label} = {label}.rename({{{(stacked or [longest])[0]!r}: 'sample'}})"
 
 
 def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: Lines, rows: bool) -> None:
@@ -318,75 +322,3 @@ def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: 
 
 def _counts(draws: Mapping[str, np.ndarray]) -> str:
     return " and ".join(f"{len(labels)} of {dim}" for dim, labels in draws.items())
-
-
-# Lines of code -----------------------------------------------------------------------------------
-
-
-def _array_lines(name: str, values: Any) -> Lines:
-    own = isinstance(values, np.ndarray)
-    array = name if own else f"numpy.asarray({name}, float)"
-    masked = name if own else f"numpy.ma.array({name})"
-    turn = "transpose" if getattr(values, "ndim", 2) == 2 else "concatenate"
-    return Lines(
-        drop=f"{name} = None",
-        rename=f"{name} = dict(zip({{names}}, numpy.transpose({name})))",
-        finite=f"numpy.isfinite({array}).reshape(len({name}), -1).all(axis=1)",
-        unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
-        take=f"{name} = {name if own else f'numpy.asarray({name})'}[keep]",
-        delete=DELETE,
-        turned=f"{name} = numpy.{turn}({name})",
-    )
-
-
-def _dict_lines(name: str, keys: str) -> Lines:
-    column = f"{name}[key]"
-
-    def rows(good: str) -> str:
-        """Which rows are good in all columns."""
-        return f"numpy.all([{good}.reshape(len({column}), -1).all(axis=1) for key in {keys}], axis=0)"
-
-    return Lines(
-        drop=f"{name} = {{{{key: {column} for key in {keys} if key != {{key!r}}}}}}",
-        rename=f"{name} = dict(zip({{names}}, [{column} for key in {keys}]))",
-        finite=rows(f"numpy.isfinite({column})"),
-        unmasked=rows(f"(~numpy.ma.getmaskarray(numpy.ma.array({column})))"),
-        take=f"{name} = {{key: numpy.asarray({column})[keep] for key in {keys}}}",
-        delete=DELETE,
-        turned=f"{name} = {{key: numpy.concatenate({column}) for key in {keys}}}",
-    )
-
-
-def _frame_lines(name: str, source: str) -> Lines:
-    dummies = f"context = pandas.get_dummies({source}, columns=[{{key!r}}], dtype=float)"
-    return Lines(
-        drop=f"{name} = {source}.drop(columns={{key!r}})",
-        rename=f"{name} = {source}.set_axis({{names}}, axis=1)",
-        finite=f"numpy.isfinite({source}.to_numpy(float, na_value=numpy.nan)).all(axis=1)",
-        unmasked=f"{source}.notna().to_numpy().all(axis=1)",
-        take=f"{name} = {source}[keep]",
-        complete=f"{name} = {source}.dropna()",
-        turned=f"{name} = {source}.T",
-        categories=dummies if name == "context" else None,
-    )
-
-
-def _xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool = True) -> Lines:
-    """Lines for a `Dataset`, or for a `DataArray`, which is not a table."""
-    dims = dict.fromkeys(dim for array in arrays for dim in array.dims)
-    row, stacked = "draw" if "draw" in dims else "sample", source
-    others = [dim for dim in dims if dim not in (*CHAINS, row)]
-    if set(CHAINS) <= set(dims):
-        # A dimension of the user's own may have the name that stacked draws are to have.
-        free = f"{source}.rename(sample='own_sample')" if "sample" in dims else source
-        row, stacked = "sample", f"{free}.stack(sample={CHAINS})"
-        others = ["own_sample" if dim == "sample" else dim for dim in others]
-    values, axes = (f"{stacked}.to_dataarray()", ["variable", *others]) if table else (stacked, others)
-    return Lines(
-        drop=f"{name} = {source}.drop_vars({{key!r}})" if table else f"{name} = None",
-        rename=f"{name} = dict(zip({{names}}, {source}.data_vars.values()))",
-        finite=f"numpy.isfinite({values}).all({axes}).to_numpy()",
-        unmasked=f"{values}.notnull().all({axes}).to_numpy()",
-        take=f"{name} = {stacked}.isel({row}=keep)",
-        complete=f"{name} = {stacked}.dropna({row!r})",
-    )

@@ -79,7 +79,7 @@ def _moved(support: Any, edge: Any) -> tuple[constraints.Constraint, str]:
     kind = next(
         kind for kind in ("interval", "greater_than", "less_than") if isinstance(support, getattr(constraints, kind))
     )
-    name = f"numpyro.distributions.constraints.{kind}({', '.join(map(_code, ends))})"
+    name = f"constraints.{kind}({', '.join(map(_code, ends))})"
     return getattr(constraints, kind)(*ends), name
 
 
@@ -99,7 +99,7 @@ def _on_the_line(part: _Part) -> _Cure:
         name, value = "logarithms", f"numpy.log({_code(ends[0])} - {label})"
     else:
         name, value = "log ratios", f"numpy.log({label}[..., :-1] / {label}[..., -1:])"
-    line = f"{label} = {value}; {part.support_label} = numpyro.distributions.constraints.real"
+    line = f"{label} = {value}; {part.support_label} = constraints.real"
     return _Cure(f"The density of their {name} has no edge", line, 0.0)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from .containers import Handed
+from .precision import column_labels, subtracted
 from .supports import code_of
 
 
@@ -63,6 +64,16 @@ def without_constants(
     return f"{name} = numpy.delete(numpy.reshape({name}, ({len(values)}, -1)), {constant}, axis=1)"
 
 
+def without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
+    """A line of code that takes the origin from a column; None where it does not vary in float64 either."""
+    rows = values.reshape(len(values), -1)
+    if rows.shape != columns.shape:
+        return None
+    if np.ptp(rows[:, column]) <= 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
+        return None
+    return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])
+
+
 def naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
     """Names for the columns of an array, if there are as many, or one support for them."""
     if len(shape) == 2 and len(support) == shape[1]:
@@ -101,9 +112,9 @@ def inside(
     """
     if np.count_nonzero(inside) < 2:
         return put.format("constraints.real")
-    code = code_of(support)
+    # Code for what lies on an edge would have to compute in float64, as a fit does.
+    code = None if edge else code_of(support)
     values = f"numpy.reshape(numpy.asarray({label}, float), {shape})"
     if code is None:
         return keep(f"~numpy.isin(numpy.arange({len(inside)}), {np.flatnonzero(~inside).tolist()})")
-    mask = f"numpy.isfinite(dist.biject_to({code}).inv({values}))" if edge else f"{code}({values})"
-    return keep(f"numpy.reshape({mask}, ({len(inside)}, -1)).all(axis=1)")
+    return keep(f"numpy.reshape({code}({values}), ({len(inside)}, -1)).all(axis=1)")

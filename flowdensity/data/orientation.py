@@ -17,6 +17,8 @@ A transposed table with fewer rows per column is not noticed, but can hardly be 
 the covariance is the identity, the eigenvalues of that of 4 rows per column reach from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$
 (Marchenko and Pastur 1967): already the reference is off by a factor of two.
 """
+MOST_NAMED = 8
+"""A message writes out the shapes of at most this many columns."""
 
 
 def warn_where_turned(caller: str, handed: Handed, rows: np.ndarray, sites: Sites | None) -> None:
@@ -32,8 +34,11 @@ def warn_where_turned(caller: str, handed: Handed, rows: np.ndarray, sites: Site
     if handed.lines.turned is None or coordinates < COORDINATES_PER_ROW * len(rows):
         return
     shapes = None if sites is None else {n: (len(rows), *shape) for n, shape in zip(*sites, strict=True)}
+    got = (
+        f"{len(shapes)} columns" if shapes is not None and len(shapes) > MOST_NAMED else f"shape {shapes or rows.shape}"
+    )
     warn(
-        f"{caller} expected `{handed.name}` with one event in each row; got shape {shapes or rows.shape}, {len(rows)} events of "
+        f"{caller} expected `{handed.name}` with one event in each row; got {got}, {len(rows)} events of "
         f"{coordinates} coordinates, too few to learn from. Rows may be what columns should be or, in draws by chain, chains: "
         f"then numpy.concatenate makes rows of the draws. Fix: {handed.lines.turned}"
     )

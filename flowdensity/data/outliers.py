@@ -124,7 +124,7 @@ def outlier_finding(columns: Columns, found: list[Outlier]) -> Finding:
 
 def _regular(columns: Columns, found: list[Outlier]) -> str:
     """An expression for the rows without some outliers."""
-    conditions = [_differs(columns.labels[each.column], each.values) for each in found]
+    conditions = [_differs(columns.code[each.column], each.values) for each in found]
     return conditions[0] if len(conditions) == 1 else " & ".join(f"({condition})" for condition in conditions)
 
 

@@ -149,8 +149,6 @@ def _dropped(columns: Columns, found: list[int]) -> str:
         )
     site = sites.site_of(found[0])
     if len(found) < len(columns.supported[site]):
-        here = [column - int(columns.supported[site][0]) for column in found]
-        return f"{name}[{site!r}] = numpy.delete({name}[{site!r}], {here}, axis=1)"
-    others = [other for other in sites.names if other != site]
-    line = f"{name} = {{name: {name}[name] for name in {others}}}"
+        return columns.handed.without(site, [column - int(columns.supported[site][0]) for column in found])
+    line = columns.handed.without(site)
     return line if columns.real[found].all() else f"{line}; support.pop({site!r})"

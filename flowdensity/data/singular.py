@@ -21,15 +21,15 @@ SHOWN = 12
 """Units of so many columns are written out."""
 
 
-def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
+def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
     """Rows that are repeated, or that are tied in a column.
 
     Args:
         columns: of the events.
-        contexts: one for each, shape `(n, *context_shape)`: an event that is seen again with another context is another row.
+        contexts: of their contexts: an event that is seen again with another context is another row.
     """
     rows = columns.rows
-    found, whole = ties(rows), np.concatenate([rows, contexts.reshape(len(rows), -1)], axis=1)
+    found, whole = ties(rows), np.concatenate([rows, contexts.rows], axis=1)
     distinct = len({row.tobytes() for row in whole})
     # Rounding alone makes rows alike, and spreading them over their cells mends both.
     if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
@@ -37,7 +37,7 @@ def coincidences(columns: Columns, contexts: np.ndarray) -> Finding | None:
             "rows of `data` that are not repeated",
             f"{distinct} different ones among {len(rows)}",
             "Each counts as a row of its own, and the table as larger than it is",
-            _counted(columns),
+            _counted(columns, contexts),
         )
     if not found:
         return None
@@ -99,16 +99,17 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
-def _counted(columns: Columns) -> str:
+def _counted(columns: Columns, contexts: Columns) -> str:
     """A line of code that takes each row once, and its weight as often as it came."""
-    rows = [name for name in columns.arguments if name != "weights"]
-    parts = ", ".join(f"*({name}[key] for key in {name})" if columns.arguments[name] else name for name in rows)
-    table = f"numpy.column_stack([numpy.reshape(each, ({len(columns.rows)}, -1)) for each in ({parts},)])"
-    weights = ", weights" if "weights" in columns.arguments else ""
-    others = type(columns)(columns.name, columns.table, {name: columns.arguments[name] for name in rows})
+    parts = columns.code_of_sites + (contexts.code_of_sites if contexts.count else [])
+    table = f"numpy.column_stack([numpy.reshape(each, (len(each), -1)) for each in ({', '.join(parts)},)])"
+    weighted = any(each.name == "weights" for each in columns.arguments)
     return (
-        f"weights = numpy.bincount(numpy.unique({table}, axis=0, return_inverse=True)[1].ravel(){weights}); "
-        + others.keeping(f"numpy.unique({table}, axis=0, return_index=True)[1]")
+        f"first, kind = numpy.unique({table}, axis=0, return_index=True, return_inverse=True)[1:]; "
+        f"weights = numpy.bincount(kind.ravel(){', weights' if weighted else ''})[kind.ravel()]; "
+        "keep = numpy.isin(numpy.arange(len(weights)), first); "
+        + "; ".join(each.lines.take for each in columns.arguments)
+        + ("" if weighted else "; weights = weights[keep]")
     )
 
 
@@ -119,7 +120,7 @@ def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
     for each in found:
         units[each.column] = each.unit or 0.0
     if most.unit is None or free_size(table.support, table.rows.shape[1:]) != units.size:
-        return columns.keeping(f"{columns.labels[most.column]} != {number(most.value)}")
+        return columns.keeping(f"{columns.code[most.column]} != {number(most.value)}")
     name, shape = "data", table.rows.shape[1:]
     if table.sites is not None:
         site = table.sites.site_of(most.column)

@@ -15,9 +15,10 @@ from .._arrays import Fixes
 from .._checks import real_array
 from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from . import lines
+from .alignment import check_order
 from .containers import Handed, read
 from .orientation import warn_where_turned
-from .precision import check_range, column_labels, subtracted
+from .precision import check_range
 from .scaling import unconstrain
 from .sites import Sites, join, split
 from .supports import check_support, free_size, joint
@@ -196,9 +197,9 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
 
 def fit_tables(
     caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None
-) -> tuple[Table, Table, np.ndarray | None]:
+) -> tuple[Table, Table, np.ndarray | None, list[Handed]]:
     """Events, contexts and weights that a model is learned from (`event_table`, `context_table`, `weight_table`), without the
-    rows that weigh nothing.
+    rows that weigh nothing; and the arguments that they were read of.
 
     Warns if there are so few events that rows and columns may be exchanged.
 
@@ -213,6 +214,7 @@ def fit_tables(
     def others(name: str) -> list[Handed]:
         return [each for each in handed.values() if each.name != name]
 
+    check_order(caller, given, {name: handed[name].labels if name in handed else None for name in given})
     events = event_table(caller, handed["data"], support, others=others("data"))
     contexts = context_table(caller, handed.get("context"), len(events.rows), others("context"))
     weighing = weight_table(caller, handed.get("weights"), len(events.rows), others("weights"))
@@ -225,7 +227,7 @@ def fit_tables(
     if context is not None:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
     warn_where_turned(caller, handed["data"], events.rows, events.sites)
-    return events, contexts, weighing
+    return events, contexts, weighing, list(handed.values())
 
 
 def effective_rows(weights: np.ndarray) -> int:
@@ -382,18 +384,9 @@ def _check_varies(
     if constant.any():
         column = int(np.argmax(constant))
         others = lines.without_constants(name, values, free, np.flatnonzero(constant).tolist(), leave_out)
-        fix = _without_origin(name, values, columns, column) or others
+        shifted = lines.without_origin(name, values, columns, column)
+        reason = "An offset takes its digits" if shifted else "Of a constant nothing can be learned"
         raise ValueError(
             f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
-            f"precision{where}. Of a constant nothing can be learned. Fix: {fix}"
+            f"precision{where}. {reason}. Fix: {shifted or others}"
         )
-
-
-def _without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
-    """A line of code that takes the origin from a column; None where it does not vary in float64 either."""
-    rows = values.reshape(len(values), -1)
-    if rows.shape != columns.shape:
-        return None
-    if np.ptp(rows[:, column]) <= 4.0 * np.finfo(np.float64).eps * np.abs(rows[:, column]).max():
-        return None
-    return subtracted(column_labels(name, values.shape[1:])[column], rows[:, column])

@@ -1,11 +1,12 @@
 """What a fit warns of before it starts: the checks of a table, in their order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from .._warnings import warn
 from .columns import Columns, Finding
+from .containers import Handed
 from .edges import rows_at_edges
 from .outliers import find_outliers, outlier_finding
 from .relations import relations
@@ -18,31 +19,25 @@ EVENT_CHECKS: tuple[Callable[[Columns], Finding | None], ...] = (
     lost_digits,
     rows_at_edges,
     relations,
-    undeclared_bounds,
 )
-"""Checks of the events alone, beside those of outliers and of rows that coincide."""
+"""Checks of the events alone, beside those of outliers, of rows that coincide and of bounds."""
 
 
-def warn_about_tables(caller: str, events: Table, contexts: Table, weighted: bool = False) -> None:
+def warn_about_tables(caller: str, events: Table, contexts: Table, handed: Sequence[Handed]) -> None:
     """Warn of what makes a density learned from a table wrong, or unbounded.
 
     Args:
         caller: public function whose name the warnings carry.
         events: checked events.
         contexts: checked contexts, one for each event.
-        weighted: whether the rows have weights.
+        handed: the arguments that these were read of, and the weights if there are any.
     """
-    named = {"data": events.sites is not None}
-    if contexts.rows.size:
-        named["context"] = contexts.sites is not None
-    if weighted:
-        named["weights"] = False
-    for finding in _findings(Columns("data", events, named), Columns("context", contexts, named)):
+    for finding in _findings(Columns("data", events, handed), Columns("context", contexts, handed)):
         warn(finding.text(caller))
 
 
 def _findings(events: Columns, contexts: Columns) -> Iterator[Finding]:
-    regular = np.ones(len(events.rows), bool)
+    regular, every = np.ones(len(events.rows), bool), events
     for columns in (events, contexts) if contexts.count else (events,):
         if found := find_outliers(columns):
             yield outlier_finding(columns, found)
@@ -52,6 +47,9 @@ def _findings(events: Columns, contexts: Columns) -> Iterator[Finding]:
         events, contexts = events.only(regular), contexts.only(regular)
     if contexts.count and (finding := lost_digits(contexts)):
         yield finding
-    if finding := coincidences(events, contexts.rows):
+    if finding := coincidences(events, contexts):
         yield finding
     yield from (finding for check in EVENT_CHECKS if (finding := check(events)))
+    # A support has to hold for outliers too, which may be left in.
+    if finding := undeclared_bounds(every):
+        yield finding

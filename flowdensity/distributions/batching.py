@@ -100,7 +100,7 @@ def diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, str
         lambda k, z, c: solving.event_from_diffusion(model, k, z, _shaped(model, c), steps, strength),
         jr.split(key, len(rows)),
         rows,
-        context.reshape(len(rows), -1),
+        context.reshape(len(rows), context.shape[-1]),
     )
     return events.reshape(*batch, *model.event_shape)
 

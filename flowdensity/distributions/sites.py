@@ -36,7 +36,8 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
     Raises:
         TypeError: if the density is none of named values.
         ValueError: if one of the names is taken, if only some of them are given values other than a start, or if these differ
-            from the value of the joint site.
+            from the value of the joint site. Values that are traced, as in `Predictive`, are not compared: that of the joint
+            site counts.
     """
     flow = _flow_of(name, density)
     joint = JointSite(name, density, flow, _sites_of(name, flow))
@@ -233,7 +234,8 @@ def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
         raise ValueError(
             f"sample_sites expected values of all of {list(joint.sites.names)}, which the joint site {joint.name!r} is packed "
             f"from; got {list(by_name)} without {missing}. A part of a joint density can be neither conditioned on nor replaced. "
-            f"Fix: data = {joint.sites.code_of_all('data', list(by_name))}"
+            "To observe a part, give it a likelihood of its own. A draw of the density completes the others. "
+            "Fix: data = {**density.unpack(density.sample(key)), **data}"
         )
 
 

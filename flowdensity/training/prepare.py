@@ -70,7 +70,7 @@ def prepare(
     if network is not None:
         check_kind(caller, "network", network, AbstractNetwork, "network = None")
         network = in_session(network)
-    events, contexts, weighing = fit_tables(caller, data, context, support, weights)
+    events, contexts, weighing, handed = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     options = check_options(caller, rows, steps, batch_size, learning_rate)
     dim = free_size(events.support, events.rows.shape[1:])
@@ -82,7 +82,7 @@ def prepare(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
             f"{network.context_dim}. Fix: network = fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
-    warn_about_tables(caller, events, contexts, weighing is not None)
+    warn_about_tables(caller, events, contexts, handed)
     scaling, white = fit_scaling(*events, weighing)
     context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
     table = Sample(

@@ -762,9 +762,7 @@ def test_a_constant_column_is_left_out_by_the_line(table, rows, learned):
 
 def turned(data, learned):
     """The warning that rows and columns may be exchanged, and what its line makes of the data."""
-    with pytest.warns(
-        UserWarning, match=r"fit_flow expected `data` with one event in each row; got shape .*Fix: "
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"fit_flow expected `data` with one event in each row; got .*Fix: ") as caught:
         learned(data)
     assert caught[0].filename == __file__
     return str(caught[0].message), after(str(caught[0].message), data=data)["data"]
@@ -774,7 +772,7 @@ TURNED = {
     "a transposed array": (ROWS.T, r"got shape \(3, 60\)", ROWS),
     "a transposed list": (ROWS.T.tolist(), r"got shape \(3, 60\)", ROWS),
     "a tuple of columns": (tuple(ROWS.T), r"got shape \(3, 60\)", ROWS),
-    "a transposed frame": (pd.DataFrame(ROWS).T, r"got shape \{'0': \(3,\)", ROWS),
+    "a transposed frame": (pd.DataFrame(ROWS).T, r"got 60 columns", ROWS),
     "vectors in chains": (ROWS.reshape(4, 15, 3), r"got shape \(4, 15, 3\)", ROWS),
     "numbers and vectors in chains": (
         {"a": ROWS[:, 0].reshape(4, 15), "b": ROWS[:, 1:].reshape(4, 15, 2)},
@@ -833,3 +831,33 @@ def test_a_single_chain_is_not_a_row(learned):
     found = columns(learned(**after(message, **given)))
     np.testing.assert_array_equal(found["a"], ROWS[:, 0])
     np.testing.assert_array_equal(found["b"], ROWS)
+
+
+def test_the_same_rows_in_another_order_are_refused():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 2)), columns=["a", "c"])
+    shuffled = frame[["c"]].sample(frac=1.0, random_state=1)
+    with pytest.raises(
+        ValueError, match=r"with its rows in the order of `data`.*Fix: context = context.loc\[data.index\]"
+    ):
+        fd.fit_flow(KEY, frame[["a"]], shuffled)
+    with pytest.raises(ValueError, match=r"columns of `data` with their rows in one order.*pandas.DataFrame\(data\)"):
+        fd.fit_flow(KEY, {"a": frame["a"], "c": shuffled["c"]})
+    draws = xr.DataArray(frame["a"].to_numpy().reshape(2, 25), dims=("chain", "draw"), name="a")
+    draws = draws.assign_coords(chain=[0, 1], draw=range(25))
+    with pytest.raises(ValueError, match=r"rows in the order of `data`.*Fix: context = context.unstack\(\)"):
+        fd.fit_flow(KEY, draws, draws.rename("c").stack(sample=("draw", "chain")))
+
+
+def test_other_labels_and_the_same_order_are_no_matter(learned):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 2)), columns=["a", "c"])
+    for context in (frame[["c"]], frame[["c"]].set_axis(range(100, 150)), frame["c"].to_numpy()):
+        np.testing.assert_array_equal(learned(frame[["a"]], context)["contexts"][0].ravel(), frame["c"])
+    draws = xr.DataArray(frame["a"].to_numpy().reshape(2, 25), dims=("chain", "draw"), name="a")
+    stacked = draws.rename("c").stack(sample=("chain", "draw"))
+    np.testing.assert_array_equal(learned(draws, stacked)["contexts"][0].ravel(), frame["a"])
+
+
+def test_a_dimension_of_stacked_draws_is_found_by_its_index():
+    draws = xr.DataArray(np.zeros((2, 4, 3)), dims=("chain", "draw", "k")).stack(s=("chain", "draw"))
+    with pytest.raises(ValueError, match=r"Fix: data = data.rename\(\{'s': 'sample'\}\)"):
+        fd.fit_flow(KEY, draws)

@@ -7,6 +7,7 @@ from numpyro.distributions import constraints
 from sklearn import datasets
 
 import flowdensity as fd
+from flowdensity.data.containers import read
 from flowdensity.data.singular import ties
 from flowdensity.data.tables import context_table, event_table
 from flowdensity.data.warned import warn_about_tables
@@ -61,8 +62,11 @@ def warned(data, support=None, contexts=None):
     """What is said of a table."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = event_table("fit_flow", data, support)
-        warn_about_tables("fit_flow", table, context_table("fit_flow", contexts, len(table.rows)))
+        handed = [read("fit_flow", "data", data)] + (
+            [] if contexts is None else [read("fit_flow", "context", contexts)]
+        )
+        table = event_table("fit_flow", handed[0], support)
+        warn_about_tables("fit_flow", table, context_table("fit_flow", contexts, len(table.rows)), handed)
     return [str(each.message) for each in caught]
 
 
@@ -118,7 +122,7 @@ def test_several_simulations_of_each_parameter_are_no_repeated_rows():
     assert not warned(parameters, contexts=simulations)
     (said,) = warned(np.repeat(parameters, 5, axis=0), contexts=np.repeat(simulations, 5, axis=0))
     assert "got 500 different ones among 2500" in said
-    assert "Fix: weights = numpy.bincount(" in said
+    assert "weights = numpy.bincount(" in said
 
 
 def test_columns_that_follow_from_others_are_found():

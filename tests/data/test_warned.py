@@ -8,7 +8,9 @@ import jax
 import jax.random as jr
 import numpy
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from numpyro.distributions import constraints
 
 import flowdensity as fd
@@ -190,7 +192,7 @@ def test_posteriors_with_deterministic_sites():
     supports = {"tau": constraints.positive}
     (message,) = said(data, support=supports)
     assert "got data['theta'][:, 0], data['theta'][:, 1], data['theta'][:, 2], which follow from others" in message
-    assert message.endswith("Fix: data = {name: data[name] for name in ['mu', 'z', 'tau']}")
+    assert message.endswith("Fix: data = {key: data[key] for key in data if key != 'theta'}")
     assert not said_after_fix(message, data, support=supports)
     assert not said({**data, "theta": data["theta"] + 1e-2 * RNG.normal(size=(2000, 3))}, support=supports)
 
@@ -256,5 +258,51 @@ def test_posteriors_of_eight_schools():
     (repeated,) = said(az.load_arviz_data("centered_eight"))
     assert "not repeated" in repeated
     related, positive = said(az.load_arviz_data("non_centered_eight"))
-    assert "data['theta'][:, 0]" in related
-    assert "data['tau']" in positive
+    assert "data['posterior']['theta'][:, 0]" in related
+    assert "data['posterior']['tau']" in positive
+
+
+def draws(mu, z):
+    """A posterior of two chains."""
+    return xr.Dataset(
+        {"mu": (("chain", "draw"), mu.reshape(2, -1)), "z": (("chain", "draw", "i"), z.reshape(2, -1, 3))}
+    )
+
+
+def containers(mu, z):
+    """The same rows in several containers."""
+    frame = pd.DataFrame({"mu": mu, "other": z[:, 0]}, index=np.random.default_rng(1).permutation(len(mu)))
+    return {
+        "array": np.column_stack([mu, z]),
+        "dict": {"mu": mu, "z": z},
+        "frame with an index of its own": frame,
+        "posterior": draws(mu, z),
+        "variable": draws(mu, z)["z"],
+        "extracted": draws(mu, z).stack(sample=("chain", "draw"))["z"],
+        "groups": xr.DataTree.from_dict({"posterior": draws(mu, z)}),
+    }
+
+
+@pytest.mark.parametrize("name", containers(MU, Z))
+def test_lines_run_in_every_container(name):
+    repeated = containers(np.repeat(MU[:300], 2), np.repeat(Z[:300], 2, axis=0))[name]
+    (message,) = said(repeated)
+    assert "got 300 different ones among 600" in message
+    assert not said_after_fix(message, repeated)
+    coded = containers(
+        np.where(np.arange(600) < 30, -999.0, MU[:600]), np.where(np.arange(600) < 30, -999.0, Z[:600].T).T
+    )
+    (message,) = [each for each in said(coded[name]) if "tails" in each]
+    assert "30 rows are -999" in message
+    assert not [each for each in said_after_fix(message, coded[name]) if "-999" in each and "30 rows" in each]
+
+
+def test_rows_that_are_repeated_count_as_often_as_they_came():
+    counts = np.arange(1, 101)
+    data = np.repeat(NORMAL[:100], counts, axis=0)[RNG.permutation(counts.sum())]
+    weights = np.full(len(data), 0.5)
+    (message,) = said(data, weights=weights)
+    names = {"numpy": numpy, "data": data, "weights": weights}
+    exec(message.rpartition("Fix: ")[2], names)
+    found = {tuple(row): weight for row, weight in zip(names["data"], names["weights"], strict=True)}
+    assert found == {tuple(row): 0.5 * count for row, count in zip(NORMAL[:100], counts, strict=True)}

@@ -120,7 +120,7 @@ def test_the_joint_site_is_packed_from_the_names(giver, observed):
 @givers
 def test_a_part_is_refused(giver, observed):
     with pytest.raises(
-        ValueError, match=r"sample_sites expected values of all of .*without \['v'\].*Fix: data = .*'v'"
+        ValueError, match=r"sample_sites expected values of all of .*without \['v'\].*Fix: data = .*unpack"
     ):
         trace_of(giver(model, PART))
 

@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_refused(begun, tmp_path):
     content[-100] ^= 1
     (tmp_path / "fit.checkpoint").write_bytes(content)
     with pytest.raises(
-        ValueError, match="fit_flow expected a file (as flowdensity wrote it|that flowdensity has written)"
+        ValueError, match=r"fit_flow expected a file (as flowdensity wrote it|that flowdensity has written)"
     ):
         fit(tmp_path)
 

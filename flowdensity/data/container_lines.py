@@ -1,0 +1,112 @@
+"""Lines of code that mend an argument, in the terms of the container that it came in."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .alignment import CHAINS
+
+DELETE = "{label} = numpy.delete({label}, {coordinate}, axis=1)"
+
+
+class Lines(NamedTuple):
+    """Lines of code that mend an argument, for the errors of whoever checks it.
+
+    Attributes:
+        drop: leaves out the column `{key!r}`.
+        rename: calls the columns `{names}`.
+        finite: tells which rows are finite in all columns.
+        unmasked: tells which rows have no masked entry.
+        take: leaves the rows that `keep` tells.
+        complete: leaves out the rows with nan; None where the container has no method for that.
+        categories: does without the categories of a column.
+        delete: leaves out coordinate `{coordinate}` of the vectors in `{label}`.
+        turned: makes rows of its columns, or of draws in chains; None where rows are draws by name.
+        rows: makes a numpy array of `{label}`, whose events have the axes `{shape}`, with one event in each row.
+    """
+
+    drop: str
+    rename: str
+    finite: str
+    unmasked: str
+    take: str
+    complete: str | None = None
+    categories: str | None = None
+    delete: str | None = None
+    turned: str | None = None
+    rows: str = "{label}"
+
+
+def array_lines(name: str, values: Any) -> Lines:
+    """Lines for an array."""
+    own = isinstance(values, np.ndarray)
+    array = name if own else f"numpy.asarray({name}, float)"
+    masked = name if own else f"numpy.ma.array({name})"
+    turn = "transpose" if getattr(values, "ndim", 2) == 2 else "concatenate"
+    return Lines(
+        drop=f"{name} = None",
+        rename=f"{name} = dict(zip({{names}}, numpy.transpose({name})))",
+        finite=f"numpy.isfinite({array}).reshape(len({name}), -1).all(axis=1)",
+        unmasked=f"~numpy.ma.getmaskarray({masked}).reshape(len({name}), -1).any(axis=1)",
+        take=f"{name} = {name if own else f'numpy.asarray({name})'}[keep]",
+        delete=DELETE,
+        turned=f"{name} = numpy.{turn}({name})",
+    )
+
+
+def dict_lines(name: str, keys: str) -> Lines:
+    """Lines for a dict of arrays, or for the fields of a structured array."""
+    column = f"{name}[key]"
+
+    def rows(good: str) -> str:
+        """Which rows are good in all columns."""
+        return f"numpy.all([{good}.reshape(len({column}), -1).all(axis=1) for key in {keys}], axis=0)"
+
+    return Lines(
+        drop=f"{name} = {{{{key: {column} for key in {keys} if key != {{key!r}}}}}}",
+        rename=f"{name} = dict(zip({{names}}, [{column} for key in {keys}]))",
+        finite=rows(f"numpy.isfinite({column})"),
+        unmasked=rows(f"(~numpy.ma.getmaskarray(numpy.ma.array({column})))"),
+        take=f"{name} = {{key: numpy.asarray({column})[keep] for key in {keys}}}",
+        delete=DELETE,
+        turned=f"{name} = {{key: numpy.concatenate({column}) for key in {keys}}}",
+    )
+
+
+def frame_lines(name: str, source: str) -> Lines:
+    """Lines for a DataFrame, which some code makes."""
+    dummies = f"context = pandas.get_dummies({source}, columns=[{{key!r}}], dtype=float)"
+    return Lines(
+        drop=f"{name} = {source}.drop(columns={{key!r}})",
+        rename=f"{name} = {source}.set_axis({{names}}, axis=1)",
+        finite=f"numpy.isfinite({source}.to_numpy(float, na_value=numpy.nan)).all(axis=1)",
+        unmasked=f"{source}.notna().to_numpy().all(axis=1)",
+        take=f"{name} = {source}[keep]",
+        complete=f"{name} = {source}.dropna()",
+        turned=f"{name} = {source}.T",
+        categories=dummies if name == "context" else None,
+        rows="numpy.asarray({label})",
+    )
+
+
+def xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool = True) -> Lines:
+    """Lines for a `Dataset`, or for a `DataArray`, which is not a table."""
+    dims = dict.fromkeys(dim for array in arrays for dim in array.dims)
+    row, stacked = "draw" if "draw" in dims else "sample", source
+    others, draws = [dim for dim in dims if dim not in (*CHAINS, row)], (row,)
+    if set(CHAINS) <= set(dims):
+        # A dimension of the user's own may have the name that stacked draws are to have.
+        free = f"{source}.rename(sample='own_sample')" if "sample" in dims else source
+        draws, row, stacked = CHAINS, "sample", f"{free}.stack(sample={CHAINS})"
+        others = ["own_sample" if dim == "sample" else dim for dim in others]
+    values, axes = (f"{stacked}.to_dataarray()", ["variable", *others]) if table else (stacked, others)
+    return Lines(
+        drop=f"{name} = {source}.drop_vars({{key!r}})" if table else f"{name} = None",
+        rename=f"{name} = dict(zip({{names}}, {source}.data_vars.values()))",
+        finite=f"numpy.isfinite({values}).all({axes}).to_numpy()",
+        unmasked=f"{values}.notnull().all({axes}).to_numpy()",
+        take=f"{name} = {stacked}.isel({row}=keep)",
+        complete=f"{name} = {stacked}.dropna({row!r})",
+        rows=f"{{label}}.transpose({', '.join(map(repr, draws))}, ...).to_numpy().reshape({{shape}})",
+    )
