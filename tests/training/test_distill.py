@@ -205,6 +205,7 @@ def test_a_conditional_density_and_its_gradient_into_the_context(amortized_condi
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* contexts lie far outside")
 def test_it_is_a_likelihood_of_whatever_parameters(amortized_conditional):
     """Of an observation under contexts that would not have made it, and under contexts beyond those of the fit."""
     fast, _ = amortized_conditional
