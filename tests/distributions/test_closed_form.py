@@ -149,6 +149,6 @@ SETTINGS = {
 def test_strict_settings(settings):
     """From the import on: log density, gradient, draws, NUTS and a fit."""
     done = subprocess.run(
-        [sys.executable, "-c", STRICT], env=os.environ | settings, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", STRICT], env=os.environ | settings, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-3000:]

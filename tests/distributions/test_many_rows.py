@@ -31,6 +31,7 @@ def test_the_values_of_a_block_are_those_of_its_rows_alone():
     np.testing.assert_array_equal(together[2 * BLOCK :], WIDE.log_prob(filled)[:5])
 
 
+@pytest.mark.slow
 def test_the_gradients_of_a_block_are_those_of_its_rows_alone_up_to_rounding():
     # The backward pass of a loop is compiled on its own, and may add in another order.
     together, alone = np.asarray(slopes(WIDE, ROWS)), np.asarray(slopes(WIDE, ROWS[:BLOCK]))

@@ -112,6 +112,7 @@ def test_the_same_call_goes_on_where_a_fit_was_interrupted(monkeypatch, tmp_path
     assert report.interrupted is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["_compare", "held_log_likelihoods"])
 def test_a_cross_validation_keeps_what_its_first_fold_has_learned(monkeypatch, name):
     press(monkeypatch, cross_validation, name)
