@@ -97,8 +97,10 @@ class FitReport:
 
     def so_far(self) -> str:
         """What becomes of the fit if it is interrupted now, as the end of a sentence."""
-        undone = ", ".join(self.interrupted or ())
-        return f"the best until then is returned. Cut short or left undone: {undone}"
+        undone = self.interrupted or ()
+        is_exact = "divergence" in undone and "divergence" not in self.histories
+        more = ". Its divergence is the exact one; fd.fit_divergence distills it" if is_exact else ""
+        return f"the best until then is returned. Cut short or left undone: {', '.join(undone)}{more}"
 
     def with_divergence(self, learned: "FitReport", *undone: str) -> "FitReport":
         """The report of a flow with what is `learned` of its divergence; `undone` is what a fit has left to do after that."""
