@@ -86,7 +86,7 @@ UNFIT = {
     "unpack, too long": (
         lambda: density().unpack(np.zeros(5)),
         ValueError,
-        r"`value` with shape \(\.\.\., 4\); got \(5,\)",
+        r"`event` with shape \(\.\.\., 4\); got \(5,\)",
     ),
     "contexts by name, no names": (
         lambda: density().given({"s": np.zeros(2)}),
@@ -284,7 +284,7 @@ TAKEN = {
 
 @pytest.mark.parametrize(("model", "name"), TAKEN.values(), ids=TAKEN.keys())
 def test_names_that_are_taken_are_refused(model, name):
-    with pytest.raises(ValueError, match=rf"sample_sites expected names.*\['{name}'\].*scope.*"):
+    with pytest.raises(ValueError, match=rf"sample_sites expected names.*\['{name}'\].*(scope|joint).*"):
         trace_of(model)
 
 
