@@ -23,6 +23,7 @@ from .._checks import check_kind, check_model
 from .._typing import Array, Bool, Float, Scalar
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
+from ..distributions.given import unwrapped
 from ..divergence.exact import ExactDivergence
 
 Draw: TypeAlias = Mapping[str, Any]
@@ -240,13 +241,6 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
             done.append(jax.device_get(compiled({name: jnp.asarray(values[rows]) for name, values in draws.items()})))
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *done)
-
-
-def unwrapped(fn: dist.Distribution) -> dist.Distribution:
-    """The distribution inside expansions, masks and events made of batches."""
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def _log_ratio(site: dict[str, Any], target: FlowDensity) -> Array:
