@@ -26,8 +26,10 @@ from references import MIXTURE
 import flowdensity as fd
 
 # Most of the suite's time is compilation of what then runs for a moment, here and in the processes that tests start.
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# XLA's fusion emitters take twice as long to compile as the emitters that they replace.
+for flag in ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"):
+    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def pytest_configure(config: pytest.Config) -> None:
