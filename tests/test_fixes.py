@@ -20,7 +20,7 @@ SECTIONS = (
     "Files",
     "Pictures",
 )
-LONG = ("All fits", "Densities, sites and guides", "Diagnostics")
+LONG = ("All fits", "Densities, sites and guides", "Diagnostics", "Pictures")
 
 
 @pytest.fixture(scope="module")

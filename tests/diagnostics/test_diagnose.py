@@ -217,6 +217,7 @@ def test_samples_of_another_distribution_are_found(mixture_fit):
         assert [finding.verdict == "bad" for finding in found] == [expected]
 
 
+@pytest.mark.slow
 def test_an_under_trained_flow_is_found(mixture_fit):
     """A flow before its training is the fitted Gaussian: there is nothing wrong but that it has not learned the data."""
     model = untrained_flow(jr.key(0), mixture_fit.data)

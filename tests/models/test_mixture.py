@@ -36,6 +36,7 @@ def diffusion(reach: float) -> fd.Diffusion:
     return fd.Diffusion(flow.network, fd.VariancePreserving(), "noise", *parts, mixture())
 
 
+@pytest.mark.slow
 def test_without_a_network_it_is_the_mixture():
     with x64():
         flow = to64(started(0.0, 1e6))

@@ -182,6 +182,7 @@ def test_other_fits_keep_theirs(tmp_path, whole):
         assert eqx.tree_equal(*(getattr(each, "_parts", getattr(each, "_arrays", each)) for each in (first, again)))
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_with_a_distillation(tmp_path):
     """It has the leaves of a numpyro distribution in an order of its own."""
     script = f"""

@@ -107,10 +107,8 @@ def assert_no_growth(before: tuple[int, int]) -> None:
     assert all(now <= then for now, then in zip(in_use(), before, strict=True))
 
 
-@pytest.mark.parametrize(
-    "fit",
-    [pytest.param(fit, id=name, marks=() if name == "flow" else pytest.mark.slow) for name, fit in FITS.items()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS.keys())
 def test_a_second_fit_compiles_nothing_and_leaves_nothing(fit, compilations):
     """The second has other rows, another network and another key."""
     use(fit(0))

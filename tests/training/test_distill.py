@@ -157,7 +157,7 @@ def test_nuts_with_it_finds_the_posterior(plane, amortized):
         numpyro.sample("x", dist.Normal(theta[0], 0.4), obs=-0.6)
 
     mcmc = MCMC(
-        NUTS(model), num_warmup=200, num_samples=500, num_chains=4, chain_method="vectorized", progress_bar=False
+        NUTS(model), num_warmup=200, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
     )
     mcmc.run(jr.key(3))
     draws = np.asarray(mcmc.get_samples(group_by_chain=True)["theta"], np.float64)

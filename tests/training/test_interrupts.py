@@ -123,6 +123,7 @@ def test_a_cross_validation_keeps_what_its_first_fold_has_learned(monkeypatch, n
     assert np.all(np.isfinite(density.log_prob(EVENTS)))
 
 
+@pytest.mark.slow
 def test_a_fit_of_the_likelihood_keeps_its_model(monkeypatch):
     press(monkeypatch, fit, "choose_steps")
     with pytest.warns(UserWarning, match="The choice of solver steps was interrupted"):

@@ -26,6 +26,7 @@ def chosen(scaling: Scaling, table: Sample) -> StartChoice | None:
     return choose_start(jr.key(0), scaling, table, progress=False)
 
 
+@pytest.mark.slow
 def test_clusters_are_found():
     rng = np.random.default_rng(0)
     choice = chosen(*prepared(MIXTURE.sample(rng, 400)))
@@ -108,6 +109,7 @@ def test_a_row_counts_as_often_as_it_weighs():
     np.testing.assert_allclose(start.variances, np.linalg.eigvalsh(mixture.covariances_), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fit_on_few_rows_starts_there():
     rng = np.random.default_rng(4)
     network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
@@ -123,6 +125,7 @@ def test_a_fit_on_few_rows_starts_there():
     assert -4.0 * error < gap < 0.12 + 4.0 * error
 
 
+@pytest.mark.slow
 def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
     """The two sets of flows are compared by the rows that each has not seen; here the mixture is a bad one on purpose."""
 

@@ -51,6 +51,7 @@ def test_many_weighted_rows_are_judged_by_a_part_that_stands_for_all():
     assert some_of(jr.key(0), few, 1000) is few
 
 
+@pytest.mark.slow
 def test_rows_without_weight_are_no_rows():
     """Of a part that is held out none may have any."""
     rng = np.random.default_rng(1)
