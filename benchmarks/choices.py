@@ -29,8 +29,8 @@ from flowdensity.data.tables import Sample
 from flowdensity.training.cross_validation import furthest
 from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
-from flowdensity.training.options import SMALL
 from flowdensity.training.prepare import default_network
+from flowdensity.training.training import FEW_ROWS
 from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate
 
 PAGE = Path("docs/choices.md")
@@ -94,7 +94,9 @@ class KineticOptimal(fd.AbstractPath):
 
 def kinetic_optimal(train: np.ndarray) -> KineticOptimal:
     """That of the flow which a short fit learns."""
-    density, _ = fd.fit_flow(jr.key(11), train, steps=PILOT, divergence=fd.ExactDivergence(), progress=False)
+    density, _ = fd.fit_flow(
+        jr.key(11), train, training=fd.Training(steps=PILOT), divergence=fd.ExactDivergence(), progress=False
+    )
     model = density.model
     rows = jnp.asarray(train[:SCORED], float)
     white = jax.vmap(lambda row: model.scaling.whiten(row)[0])(rows)
@@ -179,12 +181,12 @@ class Choice(NamedTuple):
 
 def experts(train: np.ndarray) -> dict[str, Any]:
     """The default network with sixteen experts where it has none, and none where it has sixteen."""
-    return {"network": default_network(jr.key(7), *train.shape, experts=16 if len(train) < SMALL else 0)}
+    return {"network": default_network(jr.key(7), *train.shape, experts=16 if len(train) < FEW_ROWS else 0)}
 
 
 def other_width(train: np.ndarray) -> dict[str, Any]:
     """The default network with 256 units where it has 64, and 64 where it has 256."""
-    return {"network": default_network(jr.key(7), *train.shape, width=256 if len(train) < SMALL else 64)}
+    return {"network": default_network(jr.key(7), *train.shape, width=256 if len(train) < FEW_ROWS else 64)}
 
 
 def other_rate(train: np.ndarray) -> dict[str, Any]:
@@ -196,7 +198,9 @@ def other_rate(train: np.ndarray) -> dict[str, Any]:
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(tables=ALL),
     "another key": Choice(key=1),
-    "no mixture start": Choice(patched={"flowdensity.training.cross_validation.choose_start": nothing}, tables=REAL),
+    "no mixture start": Choice(
+        patched={"flowdensity.training.cross_validation.choose_reference": nothing}, tables=REAL
+    ),
     "always from the mixture": Choice(
         patched={"flowdensity.training.cross_validation.furthest": first_alone}, tables=REAL
     ),

@@ -126,7 +126,7 @@ def fault(name: str) -> dict:
         case "samples of another distribution":
             moved = 0.5
         case "an under-trained flow":
-            density, _ = fd.fit_flow(jr.key(3), truth.sample(20_000, 1000), steps=100)
+            density, _ = fd.fit_flow(jr.key(3), truth.sample(20_000, 1000), training=fd.Training(steps=100))
     return diagnosed(density, lambda seed: {"samples": truth.sample(HELD, 5000 + seed) + moved}, FAULTY)
 
 

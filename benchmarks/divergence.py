@@ -61,7 +61,9 @@ def diffusion(path: fd.AbstractPath) -> Callable[[np.ndarray], fd.FlowDensity]:
 def cnf(data: np.ndarray) -> fd.FlowDensity:
     """A continuous normalizing flow by maximum likelihood: a smaller network and few steps, which are dear."""
     network = fd.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
-    density, _ = fd.fit_likelihood(jr.key(0), data, network=network, divergence=fd.ExactDivergence(), steps=300)
+    density, _ = fd.fit_likelihood(
+        jr.key(0), data, network=network, divergence=fd.ExactDivergence(), training=fd.Training(steps=300)
+    )
     learned, _ = fd.fit_divergence(jr.key(2), density.model, data)
     return density.with_divergence(learned)
 
@@ -213,7 +215,7 @@ def compare_images(name: str) -> dict:
     (data, points), fit = IMAGES[name][0](), IMAGES[name][1]
     learned = fit(data)
     model = learned.model
-    assert isinstance(model, fd.AbstractCircle)
+    assert isinstance(model, fd.AbstractGaussianFlow)
     angles = jnp.linspace(0.0, 0.5 * jnp.pi, 10)[1:-1]
     whiten = jax.vmap(lambda x: model.scaling.whiten(x)[0])
     held_out = whiten(jnp.asarray(points[:2], float))
@@ -266,7 +268,7 @@ def ablation(name: str) -> dict:
     rows = {}
     for objective_name, (objective, draws) in OBJECTIVES.items():
         learned, report = fd.fit_divergence(
-            jr.key(1), density.model, data, objective=objective, steps=3000, batch_size=draws
+            jr.key(1), density.model, data, objective=objective, training=fd.Training(steps=3000, batch_size=draws)
         )
         rows[objective_name] = {
             scale: errors(log_prob(density.with_divergence(learned), at, 250) - references[scale])

@@ -101,7 +101,7 @@ def fitted(rows: np.ndarray, support: Any) -> fd.FlowDensity:
             rows,
             support=support,
             network=network,
-            steps=STEPS,
+            training=fd.Training(steps=STEPS),
             divergence=fd.ExactDivergence(),
             progress=False,
         )

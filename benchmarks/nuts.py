@@ -169,7 +169,7 @@ def profile() -> dict:
     for dim in DIMENSIONS:
         mixture, learned, _ = mixture_flow(dim)
         # Time does not depend on what was learned.
-        fast, _ = fd.distill(jr.key(1), learned, labels=1024, steps=1, progress=False)
+        fast, _ = fd.distill(jr.key(1), learned, labels=1024, training=fd.Training(steps=1), progress=False)
         starts = jnp.asarray(mixture.sample(CHAINS, 12), float)
         priors = {"closed form": closed_form(mixture), "amortized": fast}
         loops = {name: loop(prior, starts) for name, prior in priors.items()}

@@ -34,12 +34,12 @@ def density(dim: int) -> fd.FlowDensity:
         data,
         network=fd.ResidualMLP(jr.key(1), dim),
         divergence=fd.ExactDivergence(),
-        steps=1,
+        training=fd.Training(steps=1),
         progress=False,
     )
     weights = 0.05 * jr.normal(jr.key(2), fitted.model.network.outward.weight.shape)
     model = eqx.tree_at(lambda m: m.network.outward.weight, fitted.model, weights)
-    learned, _ = fd.fit_divergence(jr.key(3), model, data, steps=1, progress=False)
+    learned, _ = fd.fit_divergence(jr.key(3), model, data, training=fd.Training(steps=1), progress=False)
     return fd.FlowDensity(model, divergence=learned)
 
 

@@ -48,7 +48,9 @@ def good() -> fd.FlowDensity:
 @functools.cache
 def short_head() -> fd.FlowDensity:
     """The same flow, with a divergence that was distilled for next to no time."""
-    divergence, _ = fd.fit_divergence(jr.key(2), good().model, rows(0, 10_000), steps=60, progress=False)
+    divergence, _ = fd.fit_divergence(
+        jr.key(2), good().model, rows(0, 10_000), training=fd.Training(steps=60), progress=False
+    )
     return good().with_divergence(divergence)
 
 
@@ -60,7 +62,7 @@ def coarse() -> fd.FlowDensity:
 @functools.cache
 def cheap(labels: int) -> fd.AmortizedDensity:
     """The same flow, amortized with few labels."""
-    fast, _ = fd.distill(jr.key(3), good(), labels=labels, width=64, steps=200, progress=False)
+    fast, _ = fd.distill(jr.key(3), good(), labels=labels, width=64, training=fd.Training(steps=200), progress=False)
     return fast
 
 

@@ -29,16 +29,18 @@ from .distributions.sites import sample_sites as sample_sites
 from .divergence.calibration import Residuals as Residuals
 from .divergence.exact import ExactDivergence as ExactDivergence
 from .divergence.interface import AbstractDivergence as AbstractDivergence
+from .divergence.objectives import AbstractObjective as AbstractObjective
+from .divergence.objectives import HutchinsonRegression as HutchinsonRegression
+from .divergence.objectives import LangevinStein as LangevinStein
+from .divergence.objectives import ScoreStein as ScoreStein
 from .divergence.stein import SteinDivergence as SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence as HutchinsonDivergence
 from .divergence.stochastic import HutchPlusPlusDivergence as HutchPlusPlusDivergence
 from .models.energy import EnergyNetwork as EnergyNetwork
 from .models.fields import VelocityField as VelocityField
-from .models.flows import AbstractCircle as AbstractCircle
+from .models.flows import AbstractGaussianFlow as AbstractGaussianFlow
 from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
-from .models.flows import ContinuousFlow as ContinuousFlow
-from .models.flows import Diffusion as Diffusion
-from .models.flows import Flow as Flow
+from .models.flows import GaussianFlow as GaussianFlow
 from .models.mixture import GaussianMixture as GaussianMixture
 from .models.networks import AbstractNetwork as AbstractNetwork
 from .models.networks import ResidualMLP as ResidualMLP
@@ -63,13 +65,10 @@ from .training.fit import fit_diffusion as fit_diffusion
 from .training.fit import fit_flow as fit_flow
 from .training.fit import fit_likelihood as fit_likelihood
 from .training.loop import TrainingDiverged as TrainingDiverged
-from .training.objectives import AbstractObjective as AbstractObjective
-from .training.objectives import HutchinsonRegression as HutchinsonRegression
-from .training.objectives import LangevinStein as LangevinStein
-from .training.objectives import ScoreStein as ScoreStein
+from .training.reference import ReferenceChoice as ReferenceChoice
 from .training.report import Amortisation as Amortisation
 from .training.report import FitReport as FitReport
 from .training.report import StepErrors as StepErrors
-from .training.start import StartChoice as StartChoice
+from .training.training import Training as Training
 
 __version__ = "0.1.0"

@@ -35,7 +35,7 @@ from .divergence.stein import DivergenceHead, SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence, HutchPlusPlusDivergence
 from .models.energy import EnergyNetwork, QuadraticExperts
 from .models.fields import VelocityField
-from .models.flows import AbstractProbabilityFlow, ContinuousFlow, Diffusion, Flow
+from .models.flows import AbstractProbabilityFlow, GaussianFlow
 from .models.mixture import GaussianMixture
 from .models.networks import AbstractNetwork, ResidualMLP, ScalarMLP
 from .models.paths import CondOT, Trigonometric, VarianceExploding, VariancePreserving
@@ -43,8 +43,8 @@ from .models.pretrained import Denoiser, Discrete, Negated, PretrainedDiffusion,
 from .models.unet import Block, UNet
 from .solving import AbstractSolver, Adaptive, FixedStep
 from .training.loop import History
+from .training.reference import ReferenceChoice
 from .training.report import Amortisation, FitReport, StepErrors
-from .training.start import StartChoice
 
 OWN = (AbstractNetwork, Callable[..., Any])
 """Annotations of what may be a user's own."""
@@ -162,13 +162,13 @@ def _single(name: str) -> Kind:
 
 
 MODULES = (
-    *(Flow, Diffusion, ContinuousFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
+    *(GaussianFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
     *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling, JohnsonSU),
     *(MarginalGaussianisation, RadialGaussianisation),
     *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, QuadraticExperts, EnergyNetwork, DivergenceHead),
     *(ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence, SteinDivergence, FixedStep, Adaptive),
 )
-REPORTS = (FitReport, History, Residuals, StartChoice, StepErrors, Amortisation)
+REPORTS = (FitReport, History, Residuals, ReferenceChoice, StepErrors, Amortisation)
 METHODS = (
     *(diffrax.Heun, diffrax.Midpoint, diffrax.Ralston),
     *(diffrax.Bosh3, diffrax.Tsit5, diffrax.Dopri5, diffrax.Dopri8),

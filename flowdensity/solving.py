@@ -21,7 +21,7 @@ import lineax
 from ._checks import check_count, check_kind, check_number
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
-from .models.flows import AbstractCircle, AbstractProbabilityFlow, standard_normal_log_prob
+from .models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, standard_normal_log_prob
 
 Field: TypeAlias = Callable[[Any, Any], Any]
 MOST = 1_000_000
@@ -204,7 +204,7 @@ def event_and_log_prob_from_noise(
 
 
 def event_from_diffusion(
-    model: AbstractCircle, key: Key, noise: State, context: Float[Array, "*context"], steps: int, strength: float
+    model: AbstractGaussianFlow, key: Key, noise: State, context: Float[Array, "*context"], steps: int, strength: float
 ) -> Float[Array, "*event"]:
     r"""An event by the reverse diffusion instead of the ODE, from `noise`, shape `(dim,)`, and fresh noise on the way.
 

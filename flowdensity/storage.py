@@ -19,7 +19,6 @@ import numpy as np
 from . import solving
 from ._checks import check_kind, check_path
 from ._container import ANEW, Tensors, read, write
-from ._formats import FORMAT, upgrade
 from ._specification import Reader, Unreadable, describe
 from ._typing import Array, Context, State
 from .data.scaling import Scaling
@@ -29,6 +28,8 @@ from .distributions.flow import FlowDensity
 from .divergence.stein import SteinDivergence
 from .training.report import FitReport
 
+FORMAT = 1
+"""Format of the files that are written."""
 PROBES = 4
 """States at which a density's own values are kept beside it."""
 TOLERANCE = 1e-3
@@ -157,7 +158,7 @@ def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str
                 f"flowdensity {header['flowdensity']}. Upgrade with `pip install --upgrade flowdensity`, or write it anew. "
                 f"Fix: {ANEW}"
             )
-        return build({name: upgrade(part, number, tensors) for name, part in header.items()}, tensors)
+        return build(header, tensors)
     except Unreadable:
         raise
     # Its checksum is right, but anyone can make one: whatever the content brings about, it is the file that is at fault.

@@ -135,13 +135,15 @@ def mixture_fit() -> Fitted:
         data,
         network=small_network(2, 2),
         divergence=fd.ExactDivergence(),
-        batch_size=256,
-        steps=1500,
-        learning_rate=2e-3,
+        training=fd.Training(batch_size=256, steps=1500, learning_rate=2e-3),
         progress=False,
     )
     divergence, report = fd.fit_divergence(
-        jr.key(9), density.model, data, batch_size=256, steps=3000, learning_rate=3e-3, progress=False
+        jr.key(9),
+        density.model,
+        data,
+        training=fd.Training(batch_size=256, steps=3000, learning_rate=3e-3),
+        progress=False,
     )
     report = dataclasses.replace(
         report,
@@ -201,9 +203,7 @@ def conditional_fit() -> Fitted:
         data,
         context,
         network=small_network(5, 2, 1),
-        batch_size=256,
-        steps=800,
-        learning_rate=2e-3,
+        training=fd.Training(batch_size=256, steps=800, learning_rate=2e-3),
         progress=False,
     )
     return Fitted(density, report, data, context)
@@ -218,9 +218,7 @@ def positive_fit() -> Fitted:
         data,
         support=constraints.positive,
         network=small_network(8, 1),
-        batch_size=256,
-        steps=500,
-        learning_rate=2e-3,
+        training=fd.Training(batch_size=256, steps=500, learning_rate=2e-3),
         progress=False,
     )
     return Fitted(density, report, data, None)

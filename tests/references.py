@@ -19,6 +19,7 @@ import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling, standardise
 from flowdensity.data.sites import Sites
 from flowdensity.data.supports import joint
+from flowdensity.models.flows import zero_velocity
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -104,7 +105,7 @@ MIXTURE = Mixture(
 )
 
 
-class GaussianFlow(fd.AbstractCircle):
+class ExactGaussianFlow(fd.AbstractGaussianFlow):
     r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centred but unwhitened coordinates.
 
     With $S_\phi = \sin^2\phi\,\Sigma + \cos^2\phi\,I$ and $m = A c$,
@@ -146,14 +147,17 @@ class GaussianFlow(fd.AbstractCircle):
         self.slope = jnp.asarray(slope, float)
         self.path = fd.CondOT() if path is None else path
 
-    def features(self, time, state, context):
+    def network_velocity(self, time, state, context):
         sine, cosine = jnp.sin(time), jnp.cos(time)
         mean = self.slope @ context
         rates = cosine * sine * (self.eigenvalues - 1.0) / (sine**2 * self.eigenvalues + cosine**2)
         velocity = cosine * mean + self.basis @ (rates * (self.basis.T @ (state - sine * mean)))
         return velocity, None
 
-    def unit(self, time):
+    def reference_velocity(self, time, state, context):
+        return zero_velocity(state)
+
+    def velocity_scale(self, time):
         return 1.0
 
     def angle(self, t):
@@ -177,12 +181,12 @@ CONTEXTS = np.array([[0.0, 0.0, 0.0], [1.0, -0.5, 0.3], [-2.0, 1.0, 0.0], [0.5, 
 """Four contexts."""
 
 
-def gaussian_flow(**options: Any) -> GaussianFlow:
-    return GaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, **options)
+def gaussian_flow(**options: Any) -> ExactGaussianFlow:
+    return ExactGaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, **options)
 
 
-def conditional_gaussian_flow() -> GaussianFlow:
-    return GaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, SLOPE)
+def conditional_gaussian_flow() -> ExactGaussianFlow:
+    return ExactGaussianFlow(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE, SLOPE)
 
 
 def conditional_gaussian_log_prob(x: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -204,9 +208,9 @@ NAMED_COVARIANCE = 0.2 * np.array(
 NAMED_SLOPE = np.array([[0.8, -0.3, 0.0], [0.2, 0.5, -0.4], [0.0, 0.0, 0.3], [-0.2, 0.1, 0.0]])
 
 
-def named_flow(*, conditional: bool = False) -> GaussianFlow:
+def named_flow(*, conditional: bool = False) -> ExactGaussianFlow:
     """Named values of which `a` and the logarithms of `tau` and `v` are jointly Gaussian; given `s` and `t`, or as they are."""
-    flow = GaussianFlow(NAMED_MEAN, NAMED_COVARIANCE, NAMED_SLOPE if conditional else None)
+    flow = ExactGaussianFlow(NAMED_MEAN, NAMED_COVARIANCE, NAMED_SLOPE if conditional else None)
     support = joint([constraints.real, constraints.positive, constraints.positive], NAMED.shapes)
     scaling = Scaling(NAMED_MEAN, np.ones(4), support, (4,), NAMED)
     contexts = Scaling(np.zeros(3), np.ones(3), constraints.real, (3,), NAMED_CONTEXT)
@@ -232,7 +236,7 @@ def random_flow(
     width: int = 16,
     size: float = 1.0,
     reach: float = 4.0,
-) -> fd.Flow:
+) -> fd.GaussianFlow:
     """A Flow whose last layer and experts are not zero, on unwhitened coordinates: nothing about it is special."""
     net_key, last_key, expert_key = jr.split(key, 3)
     network = fd.ResidualMLP(net_key, dim, context_dim, width=width, depth=1, frequencies=3)
@@ -242,7 +246,7 @@ def random_flow(
     network = eqx.tree_at(lambda n: (n.outward, n.experts), network, (last, experts))
     scaling = Scaling(np.zeros(dim), np.ones(dim), constraints.real, (dim,))
     context_scaling = Scaling(np.zeros(context_dim), np.ones(context_dim), constraints.real, (context_dim,))
-    return fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+    return fd.GaussianFlow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
 
 
 def untrained_flow(
@@ -250,14 +254,14 @@ def untrained_flow(
     events: np.ndarray,
     contexts: np.ndarray | None = None,
     support: constraints.Constraint = constraints.real,
-) -> fd.Flow:
+) -> fd.GaussianFlow:
     """A Flow as training starts from: whitened data and a zero-initialised network."""
     scaling, white = fit_scaling(events, support)
     contexts = np.zeros((len(events), 0)) if contexts is None else contexts
     context_scaling, _ = standardise(contexts)
     network = fd.ResidualMLP(key, scaling.dim, context_scaling.dim, width=16)
     reach = 1.5 * np.linalg.norm(white, axis=1).max()
-    return fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+    return fd.GaussianFlow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
 
 
 def trace_of_jacobian(model: fd.AbstractProbabilityFlow, time: Any, state: Any, context: Any) -> jax.Array:

@@ -43,7 +43,7 @@ def namespace():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
-        short = functools.partial(fd.distill, labels=1024, width=16, steps=50, progress=False)
+        short = functools.partial(fd.distill, labels=1024, width=16, training=fd.Training(steps=50), progress=False)
         patch.setattr(fd, "distill", short)
         patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, **_: small_network(0, dim, contexts))
         patch.setattr(divergence, "TRUNK", (32, 1))

@@ -12,7 +12,7 @@ from references import (
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
     SLOPE,
-    GaussianFlow,
+    ExactGaussianFlow,
     central_difference,
     conditional_gaussian_flow,
     conditional_gaussian_log_prob,
@@ -64,7 +64,7 @@ def test_conditional_log_prob_is_the_closed_form(event):
 
 def test_log_prob_on_a_positive_support_has_the_jacobian_inside():
     with x64():
-        flow = GaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
+        flow = ExactGaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
         for x in (0.05, 1.0, 20.0):
             value = log_prob(flow, fd.ExactDivergence(), jnp.asarray(x), NO_CONTEXT, FINE)
             np.testing.assert_allclose(value, lognorm(np.sqrt(0.5), scale=np.exp(0.3)).logpdf(x), rtol=1e-6)

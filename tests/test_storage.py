@@ -21,7 +21,6 @@ from numpyro.distributions import constraints
 from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
-from flowdensity._formats import FORMAT, upgrade
 from flowdensity._specification import Reader, describe
 from flowdensity.data.johnson import JohnsonSU
 from flowdensity.data.marginals import MarginalGaussianisation
@@ -29,12 +28,11 @@ from flowdensity.data.radial import RadialGaussianisation
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.divergence.stein import DivergenceHead
-from flowdensity.models.flows import with_network, with_start
+from flowdensity.models.flows import off_path, with_network, with_reference
 from flowdensity.models.mixture import GaussianMixture
 from flowdensity.storage import load, load_report, save
 from flowdensity.training.loop import History
 
-FILES = Path(__file__).parent / "files"
 FAST = fd.FixedStep(4)
 BETAS = np.linspace(1e-3, 0.2, 50)
 BASE = dist.Normal(0.5, 2.0).expand([2]).to_event(1)
@@ -100,7 +98,9 @@ def dense(model: Any, **options: Any) -> fd.FlowDensity:
     return fd.FlowDensity(model, solver=FAST, **options)
 
 
-def shaped(flow: fd.Flow, support: constraints.Constraint, event_shape: tuple[int, ...], sites: Any = None) -> fd.Flow:
+def shaped(
+    flow: fd.GaussianFlow, support: constraints.Constraint, event_shape: tuple[int, ...], sites: Any = None
+) -> fd.GaussianFlow:
     location = np.linspace(-0.2, 0.3, flow.dim)
     scale = np.diag(np.linspace(0.5, 1.2, flow.dim)) + 0.1
     return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
@@ -125,7 +125,7 @@ def straightened(scaling: Scaling, *bends: Any) -> Scaling:
     return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, *bends)
 
 
-def named() -> fd.Flow:
+def named() -> fd.GaussianFlow:
     support = joint([constraints.real, constraints.positive, constraints.interval(0.0, 5.0)], NAMED.shapes)
     flow = shaped(random_flow(jr.key(2), 4, 3), support, (4,), NAMED)
     contexts = Scaling(np.zeros(3), np.ones(3), constraints.real, (3,), NAMED_CONTEXT)
@@ -149,12 +149,12 @@ def stein(model: fd.AbstractProbabilityFlow, width: int) -> fd.SteinDivergence:
     return fd.SteinDivergence(eqx.tree_at(lambda h: h.offset, head, jnp.linspace(0.1, 0.4, 4)))
 
 
-def diffusion(prediction: str, path: fd.AbstractPath) -> fd.Diffusion:
+def diffusion(prediction: str, path: fd.AbstractPath) -> fd.GaussianFlow:
     flow = random_flow(jr.key(3), 2)
-    return fd.Diffusion(flow.network, path, prediction, flow.scaling, flow.context_scaling, flow.reach)
+    return fd.GaussianFlow(flow.network, path, flow.scaling, flow.context_scaling, flow.reach, prediction)
 
 
-def image() -> fd.Flow:
+def image() -> fd.GaussianFlow:
     network = fd.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
     last = 0.3 * jr.normal(jr.key(1), network.outward.weight.shape)
     network = eqx.tree_at(lambda n: n.outward.weight, network, last)
@@ -168,7 +168,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
     "tails and edges": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_bends(FLOW.scaling)))),
     "tails along the radius": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_radius(FLOW.scaling)))),
-    "a mixture to start at": lambda: Case(dense(with_start(FLOW, START))),
+    "a mixture to start at": lambda: Case(dense(with_reference(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
     "without its context": lambda: Case(dense(CONDITIONAL)),
@@ -194,7 +194,7 @@ CASES: dict[str, Callable[[], Case]] = {
         for prediction in ("velocity", "noise", "data", "score")
     },
     "VarianceExploding": lambda: Case(dense(diffusion("velocity", fd.VarianceExploding(0.02, 50.0)))),
-    "ContinuousFlow": lambda: Case(dense(fd.ContinuousFlow(FLOW))),
+    "off its path": lambda: Case(dense(off_path(FLOW))),
     "UNet": lambda: Case(dense(image(), divergence=fd.HutchinsonDivergence(jr.key(0)))),
     "Adaptive": lambda: Case(fd.FlowDensity(FLOW, solver=fd.Adaptive(1e-4, 1e-4))),
     "a network of one's own": lambda: Case(dense(with_network(FLOW, own_network())), own_network()),
@@ -279,6 +279,21 @@ def test_log_prob_comes_back(name, tmp_path):
     np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow", network=network)), expected)
 
 
+def sample() -> fd.AmortizedDensity:
+    """An amortized density with most of what a density can have."""
+    model = named()
+    network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
+    weights = jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))
+    network = eqx.tree_at(lambda n: (n.outward.weight, n.experts), network, weights)
+    mixture = GaussianMixture(
+        np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
+    )
+    model = with_reference(with_network(model, network), mixture)
+    model = eqx.tree_at(lambda m: m.scaling, model, with_radius(model.scaling))
+    context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
+    return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
+
+
 @pytest.mark.slow
 def test_log_prob_is_the_same_in_another_process(tmp_path):
     """Under another seed of Python's hashes, which orders sets, and compiled anew."""
@@ -344,14 +359,14 @@ def test_a_report_comes_back(positive_fit, tmp_path):
 
     whole = fd.FitReport(
         {
-            "a": History([0, 9], [np.nan, 1.5], [np.inf, 2.0], 9, 1.25, "ran all steps", True, (0.3, 0.1)),
+            "a": History((0, 9), (np.nan, 1.5), (np.inf, 2.0), 9, 1.25, "interrupted", (0.3, 0.1)),
             "b": History(),
         },
         {"a": 1.25, "more": 1e-320},
         fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
-        fd.StartChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
+        fd.ReferenceChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
         "columns: whitened, none straightened",
         ("calibration", "solver steps"),
     )
@@ -452,7 +467,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     file.write_bytes(b"what was there")
     layer = eqx.nn.Conv2d(1, 2, 3, padding=2, key=jr.key(0))
     for density, what in (
-        (dense(gaussian_flow()), "density/model` is of type GaussianFlow"),
+        (dense(gaussian_flow()), "density/model` is of type ExactGaussianFlow"),
         (dense(FLOW, divergence=Own()), "density/divergence` is of type Own"),
         (dense(eqx.tree_at(lambda m: m.path, FLOW, Halved())), "density/model/path` is of type Halved"),
         (
@@ -484,55 +499,3 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch,
         save(file, dense(CONDITIONAL))
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
-
-
-def sample() -> fd.AmortizedDensity:
-    """What the kept files hold: it has most of what a density can have."""
-    model = named()
-    network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
-    weights = jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))
-    network = eqx.tree_at(lambda n: (n.outward.weight, n.experts), network, weights)
-    mixture = GaussianMixture(
-        np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
-    )
-    model = with_start(with_network(model, network), mixture)
-    model = eqx.tree_at(lambda m: m.scaling, model, with_radius(model.scaling))
-    context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
-    return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
-
-
-def test_files_of_older_formats_load():
-    """Written by `python tests/test_storage.py`, when the format was new; across versions of Python and JAX."""
-    for file in sorted(FILES.glob("format-*.flow")):
-        kept = json.loads(file.with_suffix(".json").read_text())
-        density = load(file)
-        for again, name in ((density, "amortized"), (density.flow, "flow")):
-            value = np.asarray(again.log_prob(np.asarray(kept["events"], np.float32)), np.float64)
-            expected = np.asarray(kept[name])
-            assert np.all(np.abs(value - expected) <= 1e-5 * (1.0 + np.abs(expected)))
-        assert density.flow.sites == NAMED
-        assert load_report(file).steps.steps == (4, 6)
-        assert all(history.gain == (0.2, 0.1) for history in load_report(file).histories.values())
-    assert {file.stem for file in FILES.glob("format-*.flow")} == {f"format-{n + 1}" for n in range(FORMAT)}
-
-
-def test_a_field_that_came_later_is_null_in_older_formats():
-    now = {"type": "History", "fields": {"step": [0], "gain": None}}
-    before = {"type": "History", "fields": {"step": [0]}}
-    assert upgrade([before], 3, {}) == [now]
-    assert upgrade([before], 4, {}) == [before]
-
-
-if __name__ == "__main__":
-    FILES.mkdir(exist_ok=True)
-    density, steps = sample(), fd.StepErrors((4, 6), (0.1, 0.01), 0.02)
-    start, history = fd.StartChoice(2, 0.01, (0.3, 0.1), (0.2, 0.1)), History([0], [1.0], [1.0], gain=(0.2, 0.1))
-    events = density.sample(jr.key(0), (4,))
-    columns = density.flow.model.scaling.summary()
-    report = fd.FitReport(
-        {"flow": history}, {"distillation": 1.0}, steps=steps, start=start, columns=columns, interrupted=("residuals",)
-    )
-    save(FILES / f"format-{FORMAT}.flow", density, report)
-    values = {"events": events, "amortized": density.log_prob(events), "flow": density.flow.log_prob(events)}
-    lists = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
-    (FILES / f"format-{FORMAT}.json").write_text(json.dumps(lists) + "\n")

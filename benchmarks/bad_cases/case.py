@@ -134,15 +134,15 @@ def untrained_fits() -> Iterator[None]:
         raise Reached
 
     learned = fd.SteinDivergence(lambda time, state, hidden: 0.0), fd.FitReport({}, {}, RESIDUALS)
-    history = History([0], [0.0], [0.0], interrupted=True)
+    history = History((0,), (0.0,), (0.0,), status="interrupted")
     training = "flowdensity.training"
     with contextlib.ExitStack() as stack:
         for name, stub in {
             f"{training}.fit.fit_velocity": lambda key, model, *rest, **options: iter([(model, history, None)]),
-            f"{training}.fit.maximise_likelihood": lambda key, model, *rest, **options: iter([(model, history)]),
-            f"{training}.fit.Finish._with_divergence": lambda finish, key, *found: iter([found]),
-            f"{training}.fit.Finish._with_solver": lambda finish, key, *found: found,
-            f"{training}.divergence.distil": lambda *args, **options: iter([learned]),
+            f"{training}.fit.maximize_likelihood": lambda key, model, *rest, **options: iter([(model, history)]),
+            f"{training}.fit.fit_divergence_head": lambda *args, **options: iter([learned]),
+            f"{training}.fit._Fit._with_solver": lambda fit, key, density, report, table: (density, report),
+            f"{training}.divergence.fit_divergence_head": lambda *args, **options: iter([learned]),
             f"{training}.distill.labelled": stopped,
             "flowdensity.diagnostics.diagnose.subject": stopped,
             "flowdensity.diagnostics.reweight.over_draws": lambda function, draws, *rest: numpy.zeros(

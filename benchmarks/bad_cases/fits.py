@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pandas as pd
 import xarray as xr
 from numpyro.distributions import constraints
@@ -123,11 +124,7 @@ def of_all_fits(name: str) -> list[Case]:
         "a name for `network`": {"network": "mlp"},
         "`network` of another dimension": {"network": fd.ResidualMLP(KEY, 3, width=8)},
         "`divergence` that is not there": {"divergence": "hutchinson"},
-        "`steps=0`": {"steps": 0},
-        "`steps=1e3`, a float": {"steps": 1e3},
-        "`batch_size=0`": {"batch_size": 0},
-        "`learning_rate=-1e-3`": {"learning_rate": -1e-3},
-        "`validation=1`": {"validation": 1},
+        "a number of steps for `training`": {"training": 1000},
         "`tolerance=0`": {"tolerance": 0},
         "`checkpoint=True`": {"checkpoint": True},
         "`checkpoint` with a file in its place": {"checkpoint": "notes.txt"},
@@ -177,7 +174,7 @@ FITS: Groups = [
             "`context` for an unconditional model": {"context": CONTEXT},
             'objective="stein"': {"objective": "stein"},
             "`ScoreStein` for a model without a score": {"model": FIELD, "objective": fd.ScoreStein()},
-            "`steps=0`": {"steps": 0},
+            "a dict for `training`": {"training": {"steps": 100}},
         },
     ),
     cases(
@@ -189,7 +186,21 @@ FITS: Groups = [
             "a density that is amortized already": {"density": AMORTIZED},
             "`labels=8`": {"labels": 8},
             "`width=0`": {"width": 0},
-            "`learning_rate` of nan": {"learning_rate": np.nan},
+            "an optax optimizer for `training`": {"training": optax.adam(1e-3)},
         },
+    ),
+    cases("fd.Training(steps=steps)", {}, {"`steps=0`": {"steps": 0}, "`steps=1e3`, a float": {"steps": 1e3}}),
+    cases("fd.Training(batch_size=batch_size)", {}, {"`batch_size=0`": {"batch_size": 0}}),
+    cases(
+        "fd.Training(learning_rate=learning_rate)",
+        {},
+        {"`learning_rate=-1e-3`": {"learning_rate": -1e-3}, "`learning_rate` of nan": {"learning_rate": np.nan}},
+    ),
+    cases("fd.Training(validation=validation)", {}, {"`validation=1`": {"validation": 1}}),
+    cases("fd.Training(optimizer=optimizer)", {}, {"a name for `optimizer`": {"optimizer": "adam"}}),
+    cases(
+        "fd.Training(optimizer=optimizer, learning_rate=learning_rate)",
+        {"optimizer": optax.adam(1e-3)},
+        {"both `optimizer` and `learning_rate`": {"learning_rate": 1e-3}},
     ),
 ]

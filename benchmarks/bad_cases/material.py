@@ -49,7 +49,9 @@ def untrained(
     )
     network = still(lambda: fd.ResidualMLP(KEY, scaling.dim, context_scaling.dim, width=4, depth=0, experts=0))
     context_reach = jnp.asarray(5.0) if context_scaling.dim else None
-    flow = fd.Flow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), None, context_reach)
+    flow = fd.GaussianFlow(
+        network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), context_reach=context_reach
+    )
     return fd.FlowDensity(flow, solver=fd.FixedStep(2))
 
 

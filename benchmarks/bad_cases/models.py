@@ -7,7 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from .case import Groups, cases
-from .material import DATA, FIELD, KEY, NORMAL, PLAIN, fd
+from .material import DATA, KEY, NORMAL, PLAIN, fd
 
 FLOW = PLAIN.model
 PARTS = {
@@ -89,19 +89,14 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.Flow(network, path, scaling, context_scaling, reach)",
+        "fd.GaussianFlow(network, path, scaling, context_scaling, reach)",
         PARTS,
         {"a callable for `network`": {"network": same}, "a name for `path`": {"path": "condot"}},
     ),
     cases(
-        "fd.Diffusion(network, path, prediction, scaling, context_scaling, reach)",
+        "fd.GaussianFlow(network, path, scaling, context_scaling, reach, prediction)",
         PARTS,
         {'prediction="epsilon"': {"prediction": "epsilon"}},
-    ),
-    cases(
-        "fd.ContinuousFlow(circle)",
-        {"density": PLAIN},
-        {"a model that is not on the circle": {"circle": FIELD}, "a density": {"circle": PLAIN}},
     ),
     cases(
         "fd.GaussianMixture(weights, means, covariances)",

@@ -12,10 +12,10 @@ from ..data.tables import Sample
 from ..distributions.amortized import AmortizedDensity
 from ..divergence.calibration import Residuals, stein_residuals
 from ..divergence.kernel import mean_jacobian
+from ..divergence.objectives import LangevinStein
 from ..divergence.stein import SteinDivergence
 from ..solving import AbstractSolver, Adaptive, FixedStep
 from ..training.divergence import NODES, centres_about_samples
-from ..training.objectives import LangevinStein
 from .findings import Finding
 from .subject import Solved, Subject, slopes, values
 

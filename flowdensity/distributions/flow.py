@@ -29,7 +29,7 @@ from ..data.sites import Sites
 from ..data.tables import Named
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
-from ..models.flows import AbstractCircle, AbstractProbabilityFlow
+from ..models.flows import AbstractProbabilityFlow, follows_path
 from ..solving import AbstractSolver, FixedStep
 from . import batching
 from .reach import warn_if_far
@@ -235,14 +235,14 @@ class FlowDensity(dist.Distribution):
             Events, shape `(*sample_shape, *batch_shape, *event_shape)`.
 
         Raises:
-            TypeError: if the model is not on the circle, or `key` no key.
+            TypeError: if the model follows no Gaussian path, or `key` no key.
             ValueError: if `steps` or `strength` is out of range, or a context is missing.
         """
         model = self.model
-        if not isinstance(model, AbstractCircle):
+        if not follows_path(model):
             raise TypeError(
-                f"FlowDensity.sample_diffusion expected a model on the circle, which has a score; got {type(model).__name__}. "
-                "Fix: density.sample(key)"
+                f"FlowDensity.sample_diffusion expected a model that follows a Gaussian path, since it has a score; "
+                f"got {type(model).__name__}. Fix: density.sample(key)"
             )
         check_key("FlowDensity.sample_diffusion", key)
         steps = check_count("FlowDensity.sample_diffusion", "steps", steps, fix=64)

@@ -18,7 +18,7 @@ from ..data.scaling import Scaling
 from ..divergence.exact import ExactDivergence
 from ..divergence.stochastic import unbiased_divergence
 from ..models.fields import identity_scaling
-from ..models.flows import AbstractCircle, ContinuousFlow, Flow, with_network
+from ..models.flows import GaussianFlow, off_path, with_network
 from ..models.networks import AbstractNetwork, ResidualMLP
 from ..models.paths import Trigonometric
 from ..solving import AbstractSolver, FixedStep
@@ -51,7 +51,7 @@ def flow_module(name: str, density: FlowDensity) -> FlowDensity:
     _check_density("flow_module", density)
     model = density.model
     # Once its weights follow an ELBO, a model's states follow no Gaussian path.
-    model = ContinuousFlow(model) if isinstance(model, AbstractCircle) else model
+    model = off_path(model)
     model = with_network(model, eqx_module(name, model.network))
     key = numpyro.prng_key()
     # Without a seed nothing is being trained: a handler has substituted all that is random.
@@ -149,7 +149,7 @@ class AutoFlow(AutoContinuous):
             f"{self.prefix}_scale", jnp.full(dim, self._init_scale), constraint=constraints.softplus_positive
         )
         network: Any = self.network
-        model = Flow(
+        model = GaussianFlow(
             network=network,
             path=Trigonometric(),
             scaling=Scaling(location, scale, constraints.real, (dim,)),

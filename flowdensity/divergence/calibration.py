@@ -67,7 +67,7 @@ def stein_residuals(
     """
     terms = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _all_terms(head, model, control, kernels))
     error = terms.value - terms.target
-    unit = np.asarray(jax.vmap(lambda t: jnp.asarray(model.unit(t), float))(kernels.time), np.float64)
+    unit = np.asarray(jax.vmap(lambda t: jnp.asarray(model.velocity_scale(t), float))(kernels.time), np.float64)
     # Means over each frame: its draws are not independent.
     columns = unit[:, None] * np.column_stack(
         [

@@ -13,7 +13,7 @@ import jax.random as jr
 
 from .._typing import Array, ContextRows, Float, Key, Times
 from ..data.tables import Sample
-from ..models.flows import AbstractCircle
+from ..models.flows import AbstractGaussianFlow
 from ..models.paths import stratified_times
 from .kernel import Kernel, draw_frame
 
@@ -56,7 +56,7 @@ class PathCentres(AbstractCentres):
     """
 
     sample: Sample
-    model: AbstractCircle
+    model: AbstractGaussianFlow
 
     @property
     def dim(self) -> int:

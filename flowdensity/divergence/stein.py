@@ -13,8 +13,8 @@ from .interface import AbstractDivergence
 def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
     """What a network contributes to the velocity, in its unit, and what a head reads: the model's hidden features or, where it
     shows none, that contribution."""
-    contribution, hidden = model.features(time, state, context)
-    field = contribution / model.unit(time)
+    contribution, hidden = model.network_velocity(time, state, context)
+    field = contribution / model.velocity_scale(time)
     return field, field if hidden is None else hidden
 
 
@@ -118,7 +118,7 @@ class SteinDivergence(AbstractDivergence):
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context
     ) -> tuple[State, Scalar]:
-        unit = model.unit(time)
+        unit = model.velocity_scale(time)
         field, seen = seen_field(model, time, state, context)
-        velocity, rate = model.known(time, state, context)
+        velocity, rate = model.reference_velocity(time, state, context)
         return unit * field + velocity, unit * self.head(time, state, seen) + rate

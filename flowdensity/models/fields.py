@@ -15,7 +15,7 @@ from numpyro.distributions import constraints
 from .._checks import check_shape
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
-from .flows import AbstractProbabilityFlow
+from .flows import AbstractProbabilityFlow, zero_velocity
 
 
 class VelocityField(AbstractProbabilityFlow):
@@ -74,7 +74,7 @@ class VelocityField(AbstractProbabilityFlow):
         self.first, self.last = map(float, ends)
         self.has_features = check_output("VelocityField", self.network, self.scaling, self.context_scaling)
 
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+    def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         event = self.scaling.colour(state)
         velocity, hidden = call(self.network, time, event, context, self.context_shape, self.has_features)
         # The map to whitened coordinates is affine: its tangent carries velocities.
@@ -82,7 +82,10 @@ class VelocityField(AbstractProbabilityFlow):
         _, whitened = jax.jvp(lambda x: self.scaling.whiten(x)[0], (event,), (tangent,))
         return whitened, hidden
 
-    def unit(self, time: Scalar) -> float:
+    def reference_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return zero_velocity(state)
+
+    def velocity_scale(self, time: Scalar) -> float:
         return 1.0
 
     def times(self, steps: int) -> Times:

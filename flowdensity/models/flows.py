@@ -1,13 +1,14 @@
-r"""What is learned: probability flows, ODEs that carry a Gaussian to the data.
+r"""Probability flows: the ODEs that carry a Gaussian to the data.
 
 A probability flow is $dy/ds = F(s, y, c)$ in whitened coordinates, from $N(0, I)$ at the first of its times to
-the data at the last. Everything downstream (divergences, solving, distributions) knows it by
-`AbstractProbabilityFlow` alone; what needs a Gaussian path to the data knows it by `AbstractCircle`.
+the data at the last. Divergences, solvers and distributions only use `AbstractProbabilityFlow`; what needs a Gaussian
+probability path to the data uses `AbstractGaussianFlow`.
 """
 
+import dataclasses
 import math
 from abc import abstractmethod
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, TypeGuard, TypeVar, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,15 +21,16 @@ from .networks import AbstractNetwork, context_seen, squash
 from .paths import AbstractPath
 
 Prediction = Literal["velocity", "noise", "data", "score"]
-CUT = 0.01
-"""Angle by which a quarter circle is cut short at an end where what a network predicts does not determine the velocity."""
+ANGLE_CUT = 0.01
+"""Angle by which the path is cut short at an end where the network's prediction does not determine the velocity."""
 
 
 class AbstractProbabilityFlow(eqx.Module):
     """An ODE from standard-normal noise to whitened data, for ONE event and ONE context.
 
-    `scaling` maps events to whitened states, `context_scaling` contexts to whitened contexts; all else lives in whitened
-    coordinates and the model's own time. `reach` is the radius beyond which the velocity fades, infinite if it does not.
+    `scaling` maps events to whitened states, `context_scaling` contexts to whitened contexts; everything else lives in
+    whitened coordinates and in the model's own time. `reach` is the radius beyond which the velocity fades; it is infinite
+    for a velocity that does not fade.
     """
 
     network: eqx.AbstractVar[Any]
@@ -37,8 +39,8 @@ class AbstractProbabilityFlow(eqx.Module):
     reach: eqx.AbstractVar[Scalar]
 
     @abstractmethod
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
-        """What the network contributes to the velocity, shape `(dim,)`, and the hidden features it was read from, or None.
+    def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+        """The network's part of the velocity, shape `(dim,)`, and its hidden features, or None if it shows none.
 
         Args:
             time: the model's own time.
@@ -47,21 +49,24 @@ class AbstractProbabilityFlow(eqx.Module):
         """
 
     @abstractmethod
-    def unit(self, time: Scalar) -> Scalar | float:
-        """Unit in which errors of the velocity are counted at a time: above one where the network does not determine it well."""
+    def reference_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        """The reference's part of the velocity, shape `(dim,)`, and its divergence, both in closed form.
+
+        A model without a reference returns `zero_velocity(state)`.
+        """
+
+    @abstractmethod
+    def velocity_scale(self, time: Scalar) -> Scalar | float:
+        """Scale of errors of the velocity at a time; it exceeds one where the network determines the velocity poorly."""
 
     @abstractmethod
     def times(self, steps: int) -> Times:
         """Ends of `steps` steps from noise to data, shape `(steps + 1,)`."""
 
-    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        """The rest of the velocity, shape `(dim,)`, and its divergence, both in closed form; zero where a model has no such."""
-        return started(None, time, state, self.reach)
-
     @final
     def velocity(self, time: Scalar, state: State, context: Context) -> State:
-        """Velocity dy/ds, shape `(dim,)`: the sum of both."""
-        return self.features(time, state, context)[0] + self.known(time, state, context)[0]
+        """Velocity dy/ds, shape `(dim,)`: the network's part plus the reference's."""
+        return self.network_velocity(time, state, context)[0] + self.reference_velocity(time, state, context)[0]
 
     @property
     def dim(self) -> int:
@@ -79,102 +84,73 @@ class AbstractProbabilityFlow(eqx.Module):
         return self.context_scaling.event_shape
 
 
-class AbstractCircle(AbstractProbabilityFlow):
-    r"""A probability flow along $y_\phi = \sin\phi\,x_1 + \cos\phi\,e$: its time is the angle $\phi \in [0, \pi/2]$.
+class AbstractGaussianFlow(AbstractProbabilityFlow):
+    r"""A probability flow along the Gaussian path $y_\phi = \sin\phi\,x_1 + \cos\phi\,e$, timed by $\phi \in [0, \pi/2]$.
 
-    There the velocity, the score and the best guesses of data and noise determine each other,
+    On the path, the velocity, the score and the posterior means of data and noise determine each other,
 
     $$\hat x = \sin\phi\,y + \cos\phi\,F, \quad \hat e = \cos\phi\,y - \sin\phi\,F, \quad
     \nabla\log p_\phi(y) = -\hat e/\cos\phi .$$
+
+    `follows_path` is False for a model whose weights were trained on its likelihood: it solves the same ODE, but its states no
+    longer follow the path, and it has no score, no noise and no denoiser.
     """
+
+    follows_path: bool = eqx.field(static=True, default=True, kw_only=True)
 
     @abstractmethod
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Angle at path time t in [0, 1]: where to train, and in equal steps of t where to step."""
+        """Angle at path time t in [0, 1]. Training draws t uniformly, and solvers step at equal steps of t."""
 
     def denoised(self, angle: Scalar, state: State, context: Context) -> State:
         r"""Mean of the data given the state, $\hat x = \mathbb{E}[x_1 \mid y_\phi = y]$, shape `(dim,)`."""
+        self._check_path("denoised")
         return jnp.sin(angle) * state + jnp.cos(angle) * self.velocity(angle, state, context)
 
     def noise(self, angle: Scalar, state: State, context: Context) -> State:
         r"""Mean of the noise given the state, $\hat e = \mathbb{E}[e \mid y_\phi = y]$, shape `(dim,)`."""
+        self._check_path("noise")
         return jnp.cos(angle) * state - jnp.sin(angle) * self.velocity(angle, state, context)
 
     def score(self, angle: Scalar, state: State, context: Context) -> State:
         r"""Gradient of $\log p_\phi$ at the state, shape `(dim,)`; at $\phi = \pi/2$ it is not determined."""
         return -self.noise(angle, state, context) / jnp.cos(angle)
 
-
-class Flow(AbstractCircle):
-    r"""A flow-matching model on the circle: the network is the velocity, or its departure from that of the start.
-
-    $F = m\,f(\phi, \sigma(y), c)$, where $f$ is the network, to which the start's velocity is added, and $\sigma(y) = m y$ the
-    radial squash beyond the data's reach. So $F$ is bounded and Lipschitz and fades far from the data, where the log density
-    differs from that of the fitted Gaussian, which is the flow with $F = 0$, by a bounded amount.
-
-    Args:
-        network: the vector field $f$.
-        path: where along the circle to train and step.
-        scaling: events to whitened states.
-        context_scaling: contexts to whitened contexts.
-        reach: radius of the data in whitened units, a scalar.
-        start: what it is with a network of zeros; None is the fitted Gaussian.
-        context_reach: radius of the contexts in whitened units, a scalar: those beyond are seen as at it. None is no bound.
-
-    Raises:
-        TypeError: if `network` or `path` is of another kind.
-    """
-
-    network: AbstractNetwork
-    path: AbstractPath
-    scaling: Scaling
-    context_scaling: Scaling
-    reach: Scalar
-    start: GaussianMixture | None = None
-    context_reach: Scalar | None = None
-
-    def __check_init__(self) -> None:
-        _check_parts("Flow", self)
-
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        return faded(self.network, time, state, context_seen(context, self.context_reach), self.reach)
-
-    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return started(self.start, time, state, self.reach)
-
-    def unit(self, time: Scalar) -> float:
-        return 1.0
-
-    def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.path.angle(t)
-
-    def times(self, steps: int) -> Times:
-        return whole_circle(self.path.grid(steps))
+    def _check_path(self, method: str) -> None:
+        if not self.follows_path:
+            raise ValueError(
+                f"{type(self).__name__}.{method} expected a model that follows its Gaussian path; got one whose weights were "
+                "trained on the likelihood. Fix: density, report = fd.fit_flow(key, data); model = density.model"
+            )
 
 
-class Diffusion(AbstractCircle):
-    r"""A diffusion model on the circle: the network predicts noise, data, score or velocity.
+class GaussianFlow(AbstractGaussianFlow):
+    r"""A network on a Gaussian path, which predicts velocity, noise, data or score: flow matching and diffusion in one.
 
-    What it predicts is the departure from what it would be for the start, so that a network of zeros *is* the start, as in
-    `Flow`: with $n$ the network, faded beyond the data's reach, and the fitted Gaussian for a start,
+    The network's output $n$ is a departure from what the reference predicts, so that a network of zeros *is* the reference.
+    It fades beyond the data's reach: $n = m\,f(\phi, m y, c)$ with the network $f$ and the radial squash $y \to m y$. So $F$ is
+    bounded and Lipschitz, and far from the data the log density differs from the reference's by a bounded amount. With
+    the fitted Gaussian as the reference,
 
     $$F = n, \qquad \hat e = \cos\phi\,y + n, \qquad \hat x = \sin\phi\,y + n, \qquad
     \cos\phi\,\nabla\log p_\phi = -\cos\phi\,y + n .$$
 
     The velocity is $F = \beta n$ with $\beta = 1$, $-1/\sin\phi$, $1/\cos\phi$ and $1/\sin\phi$. Noise and score do not
-    determine it at $\phi = 0$, nor data at $\phi = \pi/2$, and there the circle is cut short by 0.01: the first two start
-    from the law at that angle as if it were standard normal, the last stops at the law of the data with noise of a hundredth
-    of their standard deviation.
+    determine it at $\phi = 0$, nor data at $\phi = \pi/2$, and there the path is cut short by 0.01: the first two start
+    from the density at that angle as if it were standard normal; the last stops at the density of the data with noise of a
+    hundredth of their standard deviation.
 
     Args:
-        network: what predicts.
-        path: where along the circle to train and step.
-        prediction: "velocity", "noise", "data" or "score".
+        network: the vector field $f$.
+        path: where on the quarter circle to train and to step.
         scaling: events to whitened states.
         context_scaling: contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
-        start: what it is with a network of zeros; None is the fitted Gaussian.
-        context_reach: radius of the contexts in whitened units, a scalar: those beyond are seen as at it. None is no bound.
+        prediction: "velocity", "noise", "data" or "score".
+        reference: the density that a network of zeros gives; None is the fitted Gaussian.
+        context_reach: radius of the contexts in whitened units, a scalar; a context beyond it is moved to it. None is no
+            bound.
+        follows_path: False for weights that were trained on the likelihood.
 
     Raises:
         TypeError: if `network` or `path` is of another kind.
@@ -183,112 +159,52 @@ class Diffusion(AbstractCircle):
 
     network: AbstractNetwork
     path: AbstractPath
-    prediction: Prediction = eqx.field(static=True)
     scaling: Scaling
     context_scaling: Scaling
     reach: Scalar
-    start: GaussianMixture | None = None
+    prediction: Prediction = eqx.field(static=True, default="velocity")
+    reference: GaussianMixture | None = None
     context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
-        _check_parts("Diffusion", self)
-        check_choice("Diffusion", "prediction", self.prediction, Prediction, fix="velocity")
+        network = f"network = fd.ResidualMLP(key, {self.scaling.dim}, {self.context_scaling.dim})"
+        check_kind("GaussianFlow", "network", self.network, AbstractNetwork, network)
+        check_kind("GaussianFlow", "path", self.path, AbstractPath, "path = fd.CondOT()")
+        check_choice("GaussianFlow", "prediction", self.prediction, Prediction, fix="velocity")
 
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        output, hidden = faded(self.network, time, state, context_seen(context, self.context_reach), self.reach)
-        return self._gain(time) * output, hidden
+    def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
+        near, factor = squash(state, self.reach)
+        output, hidden = self.network(time, near, context_seen(context, self.context_reach))
+        return self._gain(time) * (factor * output), hidden
 
-    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return started(self.start, time, state, self.reach)
+    def reference_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return zero_velocity(state) if self.reference is None else self.reference.faded(time, state, self.reach)
 
-    def unit(self, time: Scalar) -> Scalar:
-        return limited(self._gain(time))
+    def velocity_scale(self, time: Scalar) -> Scalar:
+        return scale_of_gain(self._gain(time))
 
     def _gain(self, angle: Scalar) -> Scalar:
-        match self.prediction:
-            case "velocity":
-                return jnp.ones(())
-            case "data":
-                return 1.0 / jnp.cos(angle)
-            case "noise":
-                return -1.0 / jnp.sin(angle)
-            case "score":
-                return 1.0 / jnp.sin(angle)
+        gain = velocity_coefficients(self.prediction, angle)[1]
+        # The score grows as 1/cos at the data: the network predicts the cosine times the score.
+        return gain / jnp.cos(angle) if self.prediction == "score" else gain
 
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.clip(self.path.angle(t), *self._ends)
 
     def times(self, steps: int) -> Times:
-        # Moved together and not clipped: a solver can make no step of no length.
+        # Rescaled rather than clipped: clipping could leave steps of length zero.
         first, last = self._ends
-        return first + (last - first) / (0.5 * jnp.pi) * whole_circle(self.path.grid(steps))
+        return first + (last - first) / (0.5 * math.pi) * over_quarter_circle(self.path.grid(steps))
 
     @property
     def _ends(self) -> tuple[float, float]:
-        """Angles at which the circle starts and stops."""
-        first = CUT if self.prediction in ("noise", "score") else 0.0
-        return first, 0.5 * math.pi - (CUT if self.prediction == "data" else 0.0)
-
-
-class ContinuousFlow(AbstractProbabilityFlow):
-    """The ODE of a model on the circle, without the promise that its states follow the Gaussian path.
-
-    What maximum likelihood makes of a `Flow` or a `Diffusion`: a continuous normalizing flow, for which velocity, score and
-    denoiser no longer determine each other.
-
-    Args:
-        circle: the model on the circle whose velocity it has.
-
-    Raises:
-        TypeError: if it is no such model.
-    """
-
-    circle: AbstractCircle
-
-    def __init__(self, circle: AbstractCircle):
-        check_kind("ContinuousFlow", "circle", circle, AbstractCircle, "circle = density.model")
-        self.circle = circle
-
-    @property
-    def network(self) -> Any:
-        """What predicts."""
-        return self.circle.network
-
-    @property
-    def scaling(self) -> Scaling:
-        """Events to whitened states."""
-        return self.circle.scaling
-
-    @property
-    def context_scaling(self) -> Scaling:
-        """Contexts to whitened contexts."""
-        return self.circle.context_scaling
-
-    @property
-    def reach(self) -> Scalar:
-        """Radius beyond which the velocity fades."""
-        return self.circle.reach
-
-    @property
-    def context_reach(self) -> Scalar | None:
-        """Radius beyond which contexts are seen as at it; None is no bound."""
-        return getattr(self.circle, "context_reach", None)
-
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
-        return self.circle.features(time, state, context)
-
-    def known(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return self.circle.known(time, state, context)
-
-    def unit(self, time: Scalar) -> Scalar | float:
-        return self.circle.unit(time)
-
-    def times(self, steps: int) -> Times:
-        return self.circle.times(steps)
+        """First and last angle."""
+        first = ANGLE_CUT if self.prediction in ("noise", "score") else 0.0
+        return first, 0.5 * math.pi - (ANGLE_CUT if self.prediction == "data" else 0.0)
 
 
 Model = TypeVar("Model", bound=AbstractProbabilityFlow)
-Started = TypeVar("Started", bound=Flow | Diffusion)
+GaussianModel = TypeVar("GaussianModel", bound=AbstractGaussianFlow)
 
 
 def with_network(model: Model, network: Any) -> Model:
@@ -296,43 +212,65 @@ def with_network(model: Model, network: Any) -> Model:
     return eqx.tree_at(lambda m: m.network, model, network)
 
 
-def with_start(model: Started, start: GaussianMixture | None) -> Started:
-    """The same model with another start."""
-    return eqx.tree_at(lambda m: m.start, model, start, is_leaf=lambda leaf: leaf is None)
+def with_reference(model: GaussianFlow, reference: GaussianMixture | None) -> GaussianFlow:
+    """The same model with another reference."""
+    return eqx.tree_at(lambda m: m.reference, model, reference, is_leaf=lambda leaf: leaf is None)
 
 
-def started(start: GaussianMixture | None, angle: Scalar, state: State, reach: Scalar) -> tuple[State, Scalar]:
-    """Velocity of a start, shape `(dim,)`, and its divergence; those of the fitted Gaussian are zero."""
-    if start is None:
-        return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
-    return start.faded(angle, state, reach)
+def follows_path(model: AbstractProbabilityFlow) -> TypeGuard[AbstractGaussianFlow]:
+    """Whether the states of a model follow a Gaussian path, so that it has a score."""
+    return isinstance(model, AbstractGaussianFlow) and model.follows_path
 
 
-def faded(
-    network: AbstractNetwork, angle: Scalar, state: State, context: Context, reach: Scalar
-) -> tuple[State, Hidden]:
-    """A network's output, which fades beyond `reach`, and its hidden features, which stay bounded."""
-    near, factor = squash(state, reach)
-    output, hidden = network(angle, near, context)
-    return factor * output, hidden
+def off_path(model: Model) -> Model:
+    """The same ODE without the promise that its states follow a Gaussian path, for weights trained on the likelihood."""
+    if not follows_path(model):
+        return model
+    # A subclass may have an `__init__` of its own, so `dataclasses.replace` would not do.
+    copy = object.__new__(type(model))
+    for field in dataclasses.fields(model):
+        object.__setattr__(copy, field.name, getattr(model, field.name))
+    object.__setattr__(copy, "follows_path", False)
+    return copy
 
 
-def limited(gain: Scalar) -> Scalar:
-    """The unit of a velocity that is `gain` times what a network predicts: one, until a fifth of the gain is more."""
+def velocity_coefficients(prediction: Prediction, angle: Scalar) -> tuple[Scalar, Scalar]:
+    r"""Coefficients $\alpha$ and $\beta$ of $F = \alpha y + \beta O$, where $O$ is what a network predicts.
+
+    | $O$ | $\alpha$ | $\beta$ |
+    |---|---|---|
+    | velocity $F$ | 0 | 1 |
+    | data $\hat x$ | $-\tan\phi$ | $1/\cos\phi$ |
+    | noise $\hat e$ | $\cot\phi$ | $-1/\sin\phi$ |
+    | score $\nabla\log p_\phi$ | $\cot\phi$ | $\cot\phi$ |
+    """
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    match prediction:
+        case "velocity":
+            return jnp.zeros(()), jnp.ones(())
+        case "data":
+            return -sine / cosine, 1.0 / cosine
+        case "noise":
+            return cosine / sine, -1.0 / sine
+        case "score":
+            return cosine / sine, cosine / sine
+
+
+def zero_velocity(state: State) -> tuple[State, Scalar]:
+    """The reference velocity of a model without a reference, and its divergence."""
+    return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
+
+
+def scale_of_gain(gain: Scalar) -> Scalar:
+    """Velocity scale of a model whose velocity is `gain` times a network's output: one, until a fifth of the gain exceeds it."""
     return jnp.maximum(1.0, 0.2 * jnp.abs(gain))
 
 
-def whole_circle(grid: Times) -> Times:
-    r"""The same steps from $\phi = 0$ to $\phi = \pi/2$, wherever the path itself starts and stops."""
+def over_quarter_circle(grid: Times) -> Times:
+    r"""The same steps, from $\phi = 0$ to $\phi = \pi/2$ wherever the path itself starts and stops."""
     return grid.at[0].set(0.0).at[-1].set(0.5 * jnp.pi)
 
 
 def standard_normal_log_prob(noise: State) -> Scalar:
     """Log density of N(0, I) in nats, for a vector of shape `(dim,)`."""
     return -0.5 * jnp.sum(jnp.square(noise)) - 0.5 * noise.size * jnp.log(2.0 * jnp.pi)
-
-
-def _check_parts(caller: str, model: "Flow | Diffusion") -> None:
-    network = f"network = fd.ResidualMLP(key, {model.scaling.dim}, {model.context_scaling.dim})"
-    check_kind(caller, "network", model.network, AbstractNetwork, network)
-    check_kind(caller, "path", model.path, AbstractPath, "path = fd.CondOT()")

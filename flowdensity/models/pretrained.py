@@ -1,15 +1,8 @@
-r"""Pretrained diffusion networks, from their own conventions onto the circle.
+r"""Pretrained diffusion networks, from their own conventions to the Gaussian path.
 
 A network of the variance-preserving family is handed $x_t = \sqrt{\bar\alpha}\,x_1 + \sqrt{1 - \bar\alpha}\,e$. This is $y_\phi$
 itself with $\sin\phi = \sqrt{\bar\alpha}$. One of the variance-exploding family is handed
-$x_1 + \sigma e = y_\phi/\sin\phi$ with $\sigma = \cot\phi$. The velocity is $\alpha y + \beta O$ with $O$ what it predicts:
-
-| $O$ | $\alpha$ | $\beta$ |
-|---|---|---|
-| noise $e$ | $\cot\phi$ | $-1/\sin\phi$ |
-| score $\nabla\log p_\phi$ | $\cot\phi$ | $\cot\phi$ |
-| data $x_1$ | $-\tan\phi$ | $1/\cos\phi$ |
-| velocity $F$ | 0 | 1 |
+$x_1 + \sigma e = y_\phi/\sin\phi$ with $\sigma = \cot\phi$. `velocity_coefficients` turns what it predicts into a velocity.
 """
 
 import math
@@ -27,7 +20,7 @@ from .._checks import check_choice, check_number, check_shape, real_array
 from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .fields import call, check_output, context_identity, identity_scaling, wrap
-from .flows import AbstractCircle, Prediction, limited
+from .flows import AbstractGaussianFlow, Prediction, scale_of_gain, velocity_coefficients, zero_velocity
 from .paths import AbstractPath, VarianceExploding
 
 SCHEDULE = "betas = numpy.linspace(1e-4, 0.02, 1000)"
@@ -84,8 +77,8 @@ class Discrete(AbstractPath):
         return jnp.sin(angle), jnp.cos(angle)
 
 
-class PretrainedDiffusion(AbstractCircle):
-    r"""A pretrained diffusion network on the circle; made by `from_ddpm` and `from_edm`.
+class PretrainedDiffusion(AbstractGaussianFlow):
+    r"""A pretrained diffusion network on its Gaussian path; made by `from_ddpm` and `from_edm`.
 
     It runs from the angle where its training started, from $N(0, I)$, to that where it stopped: `log_prob` is that of the
     data with noise of $\cos\phi$ at that last angle.
@@ -100,26 +93,17 @@ class PretrainedDiffusion(AbstractCircle):
     context_scaling: Scaling
     reach: Scalar
 
-    def features(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
+    def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         event = state.reshape(self.event_shape)
         output, hidden = call(self.network, self.clock(time), event, context, self.context_shape, self.has_features)
-        alpha, beta = self._affine(time)
+        alpha, beta = velocity_coefficients(self.prediction, time)
         return alpha * state + beta * jnp.ravel(output), hidden
 
-    def unit(self, time: Scalar) -> Scalar:
-        return limited(self._affine(time)[1])
+    def reference_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
+        return zero_velocity(state)
 
-    def _affine(self, angle: Scalar) -> tuple[Scalar, Scalar]:
-        sine, cosine = jnp.sin(angle), jnp.cos(angle)
-        match self.prediction:
-            case "velocity":
-                return jnp.zeros(()), jnp.ones(())
-            case "data":
-                return -sine / cosine, 1.0 / cosine
-            case "noise":
-                return cosine / sine, -1.0 / sine
-            case "score":
-                return cosine / sine, cosine / sine
+    def velocity_scale(self, time: Scalar) -> Scalar:
+        return scale_of_gain(velocity_coefficients(self.prediction, time)[1])
 
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.path.angle(t)
@@ -193,7 +177,8 @@ def from_edm(
     r"""A network trained under the EDM convention, as a probability flow (Karras et al. 2022, arXiv 2206.00364).
 
     In units of `sigma_data` the raw network $F_\theta$ of the preconditioned denoiser
-    $D = c_{\mathrm{skip}}x + c_{\mathrm{out}}F_\theta(c_{\mathrm{in}}x, c_{\mathrm{noise}})$ *is* the velocity on the circle.
+    $D = c_{\mathrm{skip}}x + c_{\mathrm{out}}F_\theta(c_{\mathrm{in}}x, c_{\mathrm{noise}})$ *is* the
+    velocity on the Gaussian path.
 
     Args:
         network: the raw network `(c_noise, x, context)`, with $c_{\mathrm{noise}} = \ln(\sigma)/4$ and its input of unit
@@ -255,7 +240,7 @@ class Raw(eqx.Module):
 
 
 class Denoiser(eqx.Module):
-    """EDM's denoiser, in units of the standard deviation of the data and on the circle."""
+    """EDM's denoiser, in units of the standard deviation of the data and of the Gaussian path."""
 
     network: Callable[..., Any]
     sigma_data: float = eqx.field(static=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Generic, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from threadpoolctl import threadpool_limits
 
 from .._typing import Array, Float, Key
 from ..data.weights import mean_and_error, shares
-from ..models.flows import Started, with_start
+from ..models.flows import GaussianFlow, with_reference
 from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, stack
 from .loop import History
 from .losses import Sample
 from .progress import activity
+from .reference import ReferenceChoice, choose_reference, fit_reference, whiten_again
 from .results import final, relay
 from .splits import kinds
-from .start import StartChoice, choose_start, fit_start, whiten_again
 
 HELD = 1024
 """At most so many rows of all folds together have their likelihood at every validation."""
@@ -39,25 +39,25 @@ class Keys(NamedTuple):
     start: Key
 
 
-class Start(NamedTuple, Generic[Started]):
+class Start(NamedTuple):
     """A model at its start, and the same for each fold, where the start knows the rows of that fold only."""
 
-    model: Started
-    folds: list[Started]
+    model: GaussianFlow
+    folds: list[GaussianFlow]
 
 
-class Run(NamedTuple, Generic[Started]):
+class Run(NamedTuple):
     """What came of one start: the model on all rows there, those of the folds there and trained, and their losses."""
 
-    model: Started
-    started: Started
-    trained: Started
+    model: GaussianFlow
+    started: GaussianFlow
+    trained: GaussianFlow
     history: History
 
 
 def cross_validate(
-    keys: Keys, model: Started, table: Sample, pairs: Sequence[Pair], trainer: Trainer, *, stage: str
-) -> Iterator[tuple[Started, History, StartChoice | None]]:
+    keys: Keys, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], trainer: Trainer, *, stage: str
+) -> Iterator[tuple[GaussianFlow, History, ReferenceChoice | None]]:
     """Train a network for each fold, from each start there is, and then one on all rows for as many steps as did best.
 
     Unless the gain in likelihood over the start is within the standard error of that gain: then the model is left there.
@@ -85,7 +85,7 @@ def cross_validate(
     held_keys = jr.split(keys.held, len(pairs))
     some = [some_of(key, out, HELD // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
     kept, judged = stack([kept for kept, _ in pairs]), HeldRows(stack(some), held_keys)
-    runs: list[Run[Started]] = []
+    runs: list[Run] = []
     for start in starts:
         started = stack(start.folds)
         folds = Folds(started, kept, judged)
@@ -96,14 +96,11 @@ def cross_validate(
                 trainer.run(keys.train, folds, stage), lambda run: (first(run[0]), run[1], choice)
             )
         runs.append(Run(start.model, started, trained, history))
-    with activity("comparison with the start", trainer.progress):
+    with activity("comparison with the reference", trainer.progress):
         best, is_better, choice = _compare(runs, judged, choice)
-    history = best.history
-    history.seconds = seconds + sum(run.history.seconds for run in runs)
+    history = dataclasses.replace(best.history, seconds=seconds + sum(run.history.seconds for run in runs))
     if not is_better:
-        history.best_step = 0
-        history.stopped += "; held-out rows do not gain enough to leave the start, which is kept"
-        yield best.model, history, choice
+        yield best.model, dataclasses.replace(history, best_step=0), choice
         return
     yield first(best.trained), history, choice
     everything = table.take(jr.permutation(keys.order, len(table.states))[None])
@@ -112,8 +109,7 @@ def cross_validate(
     schedule = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
     folds = Folds(stack([best.model]), everything, one_fold)
     trained, last = final(trainer._replace(schedule=schedule).run(keys.everything, folds, f"{stage}, all rows"))
-    history.seconds += last.seconds
-    yield first(trained), history, choice
+    yield first(trained), dataclasses.replace(history, seconds=history.seconds + last.seconds), choice
 
 
 def furthest(gains: Sequence[tuple[float, float]]) -> int | None:
@@ -139,28 +135,28 @@ def some_of(key: Key, part: Sample, most: int) -> Sample:
 
 
 def _starts(
-    key: Key, model: Started, table: Sample, kept: Sequence[Sample], progress: bool
-) -> tuple[StartChoice | None, list[Start[Started]]]:
+    key: Key, model: GaussianFlow, table: Sample, kept: Sequence[Sample], progress: bool
+) -> tuple[ReferenceChoice | None, list[Start]]:
     """The fitted Gaussian, and before it a mixture of Gaussians where held-out rows are likelier under one."""
     starts = [Start(model, [model] * len(kept))]
     # A mixture knows of no context.
-    choice = None if table.contexts.shape[1] else choose_start(key, model.scaling, table, progress=progress)
+    choice = None if table.contexts.shape[1] else choose_reference(key, model.scaling, table, progress=progress)
     if choice is not None and choice.components > 1:
-        mixtures = [with_start(model, fit_start(rows, choice)) for rows in kept]
-        starts.insert(0, Start(with_start(model, fit_start(table, choice)), mixtures))
+        mixtures = [with_reference(model, fit_reference(rows, choice)) for rows in kept]
+        starts.insert(0, Start(with_reference(model, fit_reference(table, choice)), mixtures))
     return choice, starts
 
 
 def _compare(
-    runs: Sequence[Run[Started]], judged: HeldRows, choice: StartChoice | None
-) -> tuple[Run[Started], bool, StartChoice | None]:
+    runs: Sequence[Run], judged: HeldRows, choice: ReferenceChoice | None
+) -> tuple[Run, bool, ReferenceChoice | None]:
     """The run under whose networks held-out rows are likeliest, whether they gain enough, and what that says of the start."""
     before = [held_log_likelihoods(run.started, judged) for run in runs]
     after = [held_log_likelihoods(run.trained, judged) for run in runs]
     taken = furthest([gain_of(each - before[0], judged.sample) for each in after])
     number = taken or 0
-    runs[number].history.gain = gain_of(after[number] - before[number], judged.sample)
+    history = dataclasses.replace(runs[number].history, gain=gain_of(after[number] - before[number], judged.sample))
     if choice is not None and len(runs) > 1:
         choice = dataclasses.replace(choice, lead=gain_of(after[0] - after[1], judged.sample))
         choice = choice if number == 0 else dataclasses.replace(choice, components=1, floor=0.0)
-    return runs[number], taken is not None, choice
+    return runs[number]._replace(history=history), taken is not None, choice

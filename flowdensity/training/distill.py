@@ -28,11 +28,11 @@ from ..solving import state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
-from .options import Options, check_options, held_out
 from .prepare import REACH, reach_of
 from .progress import activity
 from .report import Amortisation, FitReport
 from .results import last, relay, until_interrupted
+from .training import Plan, Training, check_training, default_steps, held_out
 
 LABELS, LEAST, MOST = 4_096, 32_768, 131_072
 """Labels for each dimension of state and context, and how many there are at least and at most."""
@@ -65,9 +65,7 @@ def distill(
     *,
     labels: int | None = None,
     width: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
+    training: Training | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[AmortizedDensity, FitReport]:
@@ -88,9 +86,8 @@ def distill(
             least 32,768 and at most 131,072.
         width: units of each hidden layer; by default 32, twice that in more than four dimensions, those of the context
             included, and twice again for a conditional density. In more than eight the network has 64 quadratic functions beside.
-        steps: optimiser steps at most; by default 8,000, or 4,000 with less than 2,000 labels.
-        batch_size: labels in each step; by default 512.
-        learning_rate: peak learning rate; by default 1e-2.
+        training: steps, labels in each step, learning rate; by default `Training()`, with a peak learning rate of 1e-2. A
+            sixteenth of the labels is always held out.
         checkpoint: as `fit_flow`; the labels are made anew.
         progress: whether to show bars.
 
@@ -115,11 +112,12 @@ def distill(
         # The errors of a likelihood add up over observations.
         width = WIDTH * (2 if inputs > FEW else 1) * (2 if context_dim else 1)
     width = check_count(caller, "width", width, fix=128)
-    options = check_options(caller, labels, steps, batch_size, learning_rate)
+    training = check_training(caller, training)
+    plan = training.plan(steps=default_steps(labels), batch_size=512, learning_rate=LEARNING_RATE)
     # Not the density itself: a numpyro distribution has its leaves in another order in each process.
     parts = density.model, density.divergence, density.solver, density.context
-    kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, options)
-    return last(_distilled(key, density, labels, width, options, progress=progress, checkpoint=kept_files))
+    kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, *training.fingerprint())
+    return last(_distilled(key, density, labels, width, plan, progress=progress, checkpoint=kept_files))
 
 
 class Labels(NamedTuple):
@@ -153,7 +151,7 @@ def _distilled(
     density: FlowDensity,
     labels: int,
     width: int,
-    options: Options,
+    plan: Plan,
     *,
     progress: bool,
     checkpoint: Checkpoint | None,
@@ -168,9 +166,9 @@ def _distilled(
     kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
     network = _new_network(net_key, density, kept, np.asarray(contexts_of(point_key, density, labels)), width)
     # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
-    schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=options.steps)
-    training = train(
-        train_key, network, EnergyLoss(options.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
+    schedule = Schedule(plan.steps, plan.learning_rate, plan.steps, plan.optimizer)
+    results = train(
+        train_key, network, EnergyLoss(plan.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
         stage="energy", progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -179,8 +177,8 @@ def _distilled(
         report = FitReport({"energy": history}, seconds, interrupted=("energy", NORMALIZER))
         return AmortizedDensity(network, density), report
 
-    network, history = yield from relay(until_interrupted(training), so_far)
-    cut = ("energy",) if history.interrupted else ()
+    network, history = yield from relay(until_interrupted(results), so_far)
+    cut = ("energy",) if history.status == "interrupted" else ()
     report = FitReport({"energy": history}, seconds | {"energy": history.seconds}, interrupted=(*cut, NORMALIZER))
     yield AmortizedDensity(network, density), report
     started = time.monotonic()

@@ -21,17 +21,17 @@ from ..divergence.calibration import calibrate, stein_residuals
 from ..divergence.centres import AbstractCentres, HalvedCentres, PathCentres, TrajectoryCentres
 from ..divergence.exact import ExactDivergence
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
+from ..divergence.objectives import AbstractObjective, LangevinStein, check_objective
 from ..divergence.stein import DivergenceHead, SteinDivergence
-from ..models.flows import AbstractCircle, AbstractProbabilityFlow
+from ..models.flows import AbstractProbabilityFlow, follows_path
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
-from .objectives import AbstractObjective, LangevinStein, check_objective
-from .options import Options, check_options
 from .prepare import whitened
 from .progress import activity
 from .report import FitReport
 from .results import last, relay, until_interrupted
+from .training import Training, check_training, default_steps
 
 POOL = 20_000
 """At most so many samples of the model, and as many trajectories through the data, about which kernels are drawn."""
@@ -58,19 +58,18 @@ def fit_divergence(
     context: ArrayLike | Named | None = None,
     *,
     objective: AbstractObjective | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
+    training: Training | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[SteinDivergence, FitReport]:
-    r"""Distil the divergence of a frozen model with the Langevin-Stein operator.
+    r"""Distill the divergence of a frozen model with the Langevin-Stein operator.
 
-    A scalar head $g$ on the model's hidden features or, where it shows none, on its output minimises
+    A scalar head $g$ on the model's hidden features or, where it shows none, on its output minimizes
     $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centres from the data and from the model's own
     samples, some of them inflated; the velocity is evaluated and never differentiated for its divergence (Jagwani et al. 2026,
-    arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. A model on the circle
-    has its centres on the path and on its trajectories through the data, any other on its own trajectories alone.
+    arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. The centers of
+    a model that follows a Gaussian path are on that path and on its trajectories through the data; those of any other model are
+    on its own trajectories alone.
 
     Args:
         key: JAX PRNG key.
@@ -78,9 +77,8 @@ def fit_divergence(
         data: events, shape `(n, *event_shape)`, in the user's units; they need not be those it was trained on.
         context: shape `(n, *context_shape)`, for a conditional model.
         objective: what the head is trained on; `LangevinStein()` by default.
-        steps: optimiser steps; by default 8,000, or 4,000 below 2,000 rows.
-        batch_size: kernel draws in each step (at least one frame of them); by default 512.
-        learning_rate: peak learning rate; by default 2e-3.
+        training: steps, kernel draws in each step (at least one frame of them), learning rate; by default `Training()`, with a
+            peak learning rate of 2e-3. Nothing is held out, since draws are unlimited.
         checkpoint: as `fit_flow`.
         progress: whether to show a bar with step, losses and time left.
 
@@ -96,10 +94,10 @@ def fit_divergence(
     model = in_session(model)
     objective = LangevinStein() if objective is None else objective
     check_objective(caller, objective, model)
+    training = check_training(caller, training)
     table = whitened(caller, model, data, context)
-    options = check_options(caller, len(table.states), steps, batch_size, learning_rate)
-    kept = open_checkpoint(caller, checkpoint, key, model, table, options, objective)
-    learned = distil(key, model, table, options, objective, progress=progress, checkpoint=kept)
+    saved = open_checkpoint(caller, checkpoint, key, model, table, *training.fingerprint(), objective)
+    learned = fit_divergence_head(key, model, table, training, objective, progress=progress, checkpoint=saved)
     density, report = last(_with_exact_first(model, learned))
     divergence = density.divergence
     assert isinstance(divergence, SteinDivergence), "nothing is returned before a step was done"
@@ -141,29 +139,30 @@ class HeldHeadLoss(eqx.Module):
         return self.objective.mean_loss(head, model, control, kernels)
 
 
-def distil(
+def fit_divergence_head(
     key: Key,
     model: AbstractProbabilityFlow,
     table: Sample,
-    options: Options,
+    training: Training,
     objective: AbstractObjective,
     *,
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[SteinDivergence, FitReport]]:
-    """Distil the divergence of `model`, with centres about a whitened table and the model's own samples.
+    """Distill the divergence of `model`, with centres about a whitened table and the model's own samples.
 
     As `fit_divergence`, after its checks. Yields divergences as soon as a step was done: first as they are trained, and then
     calibrated.
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
-    draws = options.share(16, 1024, CALIBRATION)
+    plan = training.plan(steps=default_steps(len(table.states)), batch_size=512, learning_rate=LEARNING_RATE)
+    draws = plan.share(16, 1024, CALIBRATION)
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
     with activity("preparation of the divergence", progress):
         data_key, own_key = jr.split(pool_key)
-        pool = options.share(25, 256, POOL)
+        pool = plan.share(25, 256, POOL)
         data, own = (
             centres_about_data(data_key, model, table, pool),
             centres_about_samples(own_key, model, table, pool),
@@ -172,18 +171,16 @@ def distil(
         nodes = jnp.sort(model.times(NODES))
         control = mean_jacobian(model, nodes, within.draw(jacobian_key, around, draws))
         head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
-        held = objective.draw(held_key, around, options.share(60, 256, HELD))
+        held = objective.draw(held_key, around, plan.share(60, 256, HELD))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
-        history = History(
-            [0], [0.0], [0.0], stopped="nothing to learn, since the network adds no velocity: a head of zero is exact"
-        )
+        history = History((0,), (0.0,), (0.0,), status="nothing to learn")
         yield SteinDivergence(head), FitReport({"divergence": history}, seconds)
         return
     # Draws are unlimited, so there is nothing to stop early for.
-    schedule = Schedule(options.steps, options.learning_rate or LEARNING_RATE, patience=None)
-    training = train(
-        train_key, head, HeadLoss(objective, options.batch_size), HeldHeadLoss(objective),
+    schedule = Schedule(plan.steps, plan.learning_rate, patience=None, optimizer=plan.optimizer)
+    results = train(
+        train_key, head, HeadLoss(objective, plan.batch_size), HeldHeadLoss(objective),
         (model, control, around, held), schedule, stage="divergence", progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -192,8 +189,8 @@ def distil(
         report = FitReport({"divergence": history}, seconds, interrupted=("divergence", "calibration"))
         return (SteinDivergence(head), report) if history.learned else None
 
-    head, history = yield from relay(until_interrupted(training), so_far)
-    cut = ("divergence",) if history.interrupted else ()
+    head, history = yield from relay(until_interrupted(results), so_far)
+    cut = ("divergence",) if history.status == "interrupted" else ()
     seconds = seconds | {"divergence": history.seconds}
     report = FitReport({"divergence": history}, seconds, interrupted=(*cut, "calibration"))
     yield SteinDivergence(head), report
@@ -211,7 +208,7 @@ def distil(
 def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> DivergenceHead:
     """A head for `model`, with its scale and bound read off the targets it will be trained on."""
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
-    _, hidden = model.features(one.time, one.centre, one.context)
+    _, hidden = model.network_velocity(one.time, one.centre, one.context)
     # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
     seen, width, depth = ((model.dim,), *TRUNK) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
     unit = jnp.ones(())
@@ -245,7 +242,7 @@ def centres_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, 
     nodes = model.times(NODES)
     chosen = table.take(jr.permutation(key, len(table.states))[: _at_most(model, count)])
     states = _trajectories(model, nodes[::-1], chosen)[:, ::-1]
-    if not isinstance(model, AbstractCircle):
+    if not follows_path(model):
         return TrajectoryCentres(nodes, states, chosen.contexts)
     return HalvedCentres(PathCentres(table, model), TrajectoryCentres(nodes, states, chosen.contexts, jnp.cos(nodes)))
 
@@ -256,7 +253,7 @@ def centres_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sampl
     count = _at_most(model, count)
     contexts = table.draw(rows, count).contexts
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
-    if isinstance(model, AbstractCircle):
+    if follows_path(model):
         return PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
     nodes = model.times(NODES)
     return TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)

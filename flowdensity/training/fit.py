@@ -1,14 +1,15 @@
-"""Learning a density from data."""
+"""Learning a density from data: the fits that a user calls."""
 
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax.random as jr
 
-from .._checks import check_choice, check_kind
+from .._checks import check_choice, check_key, check_kind, check_number
 from .._pytree import in_session
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
@@ -16,26 +17,29 @@ from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
-from ..models.flows import AbstractCircle, AbstractProbabilityFlow, ContinuousFlow, Diffusion, Flow, Prediction
+from ..divergence.objectives import AbstractObjective, LangevinStein
+from ..divergence.stein import SteinDivergence
+from ..models.flows import AbstractProbabilityFlow, GaussianFlow, Prediction, off_path
 from ..models.networks import AbstractNetwork
 from ..models.paths import AbstractPath, CondOT, Trigonometric, VariancePreserving
 from .checkpoints import Checkpoint, open_checkpoint
-from .divergence import distil
-from .likelihood import maximise_likelihood
+from .divergence import fit_divergence_head
+from .likelihood import maximize_likelihood
 from .loop import History
-from .objectives import LangevinStein
-from .options import Options, check_options
-from .prepare import Parts, check_shared, prepare, whitened
+from .prepare import Parts, prepare, whitened
 from .progress import activity
+from .reference import ReferenceChoice
 from .report import FitReport
 from .results import last, relay
-from .start import StartChoice
 from .steps import ROWS, choose_steps
+from .training import Training, check_training, default_steps
 from .velocity import fit_velocity
 
 SOLVER = "solver steps"
 """The last part of a fit, as a report names it."""
 Found: TypeAlias = tuple[FlowDensity, FitReport]
+Trained: TypeAlias = Iterator[tuple[AbstractProbabilityFlow, History, ReferenceChoice | None]]
+"""Ever better models, their losses, and how their reference was chosen, if it was."""
 
 
 def fit_flow(
@@ -43,73 +47,55 @@ def fit_flow(
     data: ArrayLike | Named,
     context: ArrayLike | Named | None = None,
     *,
-    path: AbstractPath | None = None,
     support: Support | None = None,
-    network: AbstractNetwork | None = None,
-    divergence: Literal["stein"] | AbstractDivergence = "stein",
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    validation: float = 0.1,
     weights: ArrayLike | None = None,
+    path: AbstractPath | None = None,
+    network: AbstractNetwork | None = None,
+    divergence: AbstractDivergence | AbstractObjective | None = None,
+    training: Training | None = None,
     tolerance: float = 0.01,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
-    r"""Learn a density from data by flow matching and distil its divergence.
+    r"""Learn a density from data by flow matching, and distill its divergence.
 
-    Two stages. The first fits the velocity $F$ of a probability flow to $\cos\phi\,x_1 - \sin\phi\,e$ (Lipman et al.
-    2023, arXiv 2210.02747) and stops where held-out rows are fitted best; it starts at $F = 0$, the fitted
-    Gaussian, or below 2,000 rows, without a context, at a mixture of Gaussians if held-out rows are likelier for it. The
-    second freezes $F$ and distils its divergence with `fit_divergence`.
+    First the velocity of a probability flow is fitted, starting from a Gaussian reference or, for fewer than 2,000 rows
+    without a context, from a mixture of Gaussians if held-out rows prefer it (Lipman et al. 2023, arXiv 2210.02747). Then
+    the velocity is frozen and its divergence is distilled (Jagwani et al. 2026, arXiv 2605.16486).
 
     Args:
         key: JAX PRNG key.
-        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; 1-D data gives a scalar event. Named values (a
-            dict of arrays, a DataFrame, an arviz posterior) make one vector, which `density.unpack` and `sample_sites` take
-            apart.
-        context: what the density is conditional on, shape `(n, *context_shape)`, or a dict of such arrays; None for an
-            unconditional density.
-        path: where along the circle to train and step; `CondOT()` by default. Below 2,000 rows, and in up to three dimensions,
-            half of the terms of the loss are where the likelihood weighs errors.
-        support: numpyro constraint of one event, such as `constraints.positive`; a list with one for each coordinate of a
-            vector; or a dict with one for each named site that is not real. The real line by default.
-        network: an initialised `AbstractNetwork` whose output starts at zero; by default a `ResidualMLP`
-            of width 256 with 16 experts, or 64 without experts below 2,000 rows.
-        divergence: "stein" distils; an `AbstractDivergence`, such as `ExactDivergence()`, is used as it is.
-        steps: optimiser steps of each stage at most; by default 8,000, or 4,000 below 2,000 rows.
-        batch_size: terms of the loss in each step; by default 512.
-        learning_rate: peak learning rate; by default 1e-3 for the velocity (2e-3 in up to three dimensions, 3e-4 below 2,000
-            rows) and 2e-3 for its divergence.
-        validation: fraction of the rows held out for early stopping, between 0 and 1. Below 2,000 rows the number of steps
-            is that under which five such parts are likeliest, and the flow is then trained on all rows; it is left at its
-            start unless these gain more over that than the standard error.
-        weights: how much each row counts, shape `(n,)`, of any sum: importance weights, or counts; None for all alike.
-        tolerance: error of `log_prob`, in nats, that the solver may make: the fewest steps are taken that keep within it.
-        checkpoint: a folder in which the state of the fit is kept, some fifty times a stage. Where the process was ended, even
-            killed, the same call goes on from there and ends with the same weights; once more, it returns them at once.
-        progress: whether to show bars with step, losses and time left.
+        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; or named values: a dict of arrays, a DataFrame,
+            an arviz posterior.
+        context: what the density is conditional on, shape `(n, *context_shape)`, or named values.
+        support: numpyro constraint of one event; a list with one for each coordinate; or a dict by site. Real by default.
+        weights: weight of each row, shape `(n,)`: importance weights or counts. All alike by default.
+        path: Gaussian path on which to train; `CondOT()` by default.
+        network: a network whose output starts at zero; `ResidualMLP` by default.
+        divergence: None distills it with `LangevinStein()`; an objective distills it with that; a divergence such as
+            `ExactDivergence()` is used as it is.
+        training: steps, batch size, learning rate, optimizer, held-out rows; `Training()` by default.
+        tolerance: error of `log_prob` in nats that the solver may make; as few steps are taken as keep within it.
+        checkpoint: folder in which the state is saved; the same call resumes from there and ends with the same weights.
+        progress: whether to show progress bars.
 
     Returns:
-        The density and a report. Ctrl-C loses nothing that was learned: in the first stage it gives the best flow so far with
-        `ExactDivergence`, in the training of the second it goes on with the divergence learned so far, and elsewhere it gives
-        what there is. A warning and the report's `interrupted` say what was left undone. Before the first step nothing is lost,
-        and the KeyboardInterrupt is raised.
+        The density and a report. Ctrl-C keeps what was learned: it ends the stage that is running, with a warning, and the
+        report's `interrupted` lists what was left undone.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if data or options are unusable; raised before any work is done.
+        TypeError, ValueError: if an argument is unusable; raised before any work is done.
         TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
+
+    Example:
+        >>> density, report = fd.fit_flow(jax.random.key(0), data)
+        >>> print(report)
+        >>> density.log_prob(data[:5])
     """
     path = CondOT() if path is None else path
     check_kind("fit_flow", "path", path, AbstractPath, "path=fd.CondOT()")
-    return _fit(
-        "fit_flow",
-        "flow",
-        lambda parts: Flow(path=path, **parts.shared),
-        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
-        checkpoint, progress,
-    )  # fmt: skip
+    shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
+    return _Fit("fit_flow", key, data, context, *shared).on_path("flow", path, "velocity")
 
 
 def fit_diffusion(
@@ -117,60 +103,51 @@ def fit_diffusion(
     data: ArrayLike | Named,
     context: ArrayLike | Named | None = None,
     *,
+    support: Support | None = None,
+    weights: ArrayLike | None = None,
     path: AbstractPath | None = None,
     prediction: Prediction = "velocity",
-    support: Support | None = None,
     network: AbstractNetwork | None = None,
-    divergence: Literal["stein"] | AbstractDivergence = "stein",
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    validation: float = 0.1,
-    weights: ArrayLike | None = None,
+    divergence: AbstractDivergence | AbstractObjective | None = None,
+    training: Training | None = None,
     tolerance: float = 0.01,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
-    r"""Learn a density from data with a diffusion model and distil its divergence.
+    r"""Learn a density from data with a diffusion model, and distill its divergence.
 
-    As `fit_flow`, on the path of a diffusion and with the network predicting what is customary there (Song et al. 2021,
-    arXiv 2011.13456). Densities are those of the probability-flow ODE, over the whole quarter circle where the prediction
-    allows it: see `Diffusion`.
+    `fit_flow` on a diffusion's path, with the network predicting what is customary there (Song et al. 2021,
+    arXiv 2011.13456). The density is that of the probability-flow ODE.
 
     Args:
         key: JAX PRNG key.
-        data: as `fit_flow`.
-        context: as `fit_flow`.
-        path: as `fit_flow`: `VariancePreserving()` by default, `VarianceExploding()`, `Trigonometric()`.
+        data: as in `fit_flow`.
+        context: as in `fit_flow`.
+        support: as in `fit_flow`.
+        weights: as in `fit_flow`.
+        path: Gaussian path on which to train; `VariancePreserving()` by default.
         prediction: what the network predicts: "velocity", "noise", "data" or "score".
-        support: as `fit_flow`.
-        network: as `fit_flow`.
-        divergence: as `fit_flow`.
-        steps: as `fit_flow`.
-        batch_size: as `fit_flow`.
-        learning_rate: as `fit_flow`.
-        validation: as `fit_flow`.
-        weights: as `fit_flow`.
-        tolerance: as `fit_flow`.
-        checkpoint: as `fit_flow`.
-        progress: as `fit_flow`.
+        network: as in `fit_flow`.
+        divergence: as in `fit_flow`.
+        training: as in `fit_flow`.
+        tolerance: as in `fit_flow`.
+        checkpoint: as in `fit_flow`.
+        progress: as in `fit_flow`.
 
     Returns:
         The density and a report, as `fit_flow`.
 
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
+
+    Example:
+        >>> density, report = fd.fit_diffusion(jax.random.key(0), data, prediction="noise")
     """
     path = VariancePreserving() if path is None else path
     check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.VariancePreserving()")
     check_choice("fit_diffusion", "prediction", prediction, Prediction, fix="velocity")
-    return _fit(
-        "fit_diffusion",
-        "diffusion",
-        lambda parts: Diffusion(path=path, prediction=prediction, **parts.shared),
-        key, data, context, support, weights, network, divergence, steps, batch_size, learning_rate, validation, tolerance,
-        checkpoint, progress,
-    )  # fmt: skip
+    shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
+    return _Fit("fit_diffusion", key, data, context, *shared).on_path("diffusion", path, prediction)
 
 
 def fit_likelihood(
@@ -180,42 +157,37 @@ def fit_likelihood(
     *,
     model: AbstractProbabilityFlow | None = None,
     support: Support | None = None,
-    network: AbstractNetwork | None = None,
-    divergence: Literal["stein"] | AbstractDivergence = "stein",
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    validation: float = 0.1,
     weights: ArrayLike | None = None,
+    network: AbstractNetwork | None = None,
+    divergence: AbstractDivergence | AbstractObjective | None = None,
+    training: Training | None = None,
     tolerance: float = 0.01,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
-    r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distil its divergence.
+    r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distill its divergence.
 
-    Each step solves the ODE for a batch of rows and differentiates through it (Grathwohl et al. 2019, "FFJORD",
+    Each step solves the ODE for a batch of rows and differentiates through the solve (Grathwohl et al. 2019, "FFJORD",
     arXiv 1810.01367), with the exact divergence in up to sixteen dimensions and a fresh Hutchinson probe for every row above.
-    This takes far longer a step than `fit_flow`; what it is for is a model that is there already, whose likelihood a short
-    run can improve. Without a `model` it starts from the fitted Gaussian.
+    A step takes far longer than one of `fit_flow`. It is meant for a model that exists already, whose likelihood a short run can
+    improve. Without a `model` it starts from the fitted Gaussian.
 
-    A model on the circle comes back as a `ContinuousFlow`: its states no longer follow the Gaussian path.
+    The states of the model no longer follow the Gaussian path: its `follows_path` is False.
 
     Args:
         key: JAX PRNG key.
-        data: as `fit_flow`.
-        context: as `fit_flow`.
+        data: as in `fit_flow`.
+        context: as in `fit_flow`.
         model: where to start, such as `density.model` or a `VelocityField`; its `network` is trained.
-        support: as `fit_flow`; that of `model`, if there is one.
-        network: as `fit_flow`; that of `model`, if there is one.
-        divergence: as `fit_flow`, once the model is trained.
-        steps: optimiser steps at most; by default 1,000, or 300 from a given model. The distillation has its own default.
-        batch_size: rows in each step; by default 256.
-        learning_rate: peak learning rate; by default 2e-3, or 2e-4 from a given model.
-        validation: fraction of the rows held out for early stopping, between 0 and 1.
-        weights: as `fit_flow`.
-        tolerance: as `fit_flow`.
-        checkpoint: as `fit_flow`.
-        progress: whether to show bars with step, losses and time left.
+        support: as in `fit_flow`; not allowed with `model`, which has its own.
+        weights: as in `fit_flow`.
+        network: as in `fit_flow`; not allowed with `model`, which has its own.
+        divergence: as in `fit_flow`, once the model is trained.
+        training: as in `fit_flow`. By default 1,000 steps of 256 rows with a peak learning rate of 2e-3; from a given model,
+            300 with 2e-4. The distillation has its own defaults.
+        tolerance: as in `fit_flow`.
+        checkpoint: as in `fit_flow`.
+        progress: as in `fit_flow`.
 
     Returns:
         The density and a report, as `fit_flow`; the losses of the stage "likelihood" are in nats per dimension of the
@@ -223,124 +195,148 @@ def fit_likelihood(
 
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
+
+    Example:
+        >>> tuned, report = fd.fit_likelihood(jax.random.key(1), data, model=density.model)
     """
-    caller = "fit_likelihood"
-    check_shared(caller, key, divergence, validation, tolerance)
-    if model is None:
-        net_key, key = jr.split(key)
-        with activity("preparation", progress):
-            parts, options = prepare(
-                caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
-            )
-        table = parts.table
-        model, columns = Flow(path=Trigonometric(), **parts.shared), parts.scaling.summary()
-        chosen = Options(steps or 1000, batch_size or 256, learning_rate or 2e-3)
-    else:
-        check_flow_model(caller, model)
-        for name, value in (("support", support), ("network", network)):
-            if value is not None:
-                raise ValueError(
-                    f"{caller} expected `model` or `{name}`, since a model has its own; got both. Fix: {name}=None"
-                )
-        model = in_session(model)
-        with activity("preparation", progress):
-            table = whitened(caller, model, data, context, weights)
-        options = check_options(caller, table.effective, steps, batch_size, learning_rate)
-        chosen, columns = Options(steps or 300, batch_size or 256, learning_rate or 2e-4), None
-    if isinstance(model, AbstractCircle):
-        model = ContinuousFlow(model)
-    kept = open_checkpoint(caller, checkpoint, key, model, table, chosen, options, divergence, validation)
-    likelihood_key, stein_key = jr.split(key)
-    trained = maximise_likelihood(likelihood_key, model, table, chosen, validation, progress=progress, checkpoint=kept)
-    models = ((model, history, None) for model, history in trained)
-    finish = Finish(stein_key, table, options, divergence, tolerance, kept, progress)
-    return last(finish(models, "likelihood", columns))
+    shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
+    return _Fit("fit_likelihood", key, data, context, *shared).by_likelihood(model)
 
 
-def _fit(
-    caller: str,
-    stage: str,
-    make: Callable[[Parts], Flow | Diffusion],
-    key: Key,
-    data: ArrayLike | Named,
-    context: ArrayLike | Named | None,
-    support: Support | None,
-    weights: ArrayLike | None,
-    network: AbstractNetwork | None,
-    divergence: Literal["stein"] | AbstractDivergence,
-    steps: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    validation: float,
-    tolerance: float,
-    checkpoint: str | os.PathLike[str] | None,
-    progress: bool,
-) -> tuple[FlowDensity, FitReport]:
-    """Fit the model on the circle that `make` makes of its parts; all checks first."""
-    check_shared(caller, key, divergence, validation, tolerance)
-    net_key, flow_key, stein_key = jr.split(key, 3)
-    with activity("preparation", progress):
-        parts, options = prepare(
-            caller, net_key, data, context, support, weights, network, steps, batch_size, learning_rate
-        )
-    model, table = make(parts), parts.table
-    kept = open_checkpoint(caller, checkpoint, key, model, table, options, divergence, validation)
-    models = fit_velocity(flow_key, model, table, options, validation, stage=stage, progress=progress, checkpoint=kept)
-    finish = Finish(stein_key, table, options, divergence, tolerance, kept, progress)
-    return last(finish(models, stage, parts.scaling.summary()))
+@dataclass(frozen=True)
+class _Fit:
+    """The arguments that all fits from data share, and the stages that fits have in common.
 
+    Raises:
+        TypeError, ValueError: if an argument that can be checked without the data is unusable.
+    """
 
-class Finish(NamedTuple):
-    """What follows on the training of a model: the divergence that was asked for, and as many solver steps as it needs."""
-
+    caller: str
     key: Key
-    table: Sample
-    options: Options
-    divergence: Literal["stein"] | AbstractDivergence
+    data: ArrayLike | Named
+    context: ArrayLike | Named | None
+    support: Support | None
+    weights: ArrayLike | None
+    network: AbstractNetwork | None
+    divergence: AbstractDivergence | AbstractObjective | None
+    training: Training | None
     tolerance: float
-    checkpoint: Checkpoint | None
+    checkpoint: str | os.PathLike[str] | None
     progress: bool
 
-    def __call__(
-        self,
-        models: Iterator[tuple[AbstractProbabilityFlow, History, StartChoice | None]],
-        stage: str,
-        columns: str | None,
+    def __post_init__(self) -> None:
+        kinds = AbstractDivergence | AbstractObjective
+        check_key(self.caller, self.key)
+        if self.divergence is not None:
+            check_kind(self.caller, "divergence", self.divergence, kinds, "divergence = None")
+        check_number(self.caller, "tolerance", self.tolerance, 0.0, fix=0.01, unit=" of nats")
+        if self.network is not None:
+            check_kind(self.caller, "network", self.network, AbstractNetwork, "network = None")
+        check_training(self.caller, self.training)
+
+    @property
+    def options(self) -> Training:
+        """How to train."""
+        return check_training(self.caller, self.training)
+
+    @property
+    def objective(self) -> AbstractObjective | None:
+        """What the divergence is distilled with; None if it is given."""
+        if self.divergence is None:
+            return LangevinStein()
+        return self.divergence if isinstance(self.divergence, AbstractObjective) else None
+
+    def on_path(self, stage: str, path: AbstractPath, prediction: Prediction) -> Found:
+        """Fit the velocity of a model on a Gaussian path."""
+        net_key, flow_key, finish_key = jr.split(self.key, 3)
+        parts = self._prepared(net_key)
+        model = GaussianFlow(path=path, prediction=prediction, **parts.shared)
+        saved = self._checkpoint(model, parts.table)
+        models = fit_velocity(
+            flow_key, model, parts.table, self.options, stage=stage, progress=self.progress, checkpoint=saved
+        )
+        return last(self._densities(finish_key, models, parts.table, saved, stage, parts.scaling.summary()))
+
+    def by_likelihood(self, model: AbstractProbabilityFlow | None) -> Found:
+        """Fit a model by maximum likelihood, from the fitted Gaussian or from a given model."""
+        key = self.key
+        if model is None:
+            net_key, key = jr.split(key)
+            parts = self._prepared(net_key)
+            model, table = GaussianFlow(path=Trigonometric(), **parts.shared), parts.table
+            columns, plan = parts.scaling.summary(), self.options.plan(1000, 256, 2e-3)
+        else:
+            check_flow_model(self.caller, model)
+            for name, value in (("support", self.support), ("network", self.network)):
+                if value is not None:
+                    raise ValueError(
+                        f"{self.caller} expected `model` or `{name}`, since a model has its own; got both. Fix: {name}=None"
+                    )
+            model = in_session(model)
+            with activity("preparation", self.progress):
+                table = whitened(self.caller, model, self.data, self.context, self.weights)
+            columns, plan = None, self.options.plan(300, 256, 2e-4)
+        model = off_path(model)
+        saved = self._checkpoint(model, table)
+        train_key, finish_key = jr.split(key)
+        trained = maximize_likelihood(train_key, model, table, plan, progress=self.progress, checkpoint=saved)
+        models = ((model, history, None) for model, history in trained)
+        return last(self._densities(finish_key, models, table, saved, "likelihood", columns))
+
+    def _prepared(self, key: Key) -> Parts:
+        with activity("preparation", self.progress):
+            return prepare(self.caller, key, self.data, self.context, self.support, self.weights, self.network)
+
+    def _checkpoint(self, model: AbstractProbabilityFlow, table: Sample) -> Checkpoint | None:
+        inputs = self.key, model, table, *self.options.fingerprint(), self.divergence
+        return open_checkpoint(self.caller, self.checkpoint, *inputs)
+
+    def _densities(
+        self, key: Key, models: Trained, table: Sample, saved: Checkpoint | None, stage: str, columns: str | None
     ) -> Iterator[Found]:
-        """Ever better densities: of the models as they are trained, with their divergence, and with their solver."""
-        exact = ExactDivergence() if self.divergence == "stein" else self.divergence
-        left = ("divergence", "calibration", SOLVER) if self.divergence == "stein" else (SOLVER,)
+        """Ever better densities: of the models as they are trained, then with their divergence, then with their solver."""
+        given = self.divergence if isinstance(self.divergence, AbstractDivergence) else ExactDivergence()
+        left = (SOLVER,) if self.objective is None else ("divergence", "calibration", SOLVER)
 
-        def so_far(model: AbstractProbabilityFlow, history: History, start: StartChoice | None, *undone: str) -> Found:
-            seconds = {stage: history.seconds}
-            report = FitReport({stage: history}, seconds, start=start, columns=columns, interrupted=(*undone, *left))
-            return FlowDensity(model, divergence=exact), report
+        def so_far(
+            model: AbstractProbabilityFlow, history: History, reference: ReferenceChoice | None, *undone: str
+        ) -> Found:
+            report = FitReport(
+                {stage: history},
+                {stage: history.seconds},
+                reference=reference,
+                columns=columns,
+                interrupted=(*undone, *left),
+            )
+            return FlowDensity(model, divergence=given), report
 
-        found = yield from relay(models, lambda found: so_far(*found, stage))
-        stein_key, step_key = jr.split(self.key)
-        density, report = yield from relay(self._with_divergence(stein_key, *so_far(*found)), lambda found: found)
-        yield self._with_solver(step_key, density, report)
-
-    def _with_divergence(self, key: Key, density: FlowDensity, report: FitReport) -> Iterator[Found]:
-        """Densities with a divergence that is distilled, or the one there is."""
+        trained = yield from relay(models, lambda found: so_far(*found, stage))
+        bare, of_model = density, report = so_far(*trained)
         yield density, report
-        if self.divergence != "stein":
-            return
-        for divergence, learned in distil(
-            key,
-            density.model,
-            self.table,
-            self.options,
-            LangevinStein(),
-            progress=self.progress,
-            checkpoint=self.checkpoint,
-        ):
-            yield density.with_divergence(divergence), report.with_divergence(learned, SOLVER)
+        divergence_key, step_key = jr.split(key)
+        if self.objective is not None:
+            heads = fit_divergence_head(
+                divergence_key,
+                density.model,
+                table,
+                self.options,
+                self.objective,
+                progress=self.progress,
+                checkpoint=saved,
+            )
 
-    def _with_solver(self, key: Key, density: FlowDensity, report: FitReport) -> tuple[FlowDensity, FitReport]:
+            def with_head(head: SteinDivergence, learned: FitReport) -> Found:
+                return bare.with_divergence(head), of_model.with_divergence(learned, SOLVER)
+
+            learned = yield from relay(heads, lambda found: with_head(*found))
+            density, report = with_head(*learned)
+        yield self._with_solver(step_key, density, report, table)
+
+    def _with_solver(self, key: Key, density: FlowDensity, report: FitReport, table: Sample) -> Found:
         started = time.monotonic()
+        draws = self.options.plan(default_steps(table.effective), 512).share(2000, 16, ROWS)
         with activity("choice of solver steps", self.progress):
-            solver, errors = choose_steps(key, density, self.table, self.tolerance, self.options.share(2000, 16, ROWS))
+            solver, errors = choose_steps(key, density, table, self.tolerance, draws)
         seconds = report.seconds | {"solver": time.monotonic() - started}
         cut = tuple(each for each in report.interrupted or () if each != SOLVER) or None
         return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors, interrupted=cut)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, Float, Key, Scalar
-from ..models.flows import AbstractCircle, Diffusion, Flow, with_network
+from ..models.flows import AbstractGaussianFlow, GaussianFlow, with_network
 from ..models.networks import AbstractNetwork
 from ..solving import FixedStep
 from .checkpoints import Checkpoint
@@ -31,7 +31,7 @@ class HeldRows(NamedTuple):
 class Folds(NamedTuple):
     """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by."""
 
-    models: Flow | Diffusion
+    models: GaussianFlow
     kept: Sample
     held: MatchingDraws | HeldRows
 
@@ -74,7 +74,7 @@ class MatchingLoss(eqx.Module):
     likely: float = eqx.field(static=True)
 
     def __call__(self, networks: AbstractNetwork, key: Key, folds: Folds) -> Scalar:
-        def one(model: AbstractCircle, key: Key, sample: Sample) -> Scalar:
+        def one(model: AbstractGaussianFlow, key: Key, sample: Sample) -> Scalar:
             return matching_loss(model, draw_matching(key, sample, model, self.batch_size, self.likely))
 
         keys = jr.split(key, len(folds.kept.states))
@@ -90,7 +90,7 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 
 
 @eqx.filter_jit
-def held_log_likelihoods(models: AbstractCircle, held: HeldRows) -> Float[Array, "folds rows"]:
+def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows) -> Float[Array, "folds rows"]:
     """Of held-out rows, each under the model of its fold, in nats."""
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
 

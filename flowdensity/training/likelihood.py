@@ -15,8 +15,8 @@ from ..models.flows import AbstractProbabilityFlow, Model, with_network
 from ..solving import AbstractSolver, FixedStep, state_log_prob
 from .checkpoints import Checkpoint
 from .loop import History, Schedule, train
-from .options import Options, held_out
 from .splits import splits
+from .training import Plan, held_out
 
 SOLVER = FixedStep(8)
 """Coarse: the velocity starts smooth, and every step is paid for in every gradient."""
@@ -33,17 +33,16 @@ class Inputs(NamedTuple):
     held_key: Key
 
 
-def maximise_likelihood(
+def maximize_likelihood(
     key: Key,
     model: Model,
     table: Sample,
-    options: Options,
-    validation: float,
+    plan: Plan,
     *,
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[Model, History]]:
-    """Maximise the mean log density of a whitened table, stopping early on held-out rows.
+    """Maximize the mean log density of a whitened table, stopping early on held-out rows.
 
     A distilled divergence would be stale after a step. The exact one is used in up to sixteen dimensions and above a fresh
     probe for every row, which leaves the gradient unbiased (Grathwohl et al. 2019, arXiv 1810.01367).
@@ -52,8 +51,7 @@ def maximise_likelihood(
         key: JAX PRNG key.
         model: where to start; its `network` is trained.
         table: whitened events and contexts.
-        options: checked options, with a learning rate.
-        validation: fraction of the rows held out.
+        plan: how to train.
         progress: whether to show a bar.
         checkpoint: where to keep what has been done.
 
@@ -61,11 +59,12 @@ def maximise_likelihood(
         The best model so far and its losses: minus the log density in nats per dimension of the whitened table.
     """
     split_key, held_key, train_key = jr.split(key, 3)
-    ((kept, held),) = splits(split_key, table, held_out(len(table.states), validation), 1)
+    ((kept, held),) = splits(split_key, table, held_out(len(table.states), plan.validation), 1)
     args = Inputs(model, table.take(kept), table.take(held[:HELD]), held_key)
-    schedule = Schedule(options.steps, options.learning_rate or 1e-3, patience=max(100, options.steps * 3 // 10))
+    patience = max(100, plan.steps * 3 // 10)
+    schedule = Schedule(plan.steps, plan.learning_rate, patience, plan.optimizer)
     for network, history in train(
-        train_key, model.network, LikelihoodLoss(options.batch_size), _held_loss, args, schedule,
+        train_key, model.network, LikelihoodLoss(plan.batch_size), _held_loss, args, schedule,
         stage="likelihood", progress=progress, checkpoint=checkpoint,
     ):  # fmt: skip
         yield with_network(model, network), history

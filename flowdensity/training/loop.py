@@ -3,8 +3,8 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,8 +18,10 @@ from .._typing import Key, Scalar
 from .checkpoints import Checkpoint
 
 Module = TypeVar("Module")
-EVALUATIONS = 50
-"""How many times a stage is validated."""
+VALIDATIONS = 50
+"""Number of times that a stage is validated."""
+
+Status = Literal["completed", "stopped early", "interrupted", "nothing to learn"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,22 @@ class Schedule:
     """How long and how fast to train.
 
     Args:
-        steps: at most so many optimiser steps.
+        steps: maximum number of optimizer steps.
         learning_rate: peak of a cosine schedule with a short warm-up.
-        patience: stop after so many steps without improvement of the validation loss and return the best weights; None,
-            for losses with unlimited fresh data, runs all steps and returns the last.
-        stop: end after so many steps of the schedule; None runs it to its end.
+        patience: stop after this many steps without improvement of the validation loss and return the best weights; None,
+            for losses with unlimited fresh data, runs all steps and returns the last weights.
+        optimizer: used instead of AdamW, as it is; None is AdamW.
+        stop: end after this many steps of the schedule; None runs it to its end.
         ema: decay of the exponential moving average of the weights, warmed up with the step count.
         clip: global norm at which gradients are clipped.
-        weight_decay: decoupled decay of arrays with more than one axis: matrices, and what networks that are trained side by
-            side have of vectors. Scalars and other vectors, such as what describes the data, are left alone.
+        weight_decay: decoupled decay of arrays with more than one axis: matrices, and the vectors of networks that are trained
+            side by side. Scalars and other vectors, such as those that describe the data, do not decay.
     """
 
     steps: int
     learning_rate: float
     patience: int | None
+    optimizer: optax.GradientTransformation | None = None
     stop: int | None = None
     ema: float = 0.999
     clip: float = 1.0
@@ -49,10 +53,12 @@ class Schedule:
     @property
     def every(self) -> int:
         """Steps from one validation to the next."""
-        return max(1, self.steps // EVALUATIONS)
+        return max(1, self.steps // VALIDATIONS)
 
-    def optimiser(self) -> optax.GradientTransformationExtraArgs:
-        """AdamW with clipped gradients."""
+    def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer that was given, or AdamW with clipped gradients."""
+        if self.optimizer is not None:
+            return optax.with_extra_args_support(self.optimizer)
         rate = optax.warmup_cosine_decay_schedule(
             0.0,
             self.learning_rate,
@@ -71,42 +77,57 @@ class Schedule:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class History:
-    """Losses of one stage: equal-length lists of step, training loss since the last entry, and validation loss.
+    """Losses of one stage: equally long series of step, training loss since the last entry, and validation loss.
 
     Attributes:
-        step: optimiser steps done.
-        train: mean training loss since the last entry; the first entry, before any step, is that of `validation`.
+        step: optimizer steps done.
+        train: mean training loss since the last entry; the first entry, before any step, repeats that of `validation`.
         validation: loss of held-out rows or of fresh draws; minus their log density where there is a `gain`.
-        best_step: step of the weights that were kept.
+        best_step: step of the weights that were returned.
         seconds: wall time.
-        stopped: how the stage ended.
-        interrupted: whether by Ctrl-C.
-        gain: where held-out rows were judged by their likelihood, and `validation` is minus their mean log density in nats per
-            dimension of the whitened rows: by how much that of a row was above the start's, at its best, in nats, and its
+        status: how the stage ended.
+        gain: where held-out rows were scored by their likelihood, and `validation` is minus their mean log density in nats per
+            dimension of the whitened rows: the mean gain of their log density over the reference at its best, in nats, and its
             standard error. None where `validation` is the training loss on other rows.
     """
 
-    step: list[int] = field(default_factory=list)
-    train: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
+    step: tuple[int, ...] = ()
+    train: tuple[float, ...] = ()
+    validation: tuple[float, ...] = ()
     best_step: int = 0
     seconds: float = 0.0
-    stopped: str = "ran all steps"
-    interrupted: bool = False
+    status: Status = "completed"
     gain: tuple[float, float] | None = None
 
-    def add(self, step: int, train: float, validation: float) -> None:
-        """Add an entry to each series."""
-        self.step.append(step)
-        self.train.append(train)
-        self.validation.append(validation)
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Self:
+        """The history of a record in JSON, which has lists for tuples."""
+        series: dict[str, Any] = {name: tuple(record[name]) for name in ("step", "train", "validation")}
+        return cls(**record | series)
+
+    def extended(self, step: int, train: float, validation: float) -> "History":
+        """The history with one more entry in each series."""
+        return dataclasses.replace(
+            self, step=(*self.step, step), train=(*self.train, train), validation=(*self.validation, validation)
+        )
 
     @property
     def learned(self) -> bool:
         """Whether a step was done."""
         return bool(self.step) and self.step[-1] > 0
+
+    @property
+    def ending(self) -> str:
+        """How the stage ended, in words."""
+        if self.status == "nothing to learn":
+            return "nothing to learn, since the network adds no velocity: a head of zero is exact"
+        if self.gain is not None and self.best_step == 0 and self.status != "interrupted":
+            return f"{self.status}; held-out rows do not gain enough over the reference, so it is used as it is"
+        if self.status == "stopped early":
+            return f"stopped early, since the validation loss had not improved after step {self.best_step}"
+        return "ran all steps" if self.status == "completed" else f"interrupted at step {self.step[-1]}"
 
     def so_far(self) -> str:
         """What becomes of the module if training is interrupted now, as the end of a sentence."""
@@ -114,11 +135,7 @@ class History:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The three series as arrays."""
-        return {
-            "step": np.asarray(self.step),
-            "train": np.asarray(self.train),
-            "validation": np.asarray(self.validation),
-        }
+        return {name: np.asarray(getattr(self, name)) for name in ("step", "train", "validation")}
 
 
 class TrainingDiverged(FloatingPointError, Generic[Module]):
@@ -134,7 +151,7 @@ class TrainingDiverged(FloatingPointError, Generic[Module]):
         super().__init__(
             f"The {stage} loss was no longer finite by step {step}. The usual causes are a learning rate that is too "
             f"high and rows far outside the bulk of the data. The weights of step {history.best_step}, the best "
-            f"until then, are in this exception's `best`. Fix: learning_rate={learning_rate / 3:.1g}"
+            f"until then, are in this exception's `best`. Fix: training = fd.Training(learning_rate={learning_rate / 3:.1g})"
         )
         self.step = step
         self.best = best
@@ -153,13 +170,13 @@ def train(
     progress: bool,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[tuple[Module, History]]:
-    """Minimise `loss(module, key, args)`, and yield the averaged weights that do best on `validate(module, args)`.
+    """Minimize `loss(module, key, args)`, and yield the averaged weights that do best on `validate(module, args)`.
 
     Both are compiled once for all fits: `loss` and `validate` are functions of a module, or equinox modules whose configuration
-    is static, and so those of two fits are equal; whatever differs between fits of one shape is in `args`. With another
-    `schedule` they are compiled anew, but for its `patience` and `stop`.
+    is static, so those of two fits are equal; whatever differs between fits of one shape is in `args`. Another `schedule` is
+    compiled anew unless it differs in its `patience` or `stop` alone.
 
-    With a checkpoint, everything is kept at each validation, and a stage that finds its file goes on from there.
+    With a checkpoint, everything is saved at each validation, and a stage that finds its file resumes from there.
 
     Args:
         key: JAX PRNG key of the losses.
@@ -170,14 +187,13 @@ def train(
         schedule: how long and how fast.
         stage: what the progress bar and the errors call this.
         progress: whether to show a bar with step, losses and time left.
-        checkpoint: where to keep what has been done.
+        checkpoint: where to save what has been done.
 
     Yields:
-        The best module so far and the losses, which are one object that grows: first the module as it came, then each that
-        does better. The last is the result.
+        The best module so far and its history: first the module as it came, then each that does better, and last the result.
 
     Raises:
-        KeyboardInterrupt: with a note of the step; the losses say so too.
+        KeyboardInterrupt: after a last result, with a note of the step.
         TrainingDiverged: a loss was not finite.
     """
     params, static = eqx.partition(module, eqx.is_inexact_array)
@@ -185,11 +201,11 @@ def train(
     history = History()
     started = time.monotonic()
     best, best_loss, complete = params, np.inf, False
-    carry = jax.tree.map(jnp.copy, (params, params, schedule.optimiser().init(params), jnp.zeros((), int)))
-    kept = checkpoint and checkpoint.read(stage, (key, carry, best))
-    if kept:
-        record, (key, carry, best) = kept
-        history, best_loss, complete = History(**record["history"]), record["best_loss"], record["complete"]
+    carry = jax.tree.map(jnp.copy, (params, params, schedule.make_optimizer().init(params), jnp.zeros((), int)))
+    saved = checkpoint and checkpoint.read(stage, (key, carry, best))
+    if saved:
+        record, (key, carry, best) = saved
+        history, best_loss, complete = History.read(record["history"]), record["best_loss"], record["complete"]
 
     done = history.step[-1] if history.step else 0
     end, before = schedule.stop or schedule.steps, history.seconds
@@ -198,7 +214,7 @@ def train(
             yield eqx.combine(best, static), history
             if not history.step:
                 best_loss = float(_evaluate(validate, static, args, best))
-                history.add(0, best_loss, best_loss)
+                history = history.extended(0, best_loss, best_loss)
             while done < end and not complete:
                 chunk = min(schedule.every, end - done)
                 key, subkey = jr.split(key)
@@ -208,21 +224,22 @@ def train(
                 value, validation = float(value), float(_evaluate(validate, static, args, average))
                 if not (np.isfinite(value) and np.isfinite(validation)):
                     raise TrainingDiverged(stage, done, schedule.learning_rate, eqx.combine(best, static), history)
-                history.add(done, value, validation)
+                history = history.extended(done, value, validation)
+                history = dataclasses.replace(history, seconds=before + time.monotonic() - started)
                 if schedule.patience is None or validation < best_loss:
-                    best, best_loss, history.best_step = average, validation, done
+                    best, best_loss = average, validation
+                    history = dataclasses.replace(history, best_step=done)
                     yield eqx.combine(best, static), history
                 bar.set_postfix(train=f"{value:.4f}", validation=f"{validation:.4f}", refresh=False)
                 bar.update(chunk)
                 if schedule.patience and done - history.best_step >= schedule.patience:
-                    history.stopped = f"validation loss had not improved since step {history.best_step}"
-                    complete = True
-                history.seconds = before + time.monotonic() - started
+                    history, complete = dataclasses.replace(history, status="stopped early"), True
                 if checkpoint:
                     record = {"history": asdict(history), "best_loss": best_loss, "complete": complete}
                     checkpoint.write(stage, record, (key, carry, best))
+            yield eqx.combine(best, static), history
         except KeyboardInterrupt as interrupt:
-            history.stopped, history.interrupted = f"interrupted at step {done}", True
+            yield eqx.combine(best, static), dataclasses.replace(history, status="interrupted")
             interrupt.add_note(f"The {stage} was interrupted at step {done} of {end}")
             raise
 
@@ -235,12 +252,12 @@ def train(
 def _advance(fixed: tuple[Callable[..., Scalar], Any, Any, Schedule], carry: Any, keys: Key) -> tuple[Any, Scalar]:
     """A step for each key, and the mean loss."""
     loss, static, args, schedule = fixed
-    optimiser = schedule.optimiser()
+    optimizer = schedule.make_optimizer()
 
     def step(carry: Any, key: Key) -> tuple[Any, Scalar]:
         params, average, state, count = carry
         value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), key, args))(params)
-        updates, state = optimiser.update(gradient, state, params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
         # Without the warm-up, the starting weights would still weigh exp(-steps / 1000).
         decay = jnp.minimum(schedule.ema, (1.0 + count) / (10.0 + count))

@@ -10,7 +10,7 @@ import jax.random as jr
 from .._typing import Array, ContextRows, Float, Key, Rows, Scalar, Times
 from ..data.tables import Sample
 from ..models.energy import EnergyNetwork
-from ..models.flows import AbstractCircle
+from ..models.flows import AbstractGaussianFlow
 from ..models.paths import stratified_times
 
 LIKELY = 0.5
@@ -28,7 +28,9 @@ class MatchingDraws(NamedTuple):
 
 
 @eqx.filter_jit
-def draw_matching(key: Key, sample: Sample, model: AbstractCircle, count: int, likely: float = LIKELY) -> MatchingDraws:
+def draw_matching(
+    key: Key, sample: Sample, model: AbstractGaussianFlow, count: int, likely: float = LIKELY
+) -> MatchingDraws:
     r"""Draw rows, angles and noise for `count` terms of the matching loss.
 
     A share `likely` of the angles is drawn as the likelihood weighs them (`likelihood_angles`), and the others are those of the
@@ -61,7 +63,7 @@ def likelihood_angles(u: Times) -> Times:
     return jnp.where(area < until, jnp.arccos(jnp.exp(-jnp.minimum(area, until))), steep)
 
 
-def matching_loss(model: AbstractCircle, draws: MatchingDraws) -> Scalar:
+def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
     r"""Mean of $|F(\phi, y) - (\cos\phi\,x_1 - \sin\phi\,e)|^2/(u^2 D)$ with $y = \sin\phi\,x_1 + \cos\phi\,e$.
 
     $u$ is the model's unit of velocity. Least at the conditional mean of the target, the velocity of the probability flow
@@ -71,7 +73,7 @@ def matching_loss(model: AbstractCircle, draws: MatchingDraws) -> Scalar:
     def one(angle: Scalar, data: Array, noise: Array, context: Array) -> Scalar:
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
         velocity = model.velocity(angle, sine * data + cosine * noise, context)
-        return jnp.mean(jnp.square((velocity - (cosine * data - sine * noise)) / model.unit(angle)))
+        return jnp.mean(jnp.square((velocity - (cosine * data - sine * noise)) / model.velocity_scale(angle)))
 
     terms = jax.vmap(one)(draws.angles, draws.sample.states, draws.noise, draws.sample.contexts)
     return jnp.mean(terms)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_key, check_kind, check_number, reshaping
+from .._checks import reshaping
 from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.containers import Handed, read
@@ -25,10 +25,9 @@ from ..data.tables import (
     weight_table,
 )
 from ..data.warned import warn_about_tables
-from ..divergence.interface import AbstractDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
-from .options import SMALL, Options, check_options
+from .training import FEW_ROWS
 
 REACH = 1.5
 """Radius of the squash in multiples of the largest whitened radius in the data."""
@@ -58,21 +57,15 @@ def prepare(
     support: Support | None,
     weights: ArrayLike | None,
     network: AbstractNetwork | None,
-    steps: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-) -> tuple[Parts, Options]:
+) -> Parts:
     """Check the arguments that all fits from the start share, whiten the table and make the network, if there is none.
 
     Raises:
         TypeError, ValueError: if one is unusable.
     """
-    if network is not None:
-        check_kind(caller, "network", network, AbstractNetwork, "network = None")
-        network = in_session(network)
+    network = in_session(network)
     events, contexts, weighing, handed = fit_tables(caller, data, context, support, weights)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
-    options = check_options(caller, rows, steps, batch_size, learning_rate)
     dim = free_size(events.support, events.rows.shape[1:])
     context_dim = prod(contexts.rows.shape[1:])
     if network is None:
@@ -91,7 +84,7 @@ def prepare(
         None if weighing is None else jnp.asarray(weighing, float),
     )
     context_reach = reach_of(white_contexts) if context_dim else None
-    return Parts(table, network, scaling, context_scaling, reach_of(white), context_reach), options
+    return Parts(table, network, scaling, context_scaling, reach_of(white), context_reach)
 
 
 def reach_of(white: np.ndarray) -> Scalar:
@@ -101,7 +94,7 @@ def reach_of(white: np.ndarray) -> Scalar:
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:
     """The network for so many rows: smaller and without experts below 2,000; options given are taken instead."""
-    small: dict[str, Any] = {"width": 64, "experts": 0} if rows < SMALL else {}
+    small: dict[str, Any] = {"width": 64, "experts": 0} if rows < FEW_ROWS else {}
     return ResidualMLP(key, dim, context_dim, **small | otherwise)
 
 
@@ -170,19 +163,3 @@ def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
         states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
         white = np.asarray(states)
     return jnp.asarray(white, float)
-
-
-def check_shared(
-    caller: str, key: Key, divergence: Literal["stein"] | AbstractDivergence, validation: float, tolerance: float
-) -> None:
-    """Check the other arguments that all fits from data share.
-
-    Raises:
-        TypeError: unless `key` is a key, and `divergence` "stein" or an `AbstractDivergence`.
-        ValueError: unless `validation` is a fraction between 0 and 1, and `tolerance` positive.
-    """
-    check_key(caller, key)
-    if divergence != "stein":
-        check_kind(caller, "divergence", divergence, AbstractDivergence, 'divergence="stein"')
-    check_number(caller, "validation", validation, 0.0, 1.0, fix=0.1)
-    check_number(caller, "tolerance", tolerance, 0.0, fix=0.01, unit=" of nats")

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..divergence.calibration import Residuals
 from .loop import History
-from .start import StartChoice
+from .reference import ReferenceChoice
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FitReport:
         seconds: wall time of each stage.
         steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortisation: how far an amortized density is from its flow; None for other fits.
-        start: how it was chosen where a flow on few rows starts; None where there is no choice.
+        reference: how the reference of a flow on few rows was chosen; None where there was no choice.
         columns: what was straightened before the columns were whitened, in one line; None for fits that whiten none.
         interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
     """
@@ -86,7 +86,7 @@ class FitReport:
     residuals: Residuals | None = None
     steps: StepErrors | None = None
     amortisation: Amortisation | None = None
-    start: StartChoice | None = None
+    reference: ReferenceChoice | None = None
     columns: str | None = None
     interrupted: tuple[str, ...] | None = None
 
@@ -120,17 +120,17 @@ class FitReport:
     def summary(self) -> str:
         """A few lines of text: what was made of the columns, what each stage reached, and how good the divergence is."""
         lines = [] if self.columns is None else [self.columns]
-        if self.start is not None:
-            lines.append(self.start.summary())
+        if self.reference is not None:
+            lines.append(self.reference.summary())
         for stage, history in self.histories.items():
             if history.gain is None:
                 kept = history.validation[history.step.index(history.best_step)]
                 reached = f"validation loss {history.validation[0]:.4f} -> {kept:.4f}"
             else:
                 gain, error = history.gain
-                reached = f"at best held-out rows are {gain:+.3f} +- {error:.3f} nats above the start"
+                reached = f"at best held-out rows are {gain:+.3f} +- {error:.3f} nats above the reference"
             lines.append(
-                f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.stopped}; {reached}, "
+                f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.ending}; {reached}, "
                 f"weights of step {history.best_step}"
             )
         if self.residuals is not None:

@@ -153,4 +153,4 @@ def test_a_simplex_is_no_plane_to_its_own_support():
 def test_a_fit_says_so_before_any_work():
     rows = np.round(np.random.default_rng(0).normal(size=(300, 2)), 1)
     with pytest.warns(UserWarning, match="fit_flow expected columns of `data` with few ties"):
-        prepare("fit_flow", jr.key(0), rows, None, None, None, None, None, None, None)
+        prepare("fit_flow", jr.key(0), rows, None, None, None, None)

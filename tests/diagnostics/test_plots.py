@@ -17,7 +17,7 @@ from references import (
     GAUSSIAN_MEAN,
     MIXTURE,
     SLOPE,
-    GaussianFlow,
+    ExactGaussianFlow,
     amortized,
     conditional_gaussian_flow,
     gaussian_flow,
@@ -54,8 +54,8 @@ RESIDUALS = fd.Residuals(
 )
 REPORT = fd.FitReport(
     {
-        "flow": History([0, 10, 20, 30], [3.0, 2.0, 1.5, 1.2], [3.0, 2.1, 1.7, 1.9], best_step=20),
-        "divergence": History([0, 5, 10], [0.0, -1.0, -2.0], [0.0, -0.9, -1.8], best_step=10),
+        "flow": History((0, 10, 20, 30), (3.0, 2.0, 1.5, 1.2), (3.0, 2.1, 1.7, 1.9), best_step=20),
+        "divergence": History((0, 5, 10), (0.0, -1.0, -2.0), (0.0, -0.9, -1.8), best_step=10),
     },
     {},
     RESIDUALS,
@@ -182,7 +182,7 @@ def test_names_replace_labels():
 
 
 def test_an_event_that_is_a_number():
-    density = fd.FlowDensity(GaussianFlow(np.zeros(1), np.eye(1), support=constraints.positive, event_shape=()))
+    density = fd.FlowDensity(ExactGaussianFlow(np.zeros(1), np.eye(1), support=constraints.positive, event_shape=()))
     axes = plot_density(KEY, density, np.asarray(density.sample(KEY, (200,))))
     assert labels(axes[0]) == ["x"]
     ((x, _),) = (line.T for line in lines(axes[0, 0], MODEL))
@@ -280,7 +280,7 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
 
 
 def test_held_out_likelihood_has_an_axis_of_its_own():
-    history = History([0, 10, 20], [1.0, 0.9, 0.8], [1.41, 1.39, 1.40], best_step=10, gain=(0.04, 0.01))
+    history = History((0, 10, 20), (1.0, 0.9, 0.8), (1.41, 1.39, 1.40), best_step=10, gain=(0.04, 0.01))
     (axis,) = plot_training(fd.FitReport({"flow": history}, {}))
     assert not lines(axis, MODEL)
     (right,) = [each for each in axis.figure.axes if each is not axis]
@@ -364,7 +364,7 @@ def test_one_axes_by_itself():
     assert plot_training(report, axes=axis)[0] is axis
 
 
-WIDE = fd.FlowDensity(GaussianFlow(np.zeros(9), np.eye(9)))
+WIDE = fd.FlowDensity(ExactGaussianFlow(np.zeros(9), np.eye(9)))
 BARE = fd.FitReport(REPORT.histories, {})
 
 

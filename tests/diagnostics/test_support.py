@@ -12,7 +12,7 @@ from references import (
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
     NAMED,
-    GaussianFlow,
+    ExactGaussianFlow,
     amortized,
     conditional_gaussian_flow,
     gaussian_flow,
@@ -88,7 +88,7 @@ def test_few_held_out_rows_raise_no_false_alarm():
 
 
 def test_the_edge_of_a_support_is_outside():
-    flow = GaussianFlow(np.zeros(1), np.eye(1), support=constraints.unit_interval, event_shape=())
+    flow = ExactGaussianFlow(np.zeros(1), np.eye(1), support=constraints.unit_interval, event_shape=())
     with pytest.warns(UserWarning, match="an extrapolation"):
         found = fd.check_support(posterior(theta=np.zeros((1, 50))), fd.FlowDensity(flow))
     assert found.share == 1.0

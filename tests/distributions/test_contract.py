@@ -16,7 +16,7 @@ from references import (
     EPS32,
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
-    GaussianFlow,
+    ExactGaussianFlow,
     amortized,
     conditional_gaussian_flow,
     conditional_gaussian_log_prob,
@@ -31,12 +31,12 @@ SOLVER = fd.FixedStep(8)
 MATRIX_COVARIANCE = 0.5 * np.eye(6) + 0.5
 
 
-def matrix_flow() -> GaussianFlow:
-    return GaussianFlow(np.arange(6.0), MATRIX_COVARIANCE, event_shape=(2, 3))
+def matrix_flow() -> ExactGaussianFlow:
+    return ExactGaussianFlow(np.arange(6.0), MATRIX_COVARIANCE, event_shape=(2, 3))
 
 
-def log_normal_flow() -> GaussianFlow:
-    return GaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
+def log_normal_flow() -> ExactGaussianFlow:
+    return ExactGaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
 
 
 def one_by_one(density: fd.AmortizedDensity, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from references import (
     CONTEXTS,
     GAUSSIAN_COVARIANCE,
     GAUSSIAN_MEAN,
-    GaussianFlow,
+    ExactGaussianFlow,
     central_difference,
     conditional_gaussian_flow,
     conditional_gaussian_log_prob,
@@ -28,6 +28,7 @@ from references import (
 
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling
+from flowdensity.models.flows import zero_velocity
 
 SOLVER = fd.FixedStep(8)
 
@@ -121,7 +122,7 @@ def test_given(context, batch_shape):
 
 def test_a_context_with_axes_of_its_own():
     slope = np.arange(8.0).reshape(2, 4) / 10.0
-    flow = GaussianFlow(np.zeros(2), np.eye(2), slope)
+    flow = ExactGaussianFlow(np.zeros(2), np.eye(2), slope)
     shaped = Scaling(np.zeros(4), np.ones(4), constraints.real, (2, 2))
     density = fd.FlowDensity(eqx.tree_at(lambda f: f.context_scaling, flow, shaped), solver=SOLVER)
     assert density.context_shape == (2, 2)
@@ -139,7 +140,7 @@ def test_a_context_with_axes_of_its_own():
 
 
 def test_a_scalar_context():
-    flow = GaussianFlow(np.zeros(1), np.eye(1), np.array([[1.0]]), event_shape=())
+    flow = ExactGaussianFlow(np.zeros(1), np.eye(1), np.array([[1.0]]), event_shape=())
     shaped = Scaling(np.zeros(1), np.ones(1), constraints.real, ())
     density = fd.FlowDensity(eqx.tree_at(lambda f: f.context_scaling, flow, shaped), solver=SOLVER)
     assert density.context_shape == ()
@@ -183,25 +184,28 @@ def test_a_conditional_density_in_a_plate(subsample):
 class CountingFlow(fd.AbstractProbabilityFlow):
     """Counts how often its field is traced."""
 
-    inner: GaussianFlow
+    inner: ExactGaussianFlow
     network: None
     scaling: Scaling
     context_scaling: Scaling
     reach: jax.Array
     traces = []
 
-    def __init__(self, inner: GaussianFlow):
+    def __init__(self, inner: ExactGaussianFlow):
         self.inner = inner
         self.network = None
         self.reach = inner.reach
         self.scaling = inner.scaling
         self.context_scaling = inner.context_scaling
 
-    def features(self, time, state, context):
+    def network_velocity(self, time, state, context):
         type(self).traces.append(state.shape)
-        return self.inner.features(time, state, context)
+        return self.inner.network_velocity(time, state, context)
 
-    def unit(self, time):
+    def reference_velocity(self, time, state, context):
+        return zero_velocity(state)
+
+    def velocity_scale(self, time):
         return 1.0
 
     def times(self, steps):
@@ -232,7 +236,7 @@ def test_a_new_context_of_the_same_shape_is_not_traced_again():
 
 
 def log_normal(**options) -> fd.FlowDensity:
-    flow = GaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
+    flow = ExactGaussianFlow(np.array([0.3]), np.array([[0.5]]), support=constraints.positive, event_shape=())
     return fd.FlowDensity(flow, solver=SOLVER, **options)
 
 
@@ -262,7 +266,7 @@ def test_the_support_of_a_vector_counts_its_axes():
     assert support.event_dim == 1
     np.testing.assert_array_equal(support(np.zeros((5, 2))), np.ones(5, bool))
     np.testing.assert_array_equal(support(np.array([[0.0, np.nan], [0.0, 0.0]])), [False, True])
-    positive = GaussianFlow(np.zeros(2), np.eye(2), support=constraints.positive)
+    positive = ExactGaussianFlow(np.zeros(2), np.eye(2), support=constraints.positive)
     np.testing.assert_array_equal(fd.FlowDensity(positive).support(np.array([[1.0, -1.0], [1.0, 2.0]])), [False, True])
 
 

@@ -10,7 +10,7 @@ import numpyro
 import pytest
 from numpyro.distributions import biject_to, constraints
 from numpyro.infer.util import initialize_model, log_density
-from references import EPS32, GaussianFlow, x64
+from references import EPS32, ExactGaussianFlow, x64
 from scipy.special import expit, logit
 from scipy.stats import norm
 
@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 def gaussian(support: Any, shape: tuple[int, ...], deviation: float = WIDE) -> fd.FlowDensity:
     """A density that is normal on the real line."""
     size = int(np.prod(biject_to(support).inverse_shape(shape)))
-    flow = GaussianFlow(np.zeros(size), deviation**2 * np.eye(size), support=support, event_shape=shape)
+    flow = ExactGaussianFlow(np.zeros(size), deviation**2 * np.eye(size), support=support, event_shape=shape)
     return fd.FlowDensity(flow, solver=fd.FixedStep(steps=2))
 
 
@@ -173,7 +173,7 @@ def test_outside_the_support_there_is_no_density():
 
 
 def test_an_observed_site_at_an_edge_has_a_density():
-    flow = GaussianFlow(
+    flow = ExactGaussianFlow(
         np.zeros(1), 9.0 * np.eye(1), np.ones((1, 1)), support=constraints.greater_than(100.0), event_shape=()
     )
     density = fd.FlowDensity(flow, solver=fd.FixedStep(steps=2))

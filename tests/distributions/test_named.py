@@ -325,7 +325,7 @@ def test_a_scope_sees_its_own_names():
 
 WRONG = {
     "another distribution": (lambda: dist.Normal(), "got Normal"),
-    "a model": (named_flow, "got GaussianFlow"),
+    "a model": (named_flow, "got ExactGaussianFlow"),
     "no names": (lambda: fd.FlowDensity(gaussian_flow()), "learned from an array"),
     "no names, wrapped": (lambda: fd.FlowDensity(gaussian_flow()).expand((3,)).to_event(1), "learned from an array"),
 }

@@ -14,6 +14,7 @@ from references import NAMED_CONTEXT, gaussian_flow, random_flow
 
 import flowdensity as fd
 from flowdensity.data.scaling import standardise
+from flowdensity.models.flows import off_path
 from flowdensity.training.prepare import reach_of
 
 CENTER, SPREAD = np.array([1.0, 0.0, 300.0]), np.array([0.1, 1.0, 50.0])
@@ -23,11 +24,11 @@ def contexts(seed: int, count: int) -> np.ndarray:
     return CENTER + SPREAD * np.random.default_rng(seed).normal(size=(count, 3))
 
 
-def model(*, named: bool = False) -> fd.Flow:
+def model(*, named: bool = False) -> fd.GaussianFlow:
     """An untrained flow that has seen 300 contexts."""
     flow = random_flow(jr.key(0), 2, 3)
     scaling, white = standardise(contexts(0, 300), NAMED_CONTEXT if named else None)
-    return fd.Flow(flow.network, flow.path, flow.scaling, scaling, flow.reach, context_reach=reach_of(white))
+    return fd.GaussianFlow(flow.network, flow.path, flow.scaling, scaling, flow.reach, context_reach=reach_of(white))
 
 
 FAR = np.array([1.0, 0.0, 3000.0])
@@ -54,9 +55,9 @@ def test_coordinates_have_names():
         fd.FlowDensity(model(named=True)).given(far)
 
 
-def test_a_model_that_follows_a_likelihood_has_the_reach_of_its_circle():
+def test_a_model_that_follows_a_likelihood_has_the_same_reach():
     with pytest.warns(UserWarning, match="1 of 1 contexts"):
-        fd.FlowDensity(fd.ContinuousFlow(model()), FAR)
+        fd.FlowDensity(off_path(model()), FAR)
 
 
 def test_ordinary_contexts_are_not_warned_about():

@@ -67,7 +67,7 @@ def test_the_change_of_variables_and_rounded_values(learned, used):
 @BOTH
 def test_whatever_takes_a_model_or_a_density_learns_on(learned, used):
     density, _ = made(learned)
-    small = {"steps": 2, "batch_size": 8, "progress": False}
+    small = {"training": fd.Training(steps=2, batch_size=8), "progress": False}
     with session(used):
         divergence, _ = fd.fit_divergence(jr.key(0), density.model, ROWS, CONTEXTS, **small)
         assert density.with_divergence(divergence).given(CONTEXTS[0]).log_prob(ROWS).dtype == f"float{used}"

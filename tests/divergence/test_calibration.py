@@ -43,7 +43,7 @@ def plant(head, bias):
 class OracleHead(eqx.Module):
     """The exact divergence in the shape of a head."""
 
-    model: fd.Flow
+    model: fd.GaussianFlow
 
     def __call__(self, time, state, hidden):
         return trace_of_jacobian(self.model, time, state, jnp.zeros(0))
@@ -73,7 +73,7 @@ def test_residuals_are_the_means_they_are_called(setting):
     @jax.vmap
     def error(kernel):
         def one(point):
-            hidden = model.features(kernel.time, point, kernel.context)[1]
+            hidden = model.network_velocity(kernel.time, point, kernel.context)[1]
             return head(kernel.time, point, hidden) - trace_of_jacobian(model, kernel.time, point, kernel.context)
 
         return jnp.mean(jax.vmap(one)(kernel.centre + kernel.width * kernel.noise))
@@ -208,7 +208,9 @@ def test_a_model_that_stayed_at_the_fitted_gaussian_has_nothing_to_calibrate():
     """Early stopping may return the first weights, F = 0: a learned divergence of zero is exact, and log_prob finite."""
     events = np.random.default_rng(24).normal(size=(300, 2))
     model = untrained_flow(jr.key(25), events)
-    divergence, report = fd.fit_divergence(jr.key(26), model, events, steps=20, batch_size=64, progress=False)
+    divergence, report = fd.fit_divergence(
+        jr.key(26), model, events, training=fd.Training(steps=20, batch_size=64), progress=False
+    )
     np.testing.assert_array_equal(divergence.head.offset, np.zeros(4))
     assert "nothing to learn" in report.summary()
     factor = np.asarray(model.scaling.scale, np.float64)

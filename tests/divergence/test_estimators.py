@@ -18,6 +18,7 @@ from references import (
 )
 
 import flowdensity as fd
+from flowdensity.models.flows import zero_velocity
 
 NO_CONTEXT = jnp.zeros(0)
 
@@ -139,11 +140,14 @@ class LowRank(fd.AbstractProbabilityFlow):
     context_scaling: None = None
     reach: None = None
 
-    def features(self, time, state, context):
+    def network_velocity(self, time, state, context):
         left = jnp.eye(8)[:, :2] + 0.3
         return left @ jnp.diag(jnp.array([3.0, 1.0])) @ (left.T @ state), None
 
-    def unit(self, time):
+    def reference_velocity(self, time, state, context):
+        return zero_velocity(state)
+
+    def velocity_scale(self, time):
         return 1.0
 
     def times(self, steps):

@@ -95,7 +95,7 @@ def test_stein_divergence_is_the_velocity_and_the_head_on_its_features():
     flow, head = random_flow(jr.key(0), DIM, width=HIDDEN), random_head()
     angle, state, context = jnp.asarray(0.6), jnp.array([1.0, 0.5]), jnp.zeros(0)
     velocity, divergence = fd.SteinDivergence(head)(flow, angle, state, context)
-    expected, hidden = flow.features(angle, state, context)
+    expected, hidden = flow.network_velocity(angle, state, context)
     np.testing.assert_array_equal(velocity, expected)
     assert divergence == head(angle, state, hidden)
 
@@ -108,7 +108,7 @@ def test_stein_divergence_is_one_pass_through_the_network():
     def products(function):
         return str(jax.make_jaxpr(function)(jnp.ones(DIM))).count("dot_general")
 
-    model = products(lambda y: flow.features(angle, y, context))
+    model = products(lambda y: flow.network_velocity(angle, y, context))
     reading = products(lambda y: head(angle, y, jnp.ones(HIDDEN)))
     assert model >= 3
     assert reading >= 3

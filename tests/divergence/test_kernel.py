@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import GaussianFlow, random_flow, to64, trace_of_jacobian, x64
+from references import ExactGaussianFlow, random_flow, to64, trace_of_jacobian, x64
 from scipy.stats import chi2, kstest, norm
 
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling
 from flowdensity.divergence.kernel import Kernel, MeanJacobian, draw_frame, mean_jacobian, stein_terms
+from flowdensity.divergence.objectives import LangevinStein
 from flowdensity.divergence.stein import DivergenceHead
-from flowdensity.training.objectives import LangevinStein
+from flowdensity.models.flows import zero_velocity
 
 DIM, CONTEXT_DIM, HIDDEN = 2, 1, 16
 FRAMES = 100_000
@@ -140,7 +141,7 @@ def test_terms_are_what_they_are_called():
         @jax.vmap
         def by_hand(kernel):
             def value(y):
-                return head(kernel.time, y, field.features(kernel.time, y, kernel.context)[1])
+                return head(kernel.time, y, field.network_velocity(kernel.time, y, kernel.context)[1])
 
             def velocity(y):
                 return field.velocity(kernel.time, y, kernel.context)
@@ -193,14 +194,14 @@ def test_a_whole_frame_takes_the_first_order_noise_out():
     """For a linear field and a head that has its divergence nothing is left; single directions leave the traceless part."""
     covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
     with x64():
-        field = GaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
+        field = ExactGaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
 
         def head(time, state, hidden):
             return trace_of_jacobian(field, time, state, jnp.zeros(CONTEXT_DIM))
 
-        class Featured(GaussianFlow):
-            def features(self, time, state, context):
-                return super().features(time, state, context)[0], state
+        class Featured(ExactGaussianFlow):
+            def network_velocity(self, time, state, context):
+                return super().network_velocity(time, state, context)[0], state
 
         featured = Featured(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
         kernels = draw_kernels(jr.key(19), 0.3, "near", 2000)
@@ -267,11 +268,14 @@ def test_the_control_variates_lower_the_variance_and_add_no_bias():
             context_scaling: Scaling
             reach: jax.Array
 
-            def features(self, time, state, context):
-                velocity, hidden = inner.features(time, state, context)
+            def network_velocity(self, time, state, context):
+                velocity, hidden = inner.network_velocity(time, state, context)
                 return velocity + jnp.sin(time) * shear @ state, hidden
 
-            def unit(self, time):
+            def reference_velocity(self, time, state, context):
+                return zero_velocity(state)
+
+            def velocity_scale(self, time):
                 return 1.0
 
             def times(self, steps):
@@ -320,7 +324,7 @@ def test_the_mean_jacobian_is_found_without_derivatives():
     """Of a linear field it is the matrix itself, between the nodes as well."""
     covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
     with x64():
-        field = GaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
+        field = ExactGaussianFlow(np.array([1.0, -2.0]), covariance, np.ones((DIM, CONTEXT_DIM)))
         nodes = np.linspace(0.0, np.pi / 2.0, 33)
         kernels = draw_kernels(jr.key(17), 0.3, "near")
         found = jax.jit(lambda k: mean_jacobian(field, jnp.asarray(nodes), k))(kernels)

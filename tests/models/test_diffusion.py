@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import EPS32, GaussianFlow, untrained_flow, x64
+from references import EPS32, ExactGaussianFlow, untrained_flow, x64
 from scipy.stats import kstest, multivariate_normal, norm
 
 import flowdensity as fd
 from flowdensity import solving
 from flowdensity.models.fields import identity_scaling
+from flowdensity.models.flows import zero_velocity
 
 MEAN = np.array([0.6, -1.1])
 COVARIANCE = np.array([[1.4, 0.5], [0.5, 0.4]])
@@ -51,7 +52,7 @@ def true_velocity(angle, y):
     return np.cos(angle) * true_data(angle, y) - np.sin(angle) * true_noise(angle, y)
 
 
-class Uncentred(fd.AbstractCircle):
+class Uncentred(fd.AbstractGaussianFlow):
     """The exact velocity for N(MEAN, COVARIANCE), in the data's own coordinates, from where its path starts to where it stops."""
 
     network: None
@@ -66,13 +67,16 @@ class Uncentred(fd.AbstractCircle):
         self.reach = jnp.asarray(jnp.inf)
         self.path = path
 
-    def features(self, time, state, context):
+    def network_velocity(self, time, state, context):
         sine, cosine = jnp.sin(time), jnp.cos(time)
         covariance = sine**2 * COVARIANCE + cosine**2 * EYE
         away = jnp.linalg.solve(covariance, state - sine * MEAN)
         return cosine * MEAN + cosine * sine * (COVARIANCE - EYE) @ away, None
 
-    def unit(self, time):
+    def reference_velocity(self, time, state, context):
+        return zero_velocity(state)
+
+    def velocity_scale(self, time):
         return 1.0
 
     def angle(self, t):
@@ -148,7 +152,7 @@ def events():
 def diffusion(prediction, path=None, size=0.0):
     flow = untrained_flow(jr.key(0), events())
     last = jax.tree.map(lambda leaf: size * jr.normal(jr.key(1), leaf.shape), flow.network.outward)
-    return fd.Diffusion(
+    return fd.GaussianFlow(
         network=eqx.tree_at(lambda n: n.outward, flow.network, last),
         path=path or fd.VariancePreserving(),
         prediction=prediction,
@@ -350,7 +354,9 @@ def test_the_reverse_diffusion_ends_where_the_ode_does(path, strength):
 
 @pytest.mark.slow
 def test_diffused_samples_of_a_density():
-    density = fd.FlowDensity(GaussianFlow(MEAN, COVARIANCE, np.array([[0.5], [0.0]]))).given(np.array([[0.0], [10.0]]))
+    density = fd.FlowDensity(ExactGaussianFlow(MEAN, COVARIANCE, np.array([[0.5], [0.0]]))).given(
+        np.array([[0.0], [10.0]])
+    )
     draws = np.asarray(density.sample_diffusion(jr.key(4), (3000,)), np.float64)
     assert draws.shape == (3000, 2, 2)
     expected = np.stack([MEAN, MEAN + np.array([5.0, 0.0])])

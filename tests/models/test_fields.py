@@ -146,5 +146,5 @@ def test_what_cannot_be_wrapped_is_refused():
         with pytest.raises(TypeError, match=r"multivariate normal `base` of one vector; got .*\(3, 2\).*Fix: "):
             fd.VelocityField(lambda t, x, c: x, normal)
     density = fd.FlowDensity(fd.VelocityField(field, base))
-    with pytest.raises(TypeError, match=r"sample_diffusion expected a model on the circle.*got VelocityField.*Fix: "):
+    with pytest.raises(TypeError, match=r"sample_diffusion expected a model that follows .*got VelocityField.*Fix: "):
         density.sample_diffusion(jr.key(0))

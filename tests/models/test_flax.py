@@ -82,7 +82,9 @@ def test_a_noise_predictor_in_flax_is_wrapped_distilled_and_sampled():
     np.testing.assert_allclose(reference, expected, atol=5e-3)
 
     data = np.random.default_rng(1).normal(size=(1000, 2)) * np.sqrt(VARIANCES)
-    divergence, _ = fd.fit_divergence(jr.key(0), model, data, steps=300, batch_size=128, progress=False)
+    divergence, _ = fd.fit_divergence(
+        jr.key(0), model, data, training=fd.Training(steps=300, batch_size=128), progress=False
+    )
     density = exact.with_divergence(divergence)
     np.testing.assert_allclose(density.log_prob(POINTS), reference, atol=0.2)
 

@@ -20,7 +20,7 @@ def table(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return rng.normal(size=(count, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)
 
 
-def fitted_normal(flow: fd.Flow):
+def fitted_normal(flow: fd.GaussianFlow):
     factor = np.asarray(flow.scaling.scale, np.float64)
     return multivariate_normal(np.asarray(flow.scaling.location, np.float64), factor @ factor.T)
 
@@ -147,7 +147,7 @@ def test_a_context_beyond_the_reach_is_seen_as_at_it():
 def test_features_are_the_velocity_and_what_it_was_read_from():
     flow = random_flow(jr.key(5), 2, context_dim=1)
     inputs = np.array([0.1, 0.1, 0.7])
-    velocity, hidden = flow.features(jnp.asarray(0.2), jnp.asarray(inputs[:2]), jnp.asarray(inputs[2:]))
+    velocity, hidden = flow.network_velocity(jnp.asarray(0.2), jnp.asarray(inputs[:2]), jnp.asarray(inputs[2:]))
     network = flow.network
     shares = np.exp(network.gate.weight @ hidden + network.gate.bias)
     experts = np.einsum("k,kij,j->i", shares / shares.sum(), network.experts, inputs)

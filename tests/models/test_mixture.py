@@ -8,11 +8,10 @@ import pytest
 from references import MIXTURE, gaussian_flow, random_flow, to64, trace_of_jacobian, x64
 
 import flowdensity as fd
-from flowdensity.models.flows import with_start
+from flowdensity.divergence.objectives import LangevinStein
+from flowdensity.models.flows import with_reference
 from flowdensity.models.mixture import GaussianMixture
-from flowdensity.training.divergence import distil
-from flowdensity.training.objectives import LangevinStein
-from flowdensity.training.options import Options
+from flowdensity.training.divergence import fit_divergence_head
 from flowdensity.training.prepare import whitened
 from flowdensity.training.results import last
 
@@ -25,15 +24,15 @@ def mixture() -> GaussianMixture:
     return GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 
 
-def started(size: float, reach: float) -> fd.Flow:
+def started(size: float, reach: float) -> fd.GaussianFlow:
     """A network of this size, zero for none, beside the mixture."""
-    return with_start(random_flow(jr.key(1), 2, size=size, reach=reach), mixture())
+    return with_reference(random_flow(jr.key(1), 2, size=size, reach=reach), mixture())
 
 
-def diffusion(reach: float) -> fd.Diffusion:
+def diffusion(reach: float) -> fd.GaussianFlow:
     flow = random_flow(jr.key(1), 2, size=0.0, reach=reach)
     parts = flow.scaling, flow.context_scaling, flow.reach
-    return fd.Diffusion(flow.network, fd.VariancePreserving(), "noise", *parts, mixture())
+    return fd.GaussianFlow(flow.network, fd.VariancePreserving(), *parts, "noise", mixture())
 
 
 @pytest.mark.slow
@@ -82,7 +81,9 @@ def test_its_divergence_is_the_trace_of_its_jacobian():
             grid.ravel() for grid in jnp.meshgrid(jnp.linspace(0.0, jnp.pi / 2, 5), jnp.array([0, 0.5, 3, 100]))
         )
         states = scales[:, None] * jnp.array([0.8, -1.1])
-        divergences = jax.jit(jax.vmap(lambda angle, y: model.known(angle, y, NO_CONTEXT)[1]))(angles, states)
+        divergences = jax.jit(jax.vmap(lambda angle, y: model.reference_velocity(angle, y, NO_CONTEXT)[1]))(
+            angles, states
+        )
         exact = jax.jit(jax.vmap(lambda angle, y: trace_of_jacobian(model, angle, y, NO_CONTEXT)))(angles, states)
         np.testing.assert_allclose(divergences, exact, rtol=1e-9, atol=1e-12)
 
@@ -104,11 +105,13 @@ def test_it_fades_far_from_the_data():
     model = started(0.0, 4.0)
     for scale in (1e3, 1e6):
         state = scale * jnp.array([0.6, -0.8])
-        velocity, divergence = model.known(jnp.asarray(1.2), state, NO_CONTEXT)
+        velocity, divergence = model.reference_velocity(jnp.asarray(1.2), state, NO_CONTEXT)
         # As |y|^-1 and |y|^-2, times what the mixture has at the reach.
         assert np.linalg.norm(velocity) <= 4.0 * 10.0 / scale
         assert np.abs(divergence) <= 16.0 * 10.0 / scale**2
-        assert np.all(np.isfinite(jax.jacfwd(lambda y: model.known(jnp.asarray(1.2), y, NO_CONTEXT))(state)[0]))
+        assert np.all(
+            np.isfinite(jax.jacfwd(lambda y: model.reference_velocity(jnp.asarray(1.2), y, NO_CONTEXT))(state)[0])
+        )
 
 
 @pytest.mark.slow
@@ -116,13 +119,17 @@ def test_the_learned_divergence_is_that_of_the_network_alone():
     """A head of zero beside a network of zeros is exact; one that was distilled is close, and closer than none."""
     model = started(0.0, 6.0)
     table = whitened("test", model, np.float32(MIXTURE.sample(np.random.default_rng(1), 2000)), None)
-    options = Options(600, 256, None)
-    none, report = last(distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None))
+    training = fd.Training(steps=600, batch_size=256)
+    none, report = last(
+        fit_divergence_head(jr.key(0), model, table, training, LangevinStein(), progress=False, checkpoint=None)
+    )
     assert "nothing to learn" in report.summary()
     exact = fd.FlowDensity(model, divergence=fd.ExactDivergence())
     np.testing.assert_allclose(exact.with_divergence(none).log_prob(POINTS), exact.log_prob(POINTS), atol=1e-4)
     model = started(0.1, 6.0)
-    learned, _ = last(distil(jr.key(0), model, table, options, LangevinStein(), progress=False, checkpoint=None))
+    learned, _ = last(
+        fit_divergence_head(jr.key(0), model, table, training, LangevinStein(), progress=False, checkpoint=None)
+    )
     exact = fd.FlowDensity(model, divergence=fd.ExactDivergence())
     errors = [
         float(jnp.sqrt(jnp.mean(jnp.square(exact.with_divergence(each).log_prob(POINTS) - exact.log_prob(POINTS)))))

@@ -106,7 +106,9 @@ def test_an_image_is_fitted_and_distilled():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2000, 4, 4, 1)) + rng.normal(size=(2000, 1, 1, 1))
     network = fd.UNet(jr.key(0), (4, 4, 1), width=4, scales=2)
-    density, _ = fd.fit_flow(jr.key(1), images, network=network, steps=20, batch_size=32, progress=False)
+    density, _ = fd.fit_flow(
+        jr.key(1), images, network=network, training=fd.Training(steps=20, batch_size=32), progress=False
+    )
     assert density.event_shape == (4, 4, 1)
     assert density.divergence.head.places == 16
     assert np.isfinite(density.log_prob(np.float32(images[:3]))).all()

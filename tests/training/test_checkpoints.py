@@ -18,11 +18,12 @@ from flowdensity import _container
 from flowdensity.training.checkpoints import digest_of, open_checkpoint
 
 DATA = np.random.default_rng(0).gamma(2.0, 1.0, (300, 2)).cumsum(axis=1)
+SHORT = fd.Training(steps=20, batch_size=32)
 
 
-def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), **options):
+def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), steps=60, **options):
     # Below 2,000 rows: cross-validation from a mixture and from one Gaussian, then all rows, then the divergence.
-    options = {"steps": 60, "batch_size": 128, "learning_rate": 1e-2} | options
+    options = {"training": fd.Training(steps=steps, batch_size=128, learning_rate=1e-2)} | options
     network = fd.ResidualMLP(jr.key(1), 2, width=8, depth=1)
     return fd.fit_flow(jr.key(seed), data[rows], network=network, checkpoint=checkpoint, progress=False, **options)
 
@@ -89,7 +90,7 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, whole):
             early, _ = fit(tmp_path)
     assert isinstance(early.divergence, fd.ExactDivergence)
     density, report = fit(tmp_path)
-    assert not any(history.interrupted for history in report.histories.values())
+    assert not any(history.status == "interrupted" for history in report.histories.values())
     assert eqx.tree_equal(density._parts, whole[0]._parts)
 
 
@@ -164,13 +165,13 @@ def test_other_fits_keep_theirs(tmp_path, whole):
     model = whole[0].model
     for folder, call in {
         "divergence": lambda: fd.fit_divergence(
-            jr.key(3), model, DATA, steps=20, batch_size=32, checkpoint=tmp_path / "divergence", progress=False
+            jr.key(3), model, DATA, training=SHORT, checkpoint=tmp_path / "divergence", progress=False
         ),
         "energy": lambda: fd.distill(
-            jr.key(4), whole[0], labels=64, width=8, steps=20, batch_size=32, checkpoint=tmp_path / "energy", progress=False
+            jr.key(4), whole[0], labels=64, width=8, training=SHORT, checkpoint=tmp_path / "energy", progress=False
         ),
         "likelihood": lambda: fd.fit_likelihood(
-            jr.key(5), DATA, model=model, divergence=fd.ExactDivergence(), steps=4, batch_size=16,
+            jr.key(5), DATA, model=model, divergence=fd.ExactDivergence(), training=fd.Training(steps=4, batch_size=16),
             checkpoint=tmp_path / "likelihood", progress=False,
         ),
     }.items():  # fmt: skip

@@ -11,7 +11,7 @@ from references import random_flow
 import flowdensity as fd
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
-OPTIONS = {"steps": 50, "batch_size": 16, "progress": False}
+OPTIONS = {"training": fd.Training(steps=50, batch_size=16), "progress": False}
 EVENTS = np.zeros((7, 2), np.float32)
 
 
@@ -64,8 +64,14 @@ def head(seed: int) -> fd.FlowDensity:
 
 def likelihood(seed: int) -> fd.FlowDensity:
     # Of another model more or fewer numbers of solver steps are tried, each of which is a shape of its own.
+    training = fd.Training(steps=2, batch_size=16)
     return fd.fit_likelihood(
-        jr.key(seed), rows(seed, 60), model=model(0), divergence=fd.ExactDivergence(), **(OPTIONS | {"steps": 2})
+        jr.key(seed),
+        rows(seed, 60),
+        model=model(0),
+        divergence=fd.ExactDivergence(),
+        training=training,
+        progress=False,
     )[0]
 
 

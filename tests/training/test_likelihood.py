@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from conftest import small_network
 from numpyro.distributions import constraints
-from references import GaussianFlow, paired, random_flow
+from references import ExactGaussianFlow, paired, random_flow
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
@@ -30,11 +30,11 @@ def bent_log_prob(x: np.ndarray) -> np.ndarray:
 
 def test_the_loss_is_minus_the_log_density():
     covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
-    model = GaussianFlow(np.array([0.5, -1.0]), covariance)
+    model = ExactGaussianFlow(np.array([0.5, -1.0]), covariance)
     events = np.random.default_rng(0).normal(size=(50, 2))
     states = jax.vmap(lambda x: model.scaling.whiten(x)[0])(jnp.asarray(events, float))
     loss = negative_log_likelihood(model, Sample(states, jnp.zeros((50, 0))), jr.key(0))
-    # GaussianFlow has the mean of its data in its scaling: its states are events less that mean.
+    # ExactGaussianFlow has the mean of its data in its scaling: its states are events less that mean.
     exact = multivariate_normal(np.zeros(2), covariance).logpdf(np.asarray(states))
     np.testing.assert_allclose(loss, -exact.mean() / 2.0, atol=2e-3)  # eight steps of the solver
 
@@ -58,7 +58,11 @@ def test_probes_leave_the_loss_unbiased():
 def trained() -> tuple[fd.FlowDensity, fd.FitReport]:
     """A continuous normalizing flow from the start, with its divergence distilled on its own trajectories."""
     return fd.fit_likelihood(
-        jr.key(0), rows(3000), network=small_network(1, 2), steps=200, batch_size=128, progress=False
+        jr.key(0),
+        rows(3000),
+        network=small_network(1, 2),
+        training=fd.Training(steps=200, batch_size=128),
+        progress=False,
     )
 
 
@@ -73,8 +77,8 @@ def test_a_density_is_learned_by_maximum_likelihood(trained):
     missing, error = paired(bent_log_prob(fresh), exact)
     assert missing - 4.5 * error < 0.1 * left_out
     assert missing > -4.5 * error
-    assert isinstance(density.model, fd.ContinuousFlow)
-    assert not isinstance(density.model, fd.AbstractCircle)
+    assert isinstance(density.model, fd.GaussianFlow)
+    assert not density.model.follows_path
     losses = report.losses["likelihood"]
     assert losses["validation"].min() < losses["validation"][0] - 0.05
 
@@ -96,11 +100,16 @@ def test_a_flow_is_tuned_on_its_likelihood():
     """A flow stopped far too early comes closer to the truth, and is not itself changed."""
     data, fresh = rows(3000), rows(2000, 1)
     start, _ = fd.fit_flow(
-        jr.key(0), data, network=small_network(1, 2), divergence=fd.ExactDivergence(), steps=60, progress=False
+        jr.key(0),
+        data,
+        network=small_network(1, 2),
+        divergence=fd.ExactDivergence(),
+        training=fd.Training(steps=60),
+        progress=False,
     )
     before = np.asarray(start.log_prob(np.float32(fresh)), np.float64)
     tuned, _ = fd.fit_likelihood(
-        jr.key(1), data, model=start.model, steps=60, batch_size=128, learning_rate=2e-3,
+        jr.key(1), data, model=start.model, training=fd.Training(steps=60, batch_size=128, learning_rate=2e-3),
         divergence=fd.ExactDivergence(), progress=False,
     )  # fmt: skip
     gain, error = paired(tuned.log_prob(np.float32(fresh)), before)
@@ -115,7 +124,12 @@ def test_only_the_network_is_trained():
     model = fd.VelocityField(velocity, base=dist.Normal(0, 1).expand([2]).to_event(1))
     data = np.random.default_rng(0).normal(size=(500, 2)) * np.array([2.0, 0.5])
     density, _ = fd.fit_likelihood(
-        jr.key(0), data, model=model, divergence=fd.ExactDivergence(), steps=150, learning_rate=0.05, progress=False
+        jr.key(0),
+        data,
+        model=model,
+        divergence=fd.ExactDivergence(),
+        training=fd.Training(steps=150, learning_rate=0.05),
+        progress=False,
     )
     assert isinstance(density.model, fd.VelocityField)
     # x = exp(w) z: the maximum is at the logarithm of the standard deviations, to the square root of 1 / (2 n).
@@ -140,13 +154,12 @@ def test_a_model_has_its_own_support_and_network(options, says):
     ("options", "says"),
     [
         ({"data": rows(50)[:, :1], "model": random_flow(jr.key(0), 2)}, r"expected `data` with shape \(n, 2\)"),
-        ({"data": rows(50), "validation": 1.0}, "expected `validation` as a number above 0 and below 1"),
-        ({"data": rows(50), "steps": 0}, "expected `steps` as an integer"),
+        ({"data": rows(50), "training": 100}, "expected `training` of type Training; got 100"),
     ],
-    ids=["shape", "validation", "steps"],
+    ids=["shape", "training"],
 )
 def test_bad_input_is_refused(options, says):
-    with pytest.raises(ValueError, match=rf"fit_likelihood {says}.*Fix:"):
+    with pytest.raises((TypeError, ValueError), match=rf"fit_likelihood {says}.*Fix:"):
         fd.fit_likelihood(jr.key(0), **options)
 
 

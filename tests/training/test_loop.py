@@ -43,8 +43,8 @@ def test_it_minimises():
     point, history = fit(patience=None)
     # The cosine schedule ends at a hundredth of the peak, and Adam moves each coordinate by the rate at most.
     np.testing.assert_allclose(point.at, TARGET, atol=0.05)
-    assert history.stopped == "ran all steps"
-    assert not history.interrupted
+    assert history.ending == "ran all steps"
+    assert history.status == "completed"
     assert history.step[0] == 0
     assert history.step[-1] == 500
     assert len(history.step) == len(history.train) == len(history.validation)
@@ -77,8 +77,8 @@ def test_it_stops_when_validation_no_longer_improves():
     # Validated every ten steps: the first time that 35 or more have gone by is after forty.
     assert history.step[-1] == history.best_step + 40
     assert history.step[-1] < 500
-    assert "had not improved" in history.stopped
-    assert str(history.best_step) in history.stopped
+    assert history.status == "stopped early"
+    assert str(history.best_step) in history.ending
 
 
 def test_without_patience_the_last_weights_come_back():
@@ -135,8 +135,8 @@ def test_an_interrupted_run_returns_the_best_so_far_with_a_warning(monkeypatch):
     monkeypatch.setattr(loop, "tqdm", Interrupting(at=20))
     with pytest.warns(UserWarning, match=r"test stage was interrupted at step \d+ of 500"):
         point, history = fit()
-    assert history.interrupted
-    assert "interrupted" in history.stopped
+    assert history.status == "interrupted"
+    assert "interrupted" in history.ending
     assert history.step[-1] == 200
     assert float(validate(point, TARGET)) == pytest.approx(min(history.validation), rel=1e-6)
     assert min(history.validation) < history.validation[0]
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(bad):
         # The first coordinate climbs from 0 towards 1 by at most 0.05 a step: it takes ten steps to get here.
         return jnp.where(point.at[0] > 0.5, bad, loss(point, key, args))
 
-    with pytest.raises(TrainingDiverged, match=r"Fix: learning_rate=0\.02") as caught:
+    with pytest.raises(TrainingDiverged, match=r"Fix: training = fd\.Training\(learning_rate=0\.02\)") as caught:
         fit(loss=breaks)
     error = caught.value
     assert 10 <= error.step <= 100

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import GaussianFlow, central_difference, random_flow, to64, untrained_flow, x64
+from references import ExactGaussianFlow, central_difference, random_flow, to64, untrained_flow, x64
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
@@ -55,7 +55,7 @@ def test_no_angle_is_beyond_the_ends_of_a_model():
     flow = random_flow(jr.key(9), 2)
     shared = (flow.scaling, flow.context_scaling, flow.reach)
     for prediction, first, last in (("noise", 0.01, 0.5 * np.pi), ("data", 0.0, 0.5 * np.pi - 0.01)):
-        model = fd.Diffusion(flow.network, fd.VariancePreserving(), prediction, *shared)
+        model = fd.GaussianFlow(flow.network, fd.VariancePreserving(), *shared, prediction)
         angles = draw_matching(jr.key(1), Sample(jnp.zeros((2, 2)), jnp.zeros((2, 0))), model, COUNT).angles
         assert np.float32(first) <= angles.min()
         assert angles.max() <= np.float32(last)
@@ -82,10 +82,10 @@ def test_the_loss_is_least_at_the_exact_field():
     r"""There it is E[Cov(target | y)]/D, whose eigenvalues are v/(v sin^2 + cos^2) for an eigenvalue v of the data's."""
     eigenvalues, path = np.array([3.0, 0.2]), fd.Trigonometric()
     draws = gaussian_draws(jnp.asarray(eigenvalues), path)
-    exact = GaussianFlow(np.zeros(2), np.diag(eigenvalues))
+    exact = ExactGaussianFlow(np.zeros(2), np.diag(eigenvalues))
 
     def one(covariance, draw):
-        flow = GaussianFlow(np.zeros(2), np.diag(covariance))
+        flow = ExactGaussianFlow(np.zeros(2), np.diag(covariance))
         return matching_loss(flow, jax.tree.map(lambda leaf: leaf[None], draw))
 
     values = jax.jit(jax.vmap(lambda d: matching_loss(exact, jax.tree.map(lambda leaf: leaf[None], d))))(draws)

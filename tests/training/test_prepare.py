@@ -8,18 +8,13 @@ from references import untrained_flow
 import flowdensity as fd
 from flowdensity.training.prepare import prepare, whitened, whitened_contexts
 
-DEFAULTS = (None, None, None, None)
-"""Network, steps, batch size and learning rate."""
-
 
 def test_rows_without_weight_have_no_part_in_the_reach():
     rows = np.random.default_rng(1).normal(size=(300, 2))
     weights = np.ones(300)
     beyond, nothing = np.full((3, 2), 1e6), np.zeros(3)
-    with_them, _ = prepare(
-        "fit_flow", jr.key(0), np.concatenate([rows, beyond]), None, None, [*weights, *nothing], *DEFAULTS
-    )
-    without, _ = prepare("fit_flow", jr.key(0), rows, None, None, weights, *DEFAULTS)
+    with_them = prepare("fit_flow", jr.key(0), np.concatenate([rows, beyond]), None, None, [*weights, *nothing], None)
+    without = prepare("fit_flow", jr.key(0), rows, None, None, weights, None)
     np.testing.assert_array_equal(with_them.reach, without.reach)
     np.testing.assert_array_equal(with_them.table.states, without.table.states)
     model = untrained_flow(jr.key(0), rows)
@@ -32,8 +27,8 @@ def test_a_model_that_is_there_sees_the_table_it_was_learned_from():
     """In float32 what is near an edge would be on it, and infinite on the real line."""
     shares = np.append(np.random.default_rng(2).uniform(size=299), 1.0 - 1e-9)
     for data, support in ((shares, constraints.unit_interval), ({"p": shares}, {"p": constraints.unit_interval})):
-        parts, _ = prepare("fit_flow", jr.key(0), data, None, support, None, *DEFAULTS)
-        model = fd.Flow(path=fd.CondOT(), **parts.shared)
+        parts = prepare("fit_flow", jr.key(0), data, None, support, None, None)
+        model = fd.GaussianFlow(path=fd.CondOT(), **parts.shared)
         again = whitened("fit_divergence", model, data, None)
         np.testing.assert_allclose(again.states, parts.table.states, rtol=1e-4, atol=1e-5)
 

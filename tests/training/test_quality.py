@@ -87,7 +87,11 @@ def test_tails_that_are_long_in_all_directions_are_learned():
     shape = wishart(30, np.eye(10)).rvs(random_state=7)
     law = multivariate_t(np.zeros(10), shape, 3.0, seed=rng)
     density, _ = fd.fit_flow(
-        jr.key(37), law.rvs(2_000), steps=100, divergence=fd.HutchinsonDivergence(jr.key(38)), progress=False
+        jr.key(37),
+        law.rvs(2_000),
+        training=fd.Training(steps=100),
+        divergence=fd.HutchinsonDivergence(jr.key(38)),
+        progress=False,
     )
     fresh = law.rvs(2_000)
     missing, error = paired(
@@ -102,7 +106,11 @@ def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, e
     """`fit_divergence` needs rows only for its centres: fresh rows and another key lead to the same function."""
     fresh = MIXTURE.sample(np.random.default_rng(36), 3000)
     divergence, report = fd.fit_divergence(
-        jr.key(37), mixture_fit.density.model, fresh, steps=500, batch_size=256, learning_rate=3e-3, progress=False
+        jr.key(37),
+        mixture_fit.density.model,
+        fresh,
+        training=fd.Training(steps=500, batch_size=256, learning_rate=3e-3),
+        progress=False,
     )
     assert isinstance(divergence, fd.SteinDivergence)
     assert set(report.losses) == {"divergence"}
@@ -121,7 +129,9 @@ def test_the_divergence_is_learned_on_rows_that_the_model_does_not_make():
     density = fd.FlowDensity(random_flow(jr.key(1), dim, width=32))
     middle = np.array([1.0, 1.0] + (dim - 2) * [0.0])
     rows = np.float32(middle + 0.1 * np.random.default_rng(0).normal(size=(600, dim)))
-    learned, _ = fd.fit_divergence(jr.key(2), density.model, rows[200:], steps=600, batch_size=256, progress=False)
+    learned, _ = fd.fit_divergence(
+        jr.key(2), density.model, rows[200:], training=fd.Training(steps=600, batch_size=256), progress=False
+    )
 
     def rmse(points):
         error = density.with_divergence(learned).log_prob(points) - density.log_prob(points)
@@ -134,7 +144,7 @@ def test_the_divergence_is_learned_on_rows_that_the_model_does_not_make():
 class Whole(eqx.Module):
     """The velocity of a fitted flow in the user's units: a callable that shows nothing else."""
 
-    flow: fd.Flow
+    flow: fd.GaussianFlow
 
     def __call__(self, t, x, context):
         state, _ = self.flow.scaling.whiten(x)
@@ -152,7 +162,11 @@ def test_the_divergence_of_a_wrapped_velocity_is_learned(mixture_fit, exact_mixt
     exact = np.asarray(fd.FlowDensity(field).log_prob(fresh), np.float64)
     np.testing.assert_allclose(exact, exact_mixture.log_prob(fresh), atol=0.1)
     divergence, report = fd.fit_divergence(
-        jr.key(39), field, mixture_fit.data, batch_size=256, steps=800, learning_rate=2e-3, progress=False
+        jr.key(39),
+        field,
+        mixture_fit.data,
+        training=fd.Training(batch_size=256, steps=800, learning_rate=2e-3),
+        progress=False,
     )
     density = fd.FlowDensity(field, divergence=divergence)
     errors = np.asarray(density.log_prob(fresh), np.float64) - exact

@@ -36,7 +36,7 @@ def test_the_langevin_stein_operator_has_mean_zero_over_samples_of_the_model(mix
     )
 
     def product(y):
-        field, hidden = model.features(jnp.asarray(angle), y, EMPTY)
+        field, hidden = model.network_velocity(jnp.asarray(angle), y, EMPTY)
         return head(jnp.asarray(angle), y, hidden) * field
 
     def parts(y):

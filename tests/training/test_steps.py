@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from references import (
     CONTEXTS,
-    GaussianFlow,
+    ExactGaussianFlow,
     conditional_gaussian_flow,
     conditional_gaussian_log_prob,
     gaussian_flow,
@@ -63,7 +63,7 @@ def test_the_fitted_gaussian_needs_the_fewest():
 
 def test_where_no_number_is_enough_it_says_so():
     """A needle: one standard deviation is a ten-thousandth of the base's."""
-    model = GaussianFlow(np.zeros(2), np.diag([1.0, 1e-8]))
+    model = ExactGaussianFlow(np.zeros(2), np.diag([1.0, 1e-8]))
     rows = Sample(jr.normal(jr.key(3), (64, 2)) * jnp.array([1.0, 1e-4]), jnp.zeros((64, 0)))
     with pytest.warns(UserWarning, match=r"error in log_prob is .* nats with 64 steps.*FixedStep\(steps=128\)"):
         solver, errors = choose_steps(jr.key(1), fd.FlowDensity(model), rows, 0.01)

@@ -58,7 +58,12 @@ def test_rows_without_weight_are_no_rows():
     data = np.concatenate([rng.normal(size=(30, 2)), 9.0 + rng.normal(size=(270, 2))])
     weights = np.repeat([1.0, 0.0], [30, 270])
     network = fd.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
-    options = {"network": network, "steps": 2, "divergence": fd.ExactDivergence(), "progress": False}
+    options = {
+        "network": network,
+        "training": fd.Training(steps=2),
+        "divergence": fd.ExactDivergence(),
+        "progress": False,
+    }
     _, report = fd.fit_flow(jr.key(0), data, weights=weights, **options)
     history = report.histories["flow"]
     assert np.all(np.isfinite([*history.validation, *history.gain]))

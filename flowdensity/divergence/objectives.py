@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from .._checks import check_choice, check_kind, check_number
 from .._typing import Key, Scalar
-from ..divergence.centres import AbstractCentres
-from ..divergence.kernel import Kernel, MeanJacobian, frame_size, stein_terms
-from ..divergence.stein import DivergenceHead, seen_field
-from ..models.flows import AbstractCircle, AbstractProbabilityFlow
+from ..models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, follows_path
+from .centres import AbstractCentres
+from .kernel import Kernel, MeanJacobian, frame_size, stein_terms
+from .stein import DivergenceHead, seen_field
 
 Source = Literal["both", "data", "model"]
 
@@ -95,8 +95,8 @@ class LangevinStein(AbstractObjective):
 class ScoreStein(AbstractObjective):
     r"""The Langevin-Stein loss in its plain form, with an explicit score: $\mathbb{E}[g^2 + 2g\,s\cdot F + 2\,F\cdot\nabla g]$.
 
-    The paper's (Jagwani et al. 2026, arXiv 2605.16486). The score is the model's own, so the model must be on the circle; points
-    are on the path, since farther out no score is known.
+    The paper's (Jagwani et al. 2026, arXiv 2605.16486). The score is the model's own, so the model must follow a Gaussian
+    path; points are on that path, since farther out no score is known.
 
     Args:
         source: "both", "data" or "model".
@@ -117,9 +117,9 @@ class ScoreStein(AbstractObjective):
     def loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
     ) -> Scalar:
-        circle = _scored(model)
+        scored = _scored(model)
         time, point, _, _, context = kernel
-        score = circle.score(time, point, context)
+        score = scored.score(time, point, context)
         (field, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
         _, seen_tangent = tangent(field)
         value, slope = jax.jvp(lambda y, s: head(time, y, s), (point, seen), (field, seen_tangent))
@@ -174,10 +174,10 @@ def check_objective(caller: str, objective: object, model: AbstractProbabilityFl
         _scored(model)
 
 
-def _scored(model: AbstractProbabilityFlow) -> AbstractCircle:
-    if not isinstance(model, AbstractCircle):
+def _scored(model: AbstractProbabilityFlow) -> AbstractGaussianFlow:
+    if not follows_path(model):
         raise TypeError(
-            f"ScoreStein expected a model on the circle, which has a score; got {type(model).__name__}. "
+            f"ScoreStein expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}. "
             "Fix: objective = fd.LangevinStein()"
         )
     return model

@@ -12,7 +12,7 @@ import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling
 from flowdensity.data.tables import Sample
 from flowdensity.models.mixture import GaussianMixture as GaussianMixtureStart
-from flowdensity.training.start import StartChoice, choose_start, fit_start, whiten_again
+from flowdensity.training.reference import ReferenceChoice, choose_reference, fit_reference, whiten_again
 
 
 def prepared(events: np.ndarray, weights: np.ndarray | None = None):
@@ -22,8 +22,8 @@ def prepared(events: np.ndarray, weights: np.ndarray | None = None):
     )
 
 
-def chosen(scaling: Scaling, table: Sample) -> StartChoice | None:
-    return choose_start(jr.key(0), scaling, table, progress=False)
+def chosen(scaling: Scaling, table: Sample) -> ReferenceChoice | None:
+    return choose_reference(jr.key(0), scaling, table, progress=False)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_one_gaussian_is_left_as_it_is():
     )
     choice = chosen(*prepared(rows))
     assert choice.components == 1
-    assert fit_start(prepared(rows)[1], choice) is None
+    assert fit_reference(prepared(rows)[1], choice) is None
     assert choice.summary().startswith("start: the fitted Gaussian; on held-out rows the best mixture is -")
 
 
@@ -102,7 +102,7 @@ def test_a_row_counts_as_often_as_it_weighs():
     events = MIXTURE.sample(rng, 100)
     weights = np.tile([0.0, 2.0], 50) / 100.0
     table = Sample(jnp.asarray(events, float), jnp.zeros((100, 0)), jnp.asarray(weights, float))
-    start = fit_start(table, StartChoice(2, 0.01, (0.0, 0.0)))
+    start = fit_reference(table, ReferenceChoice(2, 0.01, (0.0, 0.0)))
     again = np.repeat(np.asarray(table.states, np.float64)[1::2], 2, axis=0)
     mixture = GaussianMixture(2, reg_covar=0.01, random_state=0).fit(again)
     np.testing.assert_allclose(jnp.exp(start.log_weights), mixture.weights_, rtol=1e-5)
@@ -114,11 +114,16 @@ def test_a_fit_on_few_rows_starts_there():
     rng = np.random.default_rng(4)
     network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
     density, report = fd.fit_flow(
-        jr.key(0), MIXTURE.sample(rng, 300), network=network, steps=20, divergence=fd.ExactDivergence(), progress=False
+        jr.key(0),
+        MIXTURE.sample(rng, 300),
+        network=network,
+        training=fd.Training(steps=20),
+        divergence=fd.ExactDivergence(),
+        progress=False,
     )
-    assert report.start.components > 1
-    assert density.model.start.log_weights.shape == (report.start.components,)
-    assert report.summary().splitlines()[:2] == [report.columns, report.start.summary()]
+    assert report.reference.components > 1
+    assert density.model.reference.log_weights.shape == (report.reference.components,)
+    assert report.summary().splitlines()[:2] == [report.columns, report.reference.summary()]
     # A mixture has two dozen parameters, and 300 rows tell each of them to half a nat in all: a tenth of a nat a row.
     fresh = MIXTURE.sample(rng, 4_000)
     gap, error = paired(MIXTURE.log_prob(fresh), density.log_prob(np.float32(fresh)))
@@ -134,17 +139,22 @@ def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
 
     network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
     rows = MIXTURE.sample(np.random.default_rng(4), 300)
-    options = {"network": network, "steps": 100, "divergence": fd.ExactDivergence(), "progress": False}
+    options = {
+        "network": network,
+        "training": fd.Training(steps=100),
+        "divergence": fd.ExactDivergence(),
+        "progress": False,
+    }
     _, report = fd.fit_flow(jr.key(0), rows, **options)
-    lead, error = report.start.lead
-    assert report.start.components > 1
+    lead, error = report.reference.lead
+    assert report.reference.components > 1
     assert lead > 0.0
     assert f"flows trained from it {lead:+.3f} +- {error:.3f} above" in report.summary()
-    monkeypatch.setattr("flowdensity.training.cross_validation.fit_start", bad)
+    monkeypatch.setattr("flowdensity.training.cross_validation.fit_reference", bad)
     density, report = fd.fit_flow(jr.key(0), rows, **options)
-    assert report.start.components == 1
-    assert report.start.lead[0] < -1.0
-    assert density.model.start is None
+    assert report.reference.components == 1
+    assert report.reference.lead[0] < -1.0
+    assert density.model.reference is None
     # The losses and the gain are those of the flows that were taken.
     history = report.histories["flow"]
     assert history.gain[0] == pytest.approx(2.0 * (history.validation[0] - min(history.validation)), abs=1e-4)
@@ -153,13 +163,13 @@ def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
 @pytest.mark.slow
 def test_with_a_context_or_many_rows_it_starts_at_the_gaussian():
     rng = np.random.default_rng(5)
-    options = {"steps": 2, "divergence": fd.ExactDivergence(), "progress": False}
+    options = {"training": fd.Training(steps=2), "divergence": fd.ExactDivergence(), "progress": False}
     network = fd.ResidualMLP(jr.key(0), 2, 1, width=4, depth=1, experts=0)
     events = MIXTURE.sample(rng, 2_000)
     density, report = fd.fit_flow(jr.key(0), events[:100], rng.normal(size=(100, 1)), network=network, **options)
-    assert density.model.start is None
-    assert report.start is None
+    assert density.model.reference is None
+    assert report.reference is None
     network = fd.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
     density, report = fd.fit_flow(jr.key(0), events, network=network, **options)
-    assert density.model.start is None
-    assert report.start is None
+    assert density.model.reference is None
+    assert report.reference is None

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import GaussianFlow, cases, random_flow, to64, trace_of_jacobian, x64
+from references import ExactGaussianFlow, cases, random_flow, to64, trace_of_jacobian, x64
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.divergence.centres import PathCentres
 from flowdensity.divergence.kernel import MeanJacobian, frame_size
+from flowdensity.models.flows import zero_velocity
 
 COUNT = 20_000
 COVARIANCE = np.array([[2.0, 0.6], [0.6, 0.5]])
@@ -37,7 +38,7 @@ class LinearHead(eqx.Module):
 
 def gaussian_setting():
     """The exact flow of a Gaussian, whose path the data follow and whose score is therefore the path's."""
-    model = GaussianFlow(np.zeros(2), COVARIANCE)
+    model = ExactGaussianFlow(np.zeros(2), COVARIANCE)
     states = jr.multivariate_normal(jr.key(0), jnp.zeros(2), jnp.asarray(COVARIANCE), (COUNT,))
     return model, Sample(states, jnp.zeros((COUNT, 0)))
 
@@ -76,16 +77,21 @@ def test_the_score_objective_is_for_models_that_have_one():
         context_scaling: None = None
         reach: None = None
 
-        def features(self, time, state, context):
+        def network_velocity(self, time, state, context):
             return state, None
 
-        def unit(self, time):
+        def reference_velocity(self, time, state, context):
+            return zero_velocity(state)
+
+        def velocity_scale(self, time):
             return 1.0
 
         def times(self, steps):
             return jnp.linspace(0.0, 1.0, steps + 1)
 
-    with pytest.raises(TypeError, match=r"ScoreStein expected a model on the circle.*got Elsewhere.*Fix: "):
+    with pytest.raises(
+        TypeError, match=r"ScoreStein expected a model that follows a Gaussian path.*got Elsewhere.*Fix: "
+    ):
         fd.ScoreStein().loss(None, Elsewhere(), None, None)
 
 
@@ -126,23 +132,26 @@ def test_the_unit_of_the_velocity_does_not_matter():
     """A head is counted in the model's unit and multiplied back: the divergence is that of the velocity."""
 
     class Doubled(fd.AbstractProbabilityFlow):
-        inner: fd.Flow
+        inner: fd.GaussianFlow
         network: None = None
         scaling: None = None
         context_scaling: None = None
         reach: None = None
 
-        def features(self, time, state, context):
-            return self.inner.features(time, state, context)
+        def network_velocity(self, time, state, context):
+            return self.inner.network_velocity(time, state, context)
 
-        def unit(self, time):
+        def reference_velocity(self, time, state, context):
+            return zero_velocity(state)
+
+        def velocity_scale(self, time):
             return 2.0
 
         def times(self, steps):
             return self.inner.times(steps)
 
     class Half(eqx.Module):
-        inner: fd.Flow
+        inner: fd.GaussianFlow
 
         def __call__(self, time, state, seen):
             return 0.5 * trace_of_jacobian(self.inner, time, state, NO_CONTEXT)

@@ -17,8 +17,8 @@ from ..data.tables import Sample
 from ..data.weights import mean_and_error, resampled, shares
 from ..data.whitening import FULL_COVARIANCE_LIMIT, LEAST, times_rows, whitening
 from ..models.mixture import GaussianMixture
-from .options import SMALL
 from .splits import kinds
+from .training import FEW_ROWS
 
 COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FLOORS = (0.01, 0.03, 0.1, 0.3)
@@ -29,7 +29,7 @@ PATIENCE = 2
 
 
 @dataclass(frozen=True)
-class StartChoice:
+class ReferenceChoice:
     """Where a flow started, by cross-validation.
 
     Attributes:
@@ -58,7 +58,7 @@ class StartChoice:
         return f"{text}, and flows trained from it {lead:+.3f} +- {error:.3f} above flows trained from the Gaussian"
 
 
-def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -> StartChoice | None:
+def choose_reference(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -> ReferenceChoice | None:
     """The number of components and the floor of their variances under which held-out rows are likeliest.
 
     Every row is held out once. A mixture is chosen if it gains more than its standard error.
@@ -88,20 +88,20 @@ def choose_start(key: Key, scaling: Scaling, table: Sample, *, progress: bool) -
     order = np.concatenate(parts)
     weights = shares(_weights(table), rows)[order]
 
-    def tried(components: int, floor: float) -> StartChoice:
+    def tried(components: int, floor: float) -> ReferenceChoice:
         mixtures = [_fit(kept, components, floor) for kept, _ in splits]
         above = np.concatenate(
             [m.score_samples(out) - norm.logpdf(out).sum(axis=1) for m, out in zip(mixtures, held, strict=True)]
         )
-        return StartChoice(components, floor, mean_and_error(above, weights, kind[order]))
+        return ReferenceChoice(components, floor, mean_and_error(above, weights, kind[order]))
 
     floors = tqdm.tqdm(FLOORS, desc="start", unit="floor", disable=not progress)
     choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)
     gain, error = choice.gain
-    return choice if gain > error else StartChoice(1, 0.0, choice.gain)
+    return choice if gain > error else ReferenceChoice(1, 0.0, choice.gain)
 
 
-def fit_start(table: Sample, choice: StartChoice) -> GaussianMixture | None:
+def fit_reference(table: Sample, choice: ReferenceChoice) -> GaussianMixture | None:
     """The mixture that was chosen, fitted to whitened rows; None for the fitted Gaussian."""
     if choice.components == 1:
         return None
@@ -123,7 +123,7 @@ def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, 
     return kept._replace(states=white[0]), held._replace(states=white[1])
 
 
-def _best_of(tried: Callable[[int, float], StartChoice], floor: float, most: int) -> StartChoice:
+def _best_of(tried: Callable[[int, float], ReferenceChoice], floor: float, most: int) -> ReferenceChoice:
     """The best number of components, up to `most`, at one floor: more are tried until two in a row have done worse."""
     best, worse = tried(COMPONENTS[0], floor), 0
     for components in COMPONENTS[1:]:
@@ -134,13 +134,13 @@ def _best_of(tried: Callable[[int, float], StartChoice], floor: float, most: int
     return best
 
 
-def _gain(choice: StartChoice) -> float:
+def _gain(choice: ReferenceChoice) -> float:
     return choice.gain[0]
 
 
 def _fit(table: Sample, components: int, floor: float) -> Any:
     rows = np.asarray(table.states, np.float64)
-    return fit_mixture(resampled(rows, _weights(table), min(SMALL, len(rows))), components, floor)
+    return fit_mixture(resampled(rows, _weights(table), min(FEW_ROWS, len(rows))), components, floor)
 
 
 def _weights(table: Sample) -> np.ndarray | None:

@@ -1,0 +1,129 @@
+"""How the stages of a fit are trained: the options that every fit takes."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._checks import check_count, check_kind, check_number
+
+FEW_ROWS = 2000
+"""Below this number of rows the default network is smaller, and is trained more slowly and for fewer steps, since it
+overfits sooner."""
+
+
+class Plan(NamedTuple):
+    """The options of one stage, with that stage's defaults filled in.
+
+    Attributes:
+        steps: maximum number of optimizer steps.
+        batch_size: terms of the loss in each step.
+        learning_rate: peak learning rate.
+        optimizer: used instead of AdamW, as it is; None is AdamW.
+        validation: fraction of the rows that are held out.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    optimizer: optax.GradientTransformation | None
+    validation: float
+
+    def share(self, part: int, least: int, most: int) -> int:
+        """One draw for every `part` terms of the loss in training, so that work around it does not outweigh the training."""
+        return min(max(least, self.steps * self.batch_size // part), most)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: one object for every stage of every fit. An option that is None takes the default of the stage.
+
+    By default each stage uses AdamW with clipped gradients and a cosine schedule after a short warm-up, and returns an
+    exponential moving average of the weights.
+
+    Args:
+        steps: maximum number of optimizer steps of each stage; by default 8,000, or 4,000 for fewer than 2,000 rows.
+        batch_size: terms of the loss in each step; by default 512.
+        learning_rate: peak learning rate of the default optimizer.
+        optimizer: any optax optimizer, used as it is in every stage: it brings its own learning rate and schedule.
+        validation: fraction of the rows that are held out to stop early, between 0 and 1.
+
+    Raises:
+        TypeError: if `optimizer` is not an optax optimizer.
+        ValueError: if an option is out of range, or both `optimizer` and `learning_rate` are given.
+
+    Example:
+        >>> import optax
+        >>> training = fd.Training(steps=2000, optimizer=optax.lion(1e-4))
+        >>> density, report = fd.fit_flow(key, data, training=training)
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    optimizer: optax.GradientTransformation | None = None
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_count("Training", "steps", self.steps, fix=4000)
+        if self.batch_size is not None:
+            check_count("Training", "batch_size", self.batch_size, fix=512)
+        if self.learning_rate is not None:
+            check_number("Training", "learning_rate", self.learning_rate, 0.0, fix=1e-3)
+        check_number("Training", "validation", self.validation, 0.0, 1.0, fix=0.1)
+        if self.optimizer is not None:
+            check_kind(
+                "Training", "optimizer", self.optimizer, optax.GradientTransformation, "optimizer = optax.adam(1e-3)"
+            )
+            if self.learning_rate is not None:
+                raise ValueError(
+                    "Training expected `optimizer` or `learning_rate`, since an optax optimizer brings its own learning "
+                    f"rate; got both, with learning_rate={self.learning_rate:g}. Fix: learning_rate = None"
+                )
+
+    def plan(self, steps: int, batch_size: int, learning_rate: float = 1e-3) -> Plan:
+        """The options of a stage, given the defaults of that stage."""
+        return Plan(
+            steps if self.steps is None else int(self.steps),
+            batch_size if self.batch_size is None else int(self.batch_size),
+            learning_rate if self.learning_rate is None else float(self.learning_rate),
+            self.optimizer,
+            float(self.validation),
+        )
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """What the training depends on, as values that are equal in another process. An optimizer is told by its operations."""
+        options = self.steps, self.batch_size, self.learning_rate, self.validation
+        if self.optimizer is None:
+            return (*options, None)
+        params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+        state = self.optimizer.init(params)
+        operations = jax.make_jaxpr(self.optimizer.update)(params, state, params)
+        return (*options, re.sub(r"0x[0-9a-f]+", "", str(operations)), *operations.consts)
+
+
+def default_steps(rows: float) -> int:
+    """Optimizer steps of a stage, for a table with that effective number of rows."""
+    return 4000 if rows < FEW_ROWS else 8000
+
+
+def held_out(rows: int, validation: float) -> int:
+    """The number of rows that are held out: the fraction `validation`, at least one and not all."""
+    return min(max(1, round(validation * rows)), rows - 1)
+
+
+def check_training(caller: str, training: object) -> Training:
+    """The training options of a call, by default `Training()`.
+
+    Raises:
+        TypeError: if `training` is not a `Training`.
+    """
+    if training is None:
+        return Training()
+    check_kind(caller, "training", training, Training, "training = fd.Training()")
+    assert isinstance(training, Training)
+    return training
