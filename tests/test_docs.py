@@ -46,7 +46,7 @@ def namespace():
         short = functools.partial(fd.distill, labels=1024, width=16, training=fd.Training(steps=50), progress=False)
         patch.setattr(fd, "distill", short)
         patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, **_: small_network(0, dim, contexts))
-        patch.setattr(divergence, "TRUNK", (32, 1))
+        patch.setattr(divergence, "TRUNK_SIZE", (32, 1))
         patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
         patch.setattr(numpyro.infer, "MCMC", ShortMCMC)
         names = {}

@@ -15,7 +15,7 @@ from ..divergence.kernel import mean_jacobian
 from ..divergence.objectives import LangevinStein
 from ..divergence.stein import SteinDivergence
 from ..solving import AbstractSolver, Adaptive, FixedStep
-from ..training.divergence import NODES, centres_about_samples
+from ..training.divergence import TRAJECTORY_STEPS, centres_about_samples
 from .findings import Finding
 from .subject import Solved, Subject, slopes, values
 
@@ -101,7 +101,7 @@ def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | No
     centre_key, jacobian_key, draw_key = jr.split(key, 3)
     around = centres_about_samples(centre_key, model, subject.draw(centre_key, 4096), 4096)
     within = LangevinStein(tails=0.0)
-    control = mean_jacobian(model, jnp.sort(model.times(NODES)), within.draw(jacobian_key, around, KERNELS))
+    control = mean_jacobian(model, jnp.sort(model.times(TRAJECTORY_STEPS)), within.draw(jacobian_key, around, KERNELS))
     found = stein_residuals(divergence.head, model, control, within.draw(draw_key, around, KERNELS))
     bias, error = found.bias
     # Whitened coordinates have a root mean square of about one: these are nats too, and at most that of the error itself.

@@ -13,7 +13,8 @@ from ..models.flows import AbstractProbabilityFlow
 from .kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
 from .stein import DivergenceHead
 
-BINS = 8
+NUM_BINS = 8
+"""Bins of time for which residuals are averaged."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ def stein_residuals(
     )
     time = np.asarray(kernels.time, np.float64)
     first, last = np.asarray(model.times(1), np.float64)
-    edges = np.linspace(first, last, BINS + 1)
-    which = np.clip(np.floor((time - first) / (last - first) * BINS), 0, BINS - 1)
+    edges = np.linspace(first, last, NUM_BINS + 1)
+    which = np.clip(np.floor((time - first) / (last - first) * NUM_BINS), 0, NUM_BINS - 1)
     # Times are drawn as they were in training: each frame counts for as much of the model's time as lies about its own.
     about = np.empty_like(time)
     order = np.argsort(time)
     about[order] = np.gradient(time[order])
-    bins = [_weighted(columns[which == i], about[which == i]) for i in range(BINS)]
+    bins = [_weighted(columns[which == i], about[which == i]) for i in range(NUM_BINS)]
     return Residuals(
         times=edges,
         functions=("1", "g", *(f"y[{i}]" for i in range(terms.point.shape[-1]))),

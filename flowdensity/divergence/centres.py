@@ -17,10 +17,10 @@ from ..models.flows import AbstractGaussianFlow
 from ..models.paths import stratified_times
 from .kernel import Kernel, draw_frame
 
-MINIMUM_WIDTH = 0.01
-"""Least kernel width in whitened units: below it the differences of the velocity drown in float32."""
-FARTHEST = 10.0
-"""What is moved outwards is so by a factor of at most this: beyond the reach of the data, where log densities level off."""
+MIN_KERNEL_WIDTH = 0.01
+"""Smallest kernel width in whitened units: below it, differences of the velocity drown in float32 rounding."""
+MAX_INFLATION = 10.0
+"""Largest factor by which a center is moved outwards: beyond the reach of the data log densities level off."""
 
 
 class AbstractCentres(eqx.Module):
@@ -73,7 +73,7 @@ class PathCentres(AbstractCentres):
             time=angles,
             centre=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
             noise=_frames(noise, count, directions, self.dim),
-            width=jnp.maximum(rho * cosine, MINIMUM_WIDTH),
+            width=jnp.maximum(rho * cosine, MIN_KERNEL_WIDTH),
             context=mismatched(swap, chosen.contexts, tails),
         )
 
@@ -129,7 +129,7 @@ class TrajectoryCentres(AbstractCentres):
             time=between(self.times[node], self.times[node + 1]),
             centre=middle + inflation(far, count, tails) * (point - middle),
             noise=_frames(noise, count, directions, self.dim),
-            width=jnp.maximum(rho * between(self.widths[node], self.widths[node + 1]), MINIMUM_WIDTH),
+            width=jnp.maximum(rho * between(self.widths[node], self.widths[node + 1]), MIN_KERNEL_WIDTH),
             context=mismatched(swap, self.contexts[row], tails),
         )
 
@@ -157,7 +157,7 @@ class HalvedCentres(AbstractCentres):
 def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
     """Factors of which a fraction `tails` is between 1 and 10, uniform in the logarithm, and the rest 1."""
     which, how_far = jr.split(key)
-    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(FARTHEST)))
+    factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(MAX_INFLATION)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
 
 

@@ -15,12 +15,12 @@ from .exact import ExactDivergence
 from .gram_schmidt import gram_schmidt
 from .interface import AbstractDivergence
 
-EXACT = 16
-"""Dimension up to which a model in training has its exact divergence: above, a probe is cheaper than its noise is dear."""
+MAX_EXACT_DIMENSION = 16
+"""Up to this dimension a model in training has its exact divergence; above it a noisy probe is the better use of time."""
 
 Probes = Literal["rademacher", "gaussian"]
-MOST = 100_000
-"""Probes: more are a slip of the hand, or a file that means harm."""
+MAX_PROBES = 100_000
+"""Maximum number of probes: a larger number is a slip, or a malicious file."""
 
 
 class HutchinsonDivergence(AbstractDivergence):
@@ -46,7 +46,7 @@ class HutchinsonDivergence(AbstractDivergence):
 
     def __check_init__(self) -> None:
         check_key("HutchinsonDivergence", self.key)
-        check_count("HutchinsonDivergence", "probes", self.probes, most=MOST, fix=1)
+        check_count("HutchinsonDivergence", "probes", self.probes, most=MAX_PROBES, fix=1)
         check_choice("HutchinsonDivergence", "distribution", self.distribution, Probes, fix="rademacher")
 
     def __call__(
@@ -84,7 +84,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
 
     def __check_init__(self) -> None:
         check_key("HutchPlusPlusDivergence", self.key)
-        check_count("HutchPlusPlusDivergence", "probes", self.probes, least=3, most=MOST, fix=3)
+        check_count("HutchPlusPlusDivergence", "probes", self.probes, least=3, most=MAX_PROBES, fix=3)
         if self.probes % 3 != 0:
             raise ValueError(
                 f"HutchPlusPlusDivergence expected `probes` as a multiple of 3, a third for each part; got {self.probes}. "
@@ -113,7 +113,7 @@ def unbiased_divergence(key: Key, dim: int) -> AbstractDivergence:
     Exact in up to sixteen dimensions and one probe above, which leaves gradients unbiased if every step has a fresh key
     (Grathwohl et al. 2019, arXiv 1810.01367).
     """
-    return ExactDivergence() if dim <= EXACT else HutchinsonDivergence(key)
+    return ExactDivergence() if dim <= MAX_EXACT_DIMENSION else HutchinsonDivergence(key)
 
 
 def _quadratic(tangent: Callable[[State], State], vectors: Float[Array, "count dim"]) -> Scalar:

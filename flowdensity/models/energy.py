@@ -10,8 +10,10 @@ from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, context_seen, linear, squash
 
-DIRECTIONS, MOST = 8, 512
-"""Directions for each input, and how many at most."""
+DIRECTIONS_PER_INPUT = 8
+"""Random directions for each input."""
+MAX_DIRECTIONS = 512
+"""Largest number of random directions."""
 
 
 class QuadraticExperts(eqx.Module):
@@ -34,7 +36,7 @@ class QuadraticExperts(eqx.Module):
 
     def __init__(self, key: Key, inputs: int, *, width: int, experts: int):
         gate_key, direction_key = jr.split(key)
-        directions = min(DIRECTIONS * inputs, MOST)
+        directions = min(DIRECTIONS_PER_INPUT * inputs, MAX_DIRECTIONS)
         self.gate = linear(gate_key, width, experts)
         self.directions = linear(direction_key, inputs, directions)
         self.weights = jnp.zeros((experts, directions))

@@ -12,8 +12,8 @@ from .._checks import real_array
 from .._typing import Array, ArrayLike, Float, Scalar, State
 from .networks import squash
 
-EVEN = Fixes(categories="weights = numpy.ones(len(means))")
-"""The line that gives all components the same weight."""
+EQUAL_WEIGHTS = Fixes(categories="weights = numpy.ones(len(means))")
+"""Fix that gives all components the same weight."""
 
 
 class GaussianMixture(eqx.Module):
@@ -47,7 +47,9 @@ class GaussianMixture(eqx.Module):
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
         # In float64, whatever JAX's own precision.
         given = {"weights": weights, "means": means, "covariances": covariances}
-        weights, means, covariances = (real_array("GaussianMixture", name, each, EVEN) for name, each in given.items())
+        weights, means, covariances = (
+            real_array("GaussianMixture", name, each, EQUAL_WEIGHTS) for name, each in given.items()
+        )
         if not (weights.shape == means.shape[:1] and covariances.shape == (*means.shape, *means.shape[1:])):
             raise ValueError(
                 "GaussianMixture expected `weights`, `means` and `covariances` of the shapes (k,), (k, dim) and (k, dim, dim); "

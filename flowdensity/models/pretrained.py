@@ -23,8 +23,8 @@ from .fields import call, check_output, context_identity, identity_scaling, wrap
 from .flows import AbstractGaussianFlow, Prediction, scale_of_gain, velocity_coefficients, zero_velocity
 from .paths import AbstractPath, VarianceExploding
 
-SCHEDULE = "betas = numpy.linspace(1e-4, 0.02, 1000)"
-"""The line that makes DDPM's own schedule."""
+DDPM_SCHEDULE = "betas = numpy.linspace(1e-4, 0.02, 1000)"
+"""The line of code that makes the schedule of DDPM."""
 
 
 class AbstractClock(eqx.Module):
@@ -141,11 +141,11 @@ def from_ddpm(
         TypeError: if `network` cannot be called as it should, or a shape is none.
         ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
     """
-    rates = real_array("from_ddpm", "betas", betas, Fixes(categories=SCHEDULE))
+    rates = real_array("from_ddpm", "betas", betas, Fixes(categories=DDPM_SCHEDULE))
     if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
         raise ValueError(
             f"from_ddpm expected `betas` with shape (T,), T >= 2, each between 0 and 1; got shape {rates.shape}. "
-            f"Fix: {SCHEDULE}"
+            f"Fix: {DDPM_SCHEDULE}"
         )
     check_choice("from_ddpm", "predicts", predicts, Prediction, fix="noise")
     kept = np.cumprod(1.0 - rates)

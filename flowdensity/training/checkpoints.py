@@ -16,8 +16,8 @@ from .. import _container
 from .._checks import check_path
 
 SUFFIX = ".checkpoint"
-VERSION = 3
-"""Of what a stage keeps and how it judges: a fit that an older version began is not gone on with."""
+CHECKPOINT_VERSION = 3
+"""Version of the contents of checkpoints: a fit that an older version began is not resumed."""
 
 
 class Checkpoint(NamedTuple):
@@ -87,7 +87,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
     folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob(f".*{SUFFIX}.*"):
         partial.unlink()  # of a process that was killed while it wrote
-    opened = Checkpoint(caller, folder, digest_of((VERSION, caller, *inputs)))
+    opened = Checkpoint(caller, folder, digest_of((CHECKPOINT_VERSION, caller, *inputs)))
     if opened.read("fit", ()) is None:
         if any(folder.glob(f"*{SUFFIX}")):
             raise _foreign(caller, folder)

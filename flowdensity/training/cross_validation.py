@@ -22,8 +22,8 @@ from .reference import ReferenceChoice, choose_reference, fit_reference, whiten_
 from .results import final, relay
 from .splits import kinds
 
-HELD = 1024
-"""At most so many rows of all folds together have their likelihood at every validation."""
+MAX_SCORED_ROWS = 1024
+"""Maximum number of held-out rows of all folds together that are scored at each validation."""
 
 Pair = tuple[Sample, Sample]
 """Rows to train on, and rows held out."""
@@ -83,7 +83,7 @@ def cross_validate(
         trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(starts))
     seconds = time.monotonic() - began
     held_keys = jr.split(keys.held, len(pairs))
-    some = [some_of(key, out, HELD // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
+    some = [some_of(key, out, MAX_SCORED_ROWS // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
     kept, judged = stack([kept for kept, _ in pairs]), HeldRows(stack(some), held_keys)
     runs: list[Run] = []
     for start in starts:

@@ -28,35 +28,44 @@ from ..solving import state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .losses import EnergyLabels, departures_and_slopes, energy_loss
-from .prepare import REACH, reach_of
+from .prepare import REACH_FACTOR, reach_of
 from .progress import activity
 from .report import Amortisation, FitReport
 from .results import last, relay, until_interrupted
 from .training import Plan, Training, check_training, default_steps, held_out
 
-LABELS, LEAST, MOST = 4_096, 32_768, 131_072
-"""Labels for each dimension of state and context, and how many there are at least and at most."""
-WIDTH, EXPERTS = 32, 64
-"""Units of the narrowest network, and the quadratic functions that one of many dimensions has beside."""
-FEW, MANY = 4, 8
-"""A network of more than so few dimensions is twice as wide; one of more than so many has quadratic functions."""
-CHUNK = 1024
-"""States that are labelled in one call."""
-NOISED, INFLATED = 0.2, 0.1
-"""Fractions of the labelled states that are samples with noise, and samples moved outwards; the rest are samples."""
-MISMATCHED = 0.2
-"""Fraction of the labelled states that have another's context."""
-LEAST_NOISE = 0.05
-"""Noise has a standard deviation between this and 1 in whitened units, uniform in its logarithm."""
-CHECKED, EACH = 8, 128
-"""A normaliser is measured on one sample for so many labels; where it is checked, so many samples are given the same context."""
-GRADIENT = 1e-6
-"""Largest gradient at the normaliser that is taken: by how much the mean ratio may be off 1."""
+LABELS_PER_DIMENSION = 4_096
+"""Default number of labels for each dimension of state and context."""
+MIN_LABELS, MAX_LABELS = 32_768, 131_072
+"""Smallest and largest default number of labels."""
+MIN_WIDTH = 32
+"""Hidden units of the narrowest default network."""
+NUM_QUADRATICS = 64
+"""Quadratic functions beside the perceptron of a default network with many inputs."""
+FEW_INPUTS = 4
+"""A default network with more inputs than this is twice as wide."""
+MANY_INPUTS = 8
+"""A default network with more inputs than this has quadratic functions."""
+CHUNK_SIZE = 1024
+"""Number of states that are labeled in one call."""
+NOISY_SHARE, INFLATED_SHARE = 0.2, 0.1
+"""Fractions of the labeled states that are samples with noise, and samples moved outwards; the rest are samples."""
+MISMATCHED_SHARE = 0.2
+"""Fraction of the labeled states that get the context of another state."""
+MIN_NOISE = 0.05
+"""Smallest standard deviation of the added noise in whitened units; it is log-uniform between this and 1."""
+LABELS_PER_CHECK = 8
+"""Labels for each sample that the normalizer is measured on."""
+SAMPLES_PER_CONTEXT = 128
+"""Samples with the same context in the check of the normalizer."""
+GRADIENT_TOLERANCE = 1e-6
+"""The normalizer is accepted when the mean density ratio differs from 1 by at most this."""
 LEARNING_RATE = 1e-2
+"""Default peak learning rate of the network."""
 NORMALIZER = "normalizer (its integral is not quite 1)"
 """What an amortized density lacks if the fit is interrupted before its normalizer is measured."""
-TINY = 1e-6
-"""Floor of what is divided by: a density that is the fitted Gaussian departs from it nowhere."""
+SCALE_FLOOR = 1e-6
+"""Floor for quantities that are divided by: a density equal to the fitted Gaussian has a departure of zero."""
 
 
 def distill(
@@ -106,11 +115,11 @@ def distill(
     density = in_session(density)
     context_dim = density.model.context_scaling.dim
     inputs = density.model.dim + context_dim
-    usual = min(max(LEAST, LABELS * inputs), MOST)
+    usual = min(max(MIN_LABELS, LABELS_PER_DIMENSION * inputs), MAX_LABELS)
     labels = usual if labels is None else check_count(caller, "labels", labels, least=16, fix=usual)
     if width is None:
         # The errors of a likelihood add up over observations.
-        width = WIDTH * (2 if inputs > FEW else 1) * (2 if context_dim else 1)
+        width = MIN_WIDTH * (2 if inputs > FEW_INPUTS else 1) * (2 if context_dim else 1)
     width = check_count(caller, "width", width, fix=128)
     training = check_training(caller, training)
     plan = training.plan(steps=default_steps(labels), batch_size=512, learning_rate=LEARNING_RATE)
@@ -183,7 +192,7 @@ def _distilled(
     yield AmortizedDensity(network, density), report
     started = time.monotonic()
     with activity("measurement of the normalizer", progress):
-        samples = max(CHUNK, labels // CHECKED // EACH * EACH)
+        samples = max(CHUNK_SIZE, labels // LABELS_PER_CHECK // SAMPLES_PER_CONTEXT * SAMPLES_PER_CONTEXT)
         network = normalised(absorb_key, density, network, samples)
         yield (
             AmortizedDensity(network, density),
@@ -207,22 +216,22 @@ def _new_network(
         key,
         model.dim,
         contexts.shape[1],
-        reach=jnp.minimum(model.reach, REACH * jnp.max(jnp.linalg.norm(labels.states, axis=1))),
+        reach=jnp.minimum(model.reach, REACH_FACTOR * jnp.max(jnp.linalg.norm(labels.states, axis=1))),
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
         scale=_typical(labels.departures),
         width=width,
-        experts=EXPERTS if inputs > MANY else 0,
+        experts=NUM_QUADRATICS if inputs > MANY_INPUTS else 0,
     )
 
 
 def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> EnergyLabels:
     """Labelled samples of a density: `each` given the same context, some of them moved if `spread`."""
-    chunks = -(-count // CHUNK)
+    chunks = -(-count // CHUNK_SIZE)
     labels = []
-    with tqdm(total=chunks * CHUNK, desc="labels", unit="label", disable=not progress) as bar:
+    with tqdm(total=chunks * CHUNK_SIZE, desc="labels", unit="label", disable=not progress) as bar:
         for chunk_key in jr.split(key, chunks):
             labels.append(jax.block_until_ready(_chunk(chunk_key, density, each, spread)))
-            bar.update(CHUNK)
+            bar.update(CHUNK_SIZE)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *labels)
 
 
@@ -230,14 +239,14 @@ def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: b
 def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLabels:
     context_key, noise_key, move_key, far_key, swap_key = jr.split(key, 5)
     model, divergence, solver = density.model, density.divergence, density.solver
-    contexts = contexts_of(context_key, density, CHUNK // each)
+    contexts = contexts_of(context_key, density, CHUNK_SIZE // each)
     if spread:
-        contexts = inflation(far_key, len(contexts), INFLATED) * contexts
+        contexts = inflation(far_key, len(contexts), INFLATED_SHARE) * contexts
     contexts = jnp.repeat(contexts, each, axis=0)
-    noise = jr.normal(noise_key, (CHUNK, model.dim))
+    noise = jr.normal(noise_key, (CHUNK_SIZE, model.dim))
     states = jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
     if spread:
-        states, contexts = _moved(move_key, states), mismatched(swap_key, contexts, MISMATCHED)
+        states, contexts = _moved(move_key, states), mismatched(swap_key, contexts, MISMATCHED_SHARE)
 
     def departure(state: State, context: Context) -> Scalar:
         return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
@@ -260,10 +269,10 @@ def _moved(key: Key, states: Rows) -> Rows:
     """Some states with noise, some moved outwards, most as they are."""
     kind_key, size_key, noise_key, far_key = jr.split(key, 4)
     kind = jr.uniform(kind_key, (len(states), 1))
-    size = jnp.exp(jr.uniform(size_key, kind.shape, minval=jnp.log(LEAST_NOISE)))
+    size = jnp.exp(jr.uniform(size_key, kind.shape, minval=jnp.log(MIN_NOISE)))
     noised = states + size * jr.normal(noise_key, states.shape)
     far = inflation(far_key, len(states), 1.0) * states
-    return jnp.where(kind < NOISED, noised, jnp.where(kind < NOISED + INFLATED, far, states))
+    return jnp.where(kind < NOISY_SHARE, noised, jnp.where(kind < NOISY_SHARE + INFLATED_SHARE, far, states))
 
 
 def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> EnergyNetwork:
@@ -290,21 +299,21 @@ def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: 
             jac=lambda b: features.T @ (1.0 - ratios(b)) / len(excess),
             hess=lambda b: (ratios(b)[:, None] * features).T @ features / len(excess),
             method="trust-exact",
-            options={"gtol": GRADIENT},
+            options={"gtol": GRADIENT_TOLERANCE},
         )
     return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(found.x, float))
 
 
 def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> Amortisation:
     """How far a network is from the density it was distilled from, on fresh samples of that."""
-    labels = labelled(key, density, samples, each=EACH, spread=False, progress=False)
+    labels = labelled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
     # Samples given the same context are not independent: one number for each context.
-    error = np.asarray(departures - labels.departures, np.float64).reshape(-1, EACH)
+    error = np.asarray(departures - labels.departures, np.float64).reshape(-1, SAMPLES_PER_CONTEXT)
     wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slopes - labels.slopes, labels.slopes))
-    rmse = max(np.sqrt(np.mean(np.square(error))), TINY)
+    rmse = max(np.sqrt(np.mean(np.square(error))), SCALE_FLOOR)
     ratio = np.exp(error)
-    integrals, within = ratio.mean(1), np.mean(ratio.var(1, ddof=1)) / EACH
+    integrals, within = ratio.mean(1), np.mean(ratio.var(1, ddof=1)) / SAMPLES_PER_CONTEXT
 
     def error_of_mean(each: np.ndarray) -> float:
         return float(each.std(ddof=1) / np.sqrt(len(each)))
@@ -312,7 +321,7 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
     return Amortisation(
         bias=(float(error.mean()), error_of_mean(error.mean(1))),
         rmse=(float(rmse), error_of_mean(np.square(error).mean(1)) / (2.0 * float(rmse))),
-        gradient=float(wrong / max(right, TINY)),
+        gradient=float(wrong / max(right, SCALE_FLOOR)),
         log_normaliser=(float(np.log(ratio.mean())), error_of_mean(integrals) / float(ratio.mean())),
         between_contexts=float(np.sqrt(max(0.0, integrals.var(ddof=1) - within)) / ratio.mean()),
         efficiency=float(1.0 / (ratio.mean() * np.mean(1.0 / ratio))),
@@ -321,4 +330,4 @@ def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: in
 
 def _typical(values: Array) -> Scalar:
     """Median size, not quite zero."""
-    return jnp.maximum(jnp.median(jnp.abs(values)), TINY)
+    return jnp.maximum(jnp.median(jnp.abs(values)), SCALE_FLOOR)

@@ -33,18 +33,19 @@ from .report import FitReport
 from .results import last, relay, until_interrupted
 from .training import Training, check_training, default_steps
 
-POOL = 20_000
-"""At most so many samples of the model, and as many trajectories through the data, about which kernels are drawn."""
-TRAJECTORY_NUMBERS = 2**26
-"""At most so many numbers in the states of trajectories, a quarter of a gigabyte."""
-NODES = 16
+MAX_TRAJECTORIES = 20_000
+"""Maximum number of model samples, and of trajectories through the data, that kernels are centered on."""
+MAX_TRAJECTORY_ENTRIES = 2**26
+"""Maximum number of array entries in the states of trajectories: a quarter of a gigabyte."""
+TRAJECTORY_STEPS = 16
 """Steps of the trajectories and of the mean Jacobian."""
-CALIBRATION = 131_072
-"""At most so many kernel draws for each of mean Jacobian, calibration and residuals."""
-HELD = 8192
-"""At most so many kernel draws for the validation loss."""
+MAX_CALIBRATION_DRAWS = 131_072
+"""Maximum number of kernel draws for each of the mean Jacobian, the calibration and the residuals."""
+MAX_VALIDATION_DRAWS = 8192
+"""Maximum number of kernel draws for the validation loss."""
 LEARNING_RATE = 2e-3
-TRUNK = (256, 3)
+"""Default peak learning rate of a divergence head."""
+TRUNK_SIZE = (256, 3)
 """Width and depth of a head that has no hidden features to read."""
 
 Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres, Kernel]
@@ -157,21 +158,21 @@ def fit_divergence_head(
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
     plan = training.plan(steps=default_steps(len(table.states)), batch_size=512, learning_rate=LEARNING_RATE)
-    draws = plan.share(16, 1024, CALIBRATION)
+    draws = plan.share(16, 1024, MAX_CALIBRATION_DRAWS)
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
     with activity("preparation of the divergence", progress):
         data_key, own_key = jr.split(pool_key)
-        pool = plan.share(25, 256, POOL)
+        pool = plan.share(25, 256, MAX_TRAJECTORIES)
         data, own = (
             centres_about_data(data_key, model, table, pool),
             centres_about_samples(own_key, model, table, pool),
         )
         around = {"data": data, "model": own, "both": HalvedCentres(data, own)}[objective.source]
-        nodes = jnp.sort(model.times(NODES))
+        nodes = jnp.sort(model.times(TRAJECTORY_STEPS))
         control = mean_jacobian(model, nodes, within.draw(jacobian_key, around, draws))
         head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
-        held = objective.draw(held_key, around, plan.share(60, 256, HELD))
+        held = objective.draw(held_key, around, plan.share(60, 256, MAX_VALIDATION_DRAWS))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History((0,), (0.0,), (0.0,), status="nothing to learn")
@@ -210,7 +211,9 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
     _, hidden = model.network_velocity(one.time, one.centre, one.context)
     # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
-    seen, width, depth = ((model.dim,), *TRUNK) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
+    seen, width, depth = (
+        ((model.dim,), *TRUNK_SIZE) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
+    )
     unit = jnp.ones(())
     head = DivergenceHead(
         key,
@@ -239,7 +242,7 @@ def centres_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, 
     """
     # Centres may have any distribution: rows are not drawn as often as they weigh.
     table = table._replace(weights=None)
-    nodes = model.times(NODES)
+    nodes = model.times(TRAJECTORY_STEPS)
     chosen = table.take(jr.permutation(key, len(table.states))[: _at_most(model, count)])
     states = _trajectories(model, nodes[::-1], chosen)[:, ::-1]
     if not follows_path(model):
@@ -255,18 +258,18 @@ def centres_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sampl
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
     if follows_path(model):
         return PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
-    nodes = model.times(NODES)
+    nodes = model.times(TRAJECTORY_STEPS)
     return TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)
 
 
 def _at_most(model: AbstractProbabilityFlow, count: int) -> int:
     """As many of `count` trajectories as memory should hold."""
-    return min(count, max(1, TRAJECTORY_NUMBERS // ((NODES + 1) * model.dim)))
+    return min(count, max(1, MAX_TRAJECTORY_ENTRIES // ((TRAJECTORY_STEPS + 1) * model.dim)))
 
 
 @eqx.filter_jit
 def _trajectories(model: AbstractProbabilityFlow, nodes: Times, start: Sample) -> Float[Array, "rows nodes dim"]:
     """Whitened states of many solutions at `nodes`, the first of which is the time of their starts."""
     # Centres may have any distribution: coarse steps do no harm.
-    solver = FixedStep(-(-NODES // (len(nodes) - 1)))
+    solver = FixedStep(-(-TRAJECTORY_STEPS // (len(nodes) - 1)))
     return jax.lax.map(lambda row: trajectory(model, nodes, row.states, row.contexts, solver), start, batch_size=1000)

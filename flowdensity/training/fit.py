@@ -31,12 +31,12 @@ from .progress import activity
 from .reference import ReferenceChoice
 from .report import FitReport
 from .results import last, relay
-from .steps import ROWS, choose_steps
+from .steps import MAX_ROWS, choose_steps
 from .training import Training, check_training, default_steps
 from .velocity import fit_velocity
 
-SOLVER = "solver steps"
-"""The last part of a fit, as a report names it."""
+SOLVER_STEPS = "solver steps"
+"""Name of the last part of a fit in its report."""
 Found: TypeAlias = tuple[FlowDensity, FitReport]
 Trained: TypeAlias = Iterator[tuple[AbstractProbabilityFlow, History, ReferenceChoice | None]]
 """Ever better models, their losses, and how their reference was chosen, if it was."""
@@ -296,7 +296,7 @@ class _Fit:
     ) -> Iterator[Found]:
         """Ever better densities: of the models as they are trained, then with their divergence, then with their solver."""
         given = self.divergence if isinstance(self.divergence, AbstractDivergence) else ExactDivergence()
-        left = (SOLVER,) if self.objective is None else ("divergence", "calibration", SOLVER)
+        left = (SOLVER_STEPS,) if self.objective is None else ("divergence", "calibration", SOLVER_STEPS)
 
         def so_far(
             model: AbstractProbabilityFlow, history: History, reference: ReferenceChoice | None, *undone: str
@@ -326,7 +326,7 @@ class _Fit:
             )
 
             def with_head(head: SteinDivergence, learned: FitReport) -> Found:
-                return bare.with_divergence(head), of_model.with_divergence(learned, SOLVER)
+                return bare.with_divergence(head), of_model.with_divergence(learned, SOLVER_STEPS)
 
             learned = yield from relay(heads, lambda found: with_head(*found))
             density, report = with_head(*learned)
@@ -334,9 +334,9 @@ class _Fit:
 
     def _with_solver(self, key: Key, density: FlowDensity, report: FitReport, table: Sample) -> Found:
         started = time.monotonic()
-        draws = self.options.plan(default_steps(table.effective), 512).share(2000, 16, ROWS)
+        draws = self.options.plan(default_steps(table.effective), 512).share(2000, 16, MAX_ROWS)
         with activity("choice of solver steps", self.progress):
             solver, errors = choose_steps(key, density, table, self.tolerance, draws)
         seconds = report.seconds | {"solver": time.monotonic() - started}
-        cut = tuple(each for each in report.interrupted or () if each != SOLVER) or None
+        cut = tuple(each for each in report.interrupted or () if each != SOLVER_STEPS) or None
         return density.with_solver(solver), dataclasses.replace(report, seconds=seconds, steps=errors, interrupted=cut)

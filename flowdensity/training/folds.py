@@ -17,8 +17,8 @@ from .likelihood import log_likelihoods
 from .loop import History, Schedule, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 
-SOLVER = FixedStep(16)
-"""Of the likelihood by which models are judged, which is compared with itself only."""
+VALIDATION_SOLVER = FixedStep(16)
+"""Solver for validation likelihoods. It can be coarse: they are only compared with each other."""
 
 
 class HeldRows(NamedTuple):
@@ -92,7 +92,9 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 @eqx.filter_jit
 def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows) -> Float[Array, "folds rows"]:
     """Of held-out rows, each under the model of its fold, in nats."""
-    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, SOLVER))(models, held)
+    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, VALIDATION_SOLVER))(
+        models, held
+    )
 
 
 def stack(trees: Sequence[Any]) -> Any:

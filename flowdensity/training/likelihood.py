@@ -18,10 +18,10 @@ from .loop import History, Schedule, train
 from .splits import splits
 from .training import Plan, held_out
 
-SOLVER = FixedStep(8)
-"""Coarse: the velocity starts smooth, and every step is paid for in every gradient."""
-HELD = 1024
-"""At most so many held-out rows, of which the likelihood costs as much as that of rows trained on."""
+TRAINING_SOLVER = FixedStep(8)
+"""Solver inside the training loss. It is coarse: the velocity starts smooth, and every gradient pays for each step."""
+MAX_HELD_OUT_ROWS = 1024
+"""Maximum number of held-out rows scored at each validation."""
 
 
 class Inputs(NamedTuple):
@@ -60,7 +60,7 @@ def maximize_likelihood(
     """
     split_key, held_key, train_key = jr.split(key, 3)
     ((kept, held),) = splits(split_key, table, held_out(len(table.states), plan.validation), 1)
-    args = Inputs(model, table.take(kept), table.take(held[:HELD]), held_key)
+    args = Inputs(model, table.take(kept), table.take(held[:MAX_HELD_OUT_ROWS]), held_key)
     patience = max(100, plan.steps * 3 // 10)
     schedule = Schedule(plan.steps, plan.learning_rate, patience, plan.optimizer)
     for network, history in train(
@@ -91,7 +91,7 @@ def _held_loss(network: Any, args: Inputs) -> Scalar:
 
 def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key: Key) -> Scalar:
     """Minus the mean log density of whitened rows, in nats per dimension, with fresh probes from `key` in many dimensions."""
-    return -jnp.average(log_likelihoods(model, sample, key, SOLVER), weights=sample.weights) / model.dim
+    return -jnp.average(log_likelihoods(model, sample, key, TRAINING_SOLVER), weights=sample.weights) / model.dim
 
 
 def log_likelihoods(

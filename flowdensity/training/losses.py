@@ -13,10 +13,10 @@ from ..models.energy import EnergyNetwork
 from ..models.flows import AbstractGaussianFlow
 from ..models.paths import stratified_times
 
-LIKELY = 0.5
-"""Share of the angles that are drawn as the likelihood weighs them, where any are."""
-STEEPEST = 10.0
-"""Largest weight of an angle, relative to that of 45 degrees, in the angles for the likelihood."""
+LIKELIHOOD_SHARE = 0.5
+"""Default share of the angles that are drawn as the likelihood weighs them."""
+MAX_LIKELIHOOD_WEIGHT = 10.0
+"""Largest likelihood weight of an angle, relative to that of 45 degrees."""
 
 
 class MatchingDraws(NamedTuple):
@@ -29,7 +29,7 @@ class MatchingDraws(NamedTuple):
 
 @eqx.filter_jit
 def draw_matching(
-    key: Key, sample: Sample, model: AbstractGaussianFlow, count: int, likely: float = LIKELY
+    key: Key, sample: Sample, model: AbstractGaussianFlow, count: int, likely: float = LIKELIHOOD_SHARE
 ) -> MatchingDraws:
     r"""Draw rows, angles and noise for `count` terms of the matching loss.
 
@@ -56,10 +56,10 @@ def likelihood_angles(u: Times) -> Times:
     that diffusion makes is at most $\int\tan\phi\;\mathbb{E}|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum likelihood
     training of score-based diffusion models", arXiv 2101.09258). The weight is cut where it would have no bound.
     """
-    cut = jnp.arctan(STEEPEST)
+    cut = jnp.arctan(MAX_LIKELIHOOD_WEIGHT)
     until = -jnp.log(jnp.cos(cut))
-    area = u * (until + STEEPEST * (0.5 * jnp.pi - cut))
-    steep = cut + (area - until) / STEEPEST
+    area = u * (until + MAX_LIKELIHOOD_WEIGHT * (0.5 * jnp.pi - cut))
+    steep = cut + (area - until) / MAX_LIKELIHOOD_WEIGHT
     return jnp.where(area < until, jnp.arccos(jnp.exp(-jnp.minimum(area, until))), steep)
 
 

@@ -29,8 +29,8 @@ from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
 from .training import FEW_ROWS
 
-REACH = 1.5
-"""Radius of the squash in multiples of the largest whitened radius in the data."""
+REACH_FACTOR = 1.5
+"""Reach of a model, in multiples of the largest whitened radius in the data."""
 
 
 class Parts(NamedTuple):
@@ -89,7 +89,7 @@ def prepare(
 
 def reach_of(white: np.ndarray) -> Scalar:
     """Radius up to which a network is to tell whitened rows apart; of rows that are all alike, that of one deviation."""
-    return jnp.asarray(REACH * max(1.0, np.max(np.linalg.norm(white, axis=1))), float)
+    return jnp.asarray(REACH_FACTOR * max(1.0, np.max(np.linalg.norm(white, axis=1))), float)
 
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:

@@ -20,12 +20,14 @@ from ..models.mixture import GaussianMixture
 from .splits import kinds
 from .training import FEW_ROWS
 
-COMPONENTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-FLOORS = (0.01, 0.03, 0.1, 0.3)
-"""What is added to the variances of the components, as a fraction of those of all rows."""
-FOLDS = 5
-PATIENCE = 2
-"""So many numbers of components in a row that do worse than the best end the search."""
+COMPONENT_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of components that are tried."""
+VARIANCE_FLOORS = (0.01, 0.03, 0.1, 0.3)
+"""Values that are tried for what is added to the variances of the components, as a fraction of the variances of all rows."""
+NUM_FOLDS = 5
+"""Parts of the rows, each of which is held out once."""
+MAX_WORSE_COUNTS = 2
+"""The search ends after this many numbers of components in a row that do worse than the best."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def choose_reference(key: Key, scaling: Scaling, table: Sample, *, progress: boo
     # Rows that are repeated are held out together, and say no more than one.
     distinct, kind = kinds(table)
     most = int(0.8 * min(table.effective, len(distinct))) // (dim + 1)
-    if dim > FULL_COVARIANCE_LIMIT or most < COMPONENTS[0]:
+    if dim > FULL_COVARIANCE_LIMIT or most < COMPONENT_COUNTS[0]:
         return None
-    fold = np.asarray(jr.permutation(key, len(distinct)) % FOLDS)[kind]
-    parts = [np.flatnonzero(fold == number) for number in range(FOLDS)]
+    fold = np.asarray(jr.permutation(key, len(distinct)) % NUM_FOLDS)[kind]
+    parts = [np.flatnonzero(fold == number) for number in range(NUM_FOLDS)]
     splits = [
         whiten_again(scaling, table.take(jnp.asarray(np.flatnonzero(fold != number))), table.take(jnp.asarray(part)))
         for number, part in enumerate(parts)
@@ -95,7 +97,7 @@ def choose_reference(key: Key, scaling: Scaling, table: Sample, *, progress: boo
         )
         return ReferenceChoice(components, floor, mean_and_error(above, weights, kind[order]))
 
-    floors = tqdm.tqdm(FLOORS, desc="start", unit="floor", disable=not progress)
+    floors = tqdm.tqdm(VARIANCE_FLOORS, desc="start", unit="floor", disable=not progress)
     choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)
     gain, error = choice.gain
     return choice if gain > error else ReferenceChoice(1, 0.0, choice.gain)
@@ -125,9 +127,9 @@ def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, 
 
 def _best_of(tried: Callable[[int, float], ReferenceChoice], floor: float, most: int) -> ReferenceChoice:
     """The best number of components, up to `most`, at one floor: more are tried until two in a row have done worse."""
-    best, worse = tried(COMPONENTS[0], floor), 0
-    for components in COMPONENTS[1:]:
-        if components > most or worse == PATIENCE:
+    best, worse = tried(COMPONENT_COUNTS[0], floor), 0
+    for components in COMPONENT_COUNTS[1:]:
+        if components > most or worse == MAX_WORSE_COUNTS:
             break
         choice = tried(components, floor)
         best, worse = (choice, 0) if _gain(choice) > _gain(best) else (best, worse + 1)

@@ -17,14 +17,14 @@ from ..models.flows import AbstractProbabilityFlow
 from ..solving import AbstractSolver, Field, FixedStep, state_log_prob
 from .report import StepErrors
 
-LADDER = (4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Numbers of steps that are tried; twice each of them too, for comparison."""
-ROWS = 256
-"""Rows on which they are tried, at most."""
+STEP_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Numbers of solver steps that are tried; each is compared with twice as many."""
+MAX_ROWS = 256
+"""Maximum number of rows on which they are compared."""
 
 
 def choose_steps(
-    key: Key, density: FlowDensity, table: Sample, tolerance: float, rows: int = ROWS
+    key: Key, density: FlowDensity, table: Sample, tolerance: float, rows: int = MAX_ROWS
 ) -> tuple[FixedStep, StepErrors]:
     """The fewest steps of those tried with which `log_prob` changes by less than `tolerance` when they are doubled.
 
@@ -52,12 +52,12 @@ def choose_steps(
     def log_probs(steps: int) -> np.ndarray:
         if steps not in found:
             grid = model.times(steps)[::-1]
-            grid = jnp.pad(grid, (0, 2 * LADDER[-1] - steps), mode="edge")
+            grid = jnp.pad(grid, (0, 2 * STEP_COUNTS[-1] - steps), mode="edge")
             found[steps] = np.asarray(_log_probs(model, divergence, sample, grid, jnp.asarray(steps)), np.float64)
         return found[steps]
 
     errors: dict[int, float] = {}
-    for steps in LADDER:
+    for steps in STEP_COUNTS:
         errors[steps] = float(np.sqrt(np.mean(np.square(log_probs(steps) - log_probs(2 * steps)))))
         if errors[steps] <= tolerance:
             break

@@ -11,15 +11,16 @@ from .checkpoints import Checkpoint
 from .cross_validation import Keys, cross_validate
 from .folds import Folds, Trainer, first, stack
 from .loop import History, Schedule
-from .losses import LIKELY, MatchingDraws, Sample, draw_matching
-from .reference import FOLDS, ReferenceChoice
+from .losses import LIKELIHOOD_SHARE, MatchingDraws, Sample, draw_matching
+from .reference import NUM_FOLDS, ReferenceChoice
 from .splits import splits
 from .training import FEW_ROWS, Training, default_steps, held_out
 
-FEWEST = 20
-"""Fewer rows cannot be whitened fold by fold."""
+MIN_ROWS_FOR_FOLDS = 20
+"""Below this number of rows the parts of a cross-validation are too small to be whitened."""
 FEW_DIMENSIONS = 3
-"""In up to so many the learning rate is higher, and angles are drawn for the likelihood however many rows there are."""
+"""Up to this dimension the learning rate is higher, and some angles are drawn as the likelihood weighs them however
+many rows there are."""
 
 
 def fit_velocity(
@@ -60,7 +61,7 @@ def fit_velocity(
         steps=default_steps(table.effective), batch_size=512, learning_rate=default_rate(small, model.dim)
     )
     keys, held = Keys(*jr.split(key, 5)), held_out(rows, plan.validation)
-    folds = min(FOLDS, rows // held) if small and table.effective >= FEWEST else 1
+    folds = min(NUM_FOLDS, rows // held) if small and table.effective >= MIN_ROWS_FOR_FOLDS else 1
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits(keys.order, table, held, folds)]
     schedule = Schedule(
         plan.steps, plan.learning_rate, patience=max(1000, plan.steps * 3 // 10), optimizer=plan.optimizer
@@ -89,4 +90,4 @@ def default_rate(small: bool, dim: int) -> float:
 
 def likely_share(small: bool, dim: int) -> float:
     """Share of the angles that are drawn as the likelihood weighs them: many rows in many dimensions do better without."""
-    return LIKELY if small or dim <= FEW_DIMENSIONS else 0.0
+    return LIKELIHOOD_SHARE if small or dim <= FEW_DIMENSIONS else 0.0

@@ -17,7 +17,7 @@ from references import NAMED, cases, conditional_gaussian_flow, named_flow, rand
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
-from flowdensity.divergence.stochastic import EXACT
+from flowdensity.divergence.stochastic import MAX_EXACT_DIMENSION
 
 SOLVER = fd.FixedStep(2)  # compilation takes most of the time; the accuracy of one test has a finer one
 COVARIATE = np.array([0.5, 1.0, 1.5, 2.0])
@@ -177,7 +177,7 @@ def array_density() -> fd.FlowDensity:
 
 
 def test_the_divergence_is_exact_in_few_dimensions_and_a_fresh_probe_in_more():
-    for dim, kind in ((EXACT, fd.ExactDivergence), (EXACT + 1, fd.HutchinsonDivergence)):
+    for dim, kind in ((MAX_EXACT_DIMENSION, fd.ExactDivergence), (MAX_EXACT_DIMENSION + 1, fd.HutchinsonDivergence)):
         rows = np.random.default_rng(0).normal(size=(40, dim))
         density = fd.FlowDensity(untrained_flow(jr.key(0), rows), divergence=Stale())
         once, again, other = (

@@ -172,7 +172,7 @@ def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it()
 
 
 def test_trajectories_that_would_not_fit_into_memory_are_fewer(monkeypatch):
-    monkeypatch.setattr(divergence, "TRAJECTORY_NUMBERS", 2 * 17 * 2)
+    monkeypatch.setattr(divergence, "MAX_TRAJECTORY_ENTRIES", 2 * 17 * 2)
     model, rows = a_flow_and_rows()
     about_data = centres_about_data(jr.key(16), model, rows, 1000)
     assert about_data.first.sample.states.shape == (3, 2)

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.divergence.stochastic import EXACT
+from flowdensity.divergence.stochastic import MAX_EXACT_DIMENSION
 from flowdensity.training.likelihood import negative_log_likelihood
 
 
@@ -41,7 +41,7 @@ def test_the_loss_is_minus_the_log_density():
 
 @pytest.mark.slow
 def test_probes_leave_the_loss_unbiased():
-    dim = EXACT + 1
+    dim = MAX_EXACT_DIMENSION + 1
     model = random_flow(jr.key(0), dim, size=0.3)
     states = jr.normal(jr.key(1), (16, dim))
     sample = Sample(states, jnp.zeros((16, 0)))

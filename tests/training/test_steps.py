@@ -15,7 +15,7 @@ from references import (
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.training.steps import LADDER, choose_steps
+from flowdensity.training.steps import STEP_COUNTS, choose_steps
 
 
 def table(model, rows=64):
@@ -32,7 +32,7 @@ def test_the_fewest_steps_within_the_tolerance_are_taken(tolerance):
     rows = table(model)
     solver, errors = choose_steps(jr.key(1), fd.FlowDensity(model), rows, tolerance)
     assert solver.steps == errors.steps[-1]
-    assert errors.steps == LADDER[: len(errors.steps)]
+    assert errors.steps == STEP_COUNTS[: len(errors.steps)]
     assert all(error > tolerance for error in errors.errors[:-1])
     assert errors.errors[-1] <= tolerance
     # Beside the closed form: the rows drawn are a bootstrap of those here.
@@ -57,7 +57,7 @@ def test_the_fitted_gaussian_needs_the_fewest():
     solver, errors = choose_steps(
         jr.key(1), fd.FlowDensity(model), Sample(jr.normal(jr.key(2), (50, 2)), jnp.zeros((50, 0))), 0.01
     )
-    assert solver.steps == LADDER[0]
+    assert solver.steps == STEP_COUNTS[0]
     assert errors.errors == (0.0,)
 
 
@@ -67,7 +67,7 @@ def test_where_no_number_is_enough_it_says_so():
     rows = Sample(jr.normal(jr.key(3), (64, 2)) * jnp.array([1.0, 1e-4]), jnp.zeros((64, 0)))
     with pytest.warns(UserWarning, match=r"error in log_prob is .* nats with 64 steps.*FixedStep\(steps=128\)"):
         solver, errors = choose_steps(jr.key(1), fd.FlowDensity(model), rows, 0.01)
-    assert solver.steps == LADDER[-1] == errors.steps[-1]
+    assert solver.steps == STEP_COUNTS[-1] == errors.steps[-1]
     assert errors.errors[-1] > 0.01
 
 

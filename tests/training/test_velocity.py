@@ -11,7 +11,7 @@ from scipy.stats import norm
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.training.cross_validation import gain_of, some_of
-from flowdensity.training.folds import SOLVER, HeldRows, held_log_likelihoods, stack
+from flowdensity.training.folds import VALIDATION_SOLVER, HeldRows, held_log_likelihoods, stack
 from flowdensity.training.splits import splits
 
 
@@ -77,7 +77,7 @@ def test_rows_are_judged_by_their_likelihood():
     held = HeldRows(Sample(states, jnp.zeros((2, 30, 0)), weights), jr.split(jr.key(6), 2))
     gains = held_log_likelihoods(stack([model, model]), held) - held_log_likelihoods(stack([start, start]), held)
     gain, error = gain_of(gains, held.sample)
-    density = fd.FlowDensity(model, solver=SOLVER)
+    density = fd.FlowDensity(model, solver=VALIDATION_SOLVER)
     above = np.asarray(density.log_prob(states), np.float64) - norm.logpdf(np.float64(states)).sum(axis=-1)
     share = np.asarray(weights, np.float64)
     share /= share.sum()
