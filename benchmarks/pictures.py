@@ -43,4 +43,4 @@ def without_mean(images: np.ndarray) -> np.ndarray:
 
 
 def _over_levels(key: jax.Array, images: np.ndarray, levels: int) -> np.ndarray:
-    return (fd.dequantise(key, images) + 0.5) / levels
+    return (fd.dequantize(key, images) + 0.5) / levels

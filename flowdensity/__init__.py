@@ -1,7 +1,7 @@
 """Learned densities as numpyro distributions."""
 
 from .data.rounding import bits_per_dimension as bits_per_dimension
-from .data.rounding import dequantise as dequantise
+from .data.rounding import dequantize as dequantize
 from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
 from .diagnostics.diagnose import diagnose as diagnose
 from .diagnostics.findings import Diagnosis as Diagnosis

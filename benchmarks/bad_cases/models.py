@@ -216,7 +216,7 @@ ESTIMATORS: Groups = [
     cases("fd.ScoreStein()", {}, SOURCE),
     cases("fd.HutchinsonRegression()", {}, {"`tails=-0.1`": {"tails": -0.1}, **SOURCE}),
     cases(
-        "fd.dequantise(key, data, unit=unit)",
+        "fd.dequantize(key, data, unit=unit)",
         {"data": [1, 2], "unit": 1.0},
         {
             "an integer for the key": {"key": 0},

@@ -1,4 +1,4 @@
-"""Rows that JAX's default dtype reads at the edge of their support, though they lie inside."""
+"""Rows inside their support that JAX's default dtype rounds to its edge."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 
 from .columns import Columns, Finding
 from .interior import interior_point
-from .singular import LEAST, TIED
+from .singular import MAX_TIED_ROWS, MAX_TIED_SHARE
 from .sites import split
 from .tables import Table
 
@@ -31,10 +31,10 @@ class _Cure(NamedTuple):
 
 
 def rows_at_edges(columns: Columns) -> Finding | None:
-    """Parts of a table of which more rows than make a tie (`TIED`, `LEAST`) are read at an edge of their support.
+    """Find parts of a table of which many rows are rounded to an edge of their support.
 
-    The line of code subtracts the edge, if so many fewer rows are read at an edge after that; the spacing of numbers is finest
-    at 0. Otherwise it takes the rows to the real line.
+    Many means more than make a tie (`MAX_TIED_SHARE`, `MAX_TIED_ROWS`). The line of code subtracts the edge if that reduces their
+    share by as much: the spacing of numbers is finest at 0. Otherwise it maps the rows to the real line.
     """
     found = [(part, lost) for part in _parts(columns.table) if (lost := _lost(part.rows, part.support)) > _most(part)]
     if not found:
@@ -52,14 +52,16 @@ def rows_at_edges(columns: Columns) -> Finding | None:
 
 
 def _most(part: _Part) -> float:
-    return max(TIED, LEAST / len(part.rows))
+    return max(MAX_TIED_SHARE, MAX_TIED_ROWS / len(part.rows))
 
 
 def _cure(part: _Part, lost: float) -> _Cure:
     shifts = [_shifted(part, edge) for edge in _edges(part.support)]
     best = min((cure.lost for cure in shifts), default=lost)
     # Of two that are as good as each other, the lower edge.
-    return next((cure for cure in shifts if cure.lost < min(lost - TIED, best + TIED)), _on_the_line(part))
+    return next(
+        (cure for cure in shifts if cure.lost < min(lost - MAX_TIED_SHARE, best + MAX_TIED_SHARE)), _on_the_line(part)
+    )
 
 
 def _edges(support: Any) -> list[Any]:

@@ -8,9 +8,9 @@ from .precision import subtracted
 from .singular import ties
 
 MIN_DIFFERENT = 0.5
-"""Share of the different values of a column that stay different in a dtype that suits it."""
+"""A column loses its digits if less than this share of its different values stay different."""
 MAX_ROWS = 2000
-"""Rows, drawn at random, in which different values are counted."""
+"""Maximum number of rows, drawn at random, in which different values are counted."""
 
 
 def lost_digits(columns: Columns) -> Finding | None:

@@ -1,4 +1,4 @@
-"""Rounded columns, such as counts, grey levels and lengths to a millimetre, as data of a continuous density."""
+"""Rounded columns, such as counts, gray levels and lengths to a millimeter, as data of a continuous density."""
 
 import math
 
@@ -9,23 +9,23 @@ from .._arrays import Fixes
 from .._checks import check_count, check_key, check_number, real_array
 from .._typing import ArrayLike, Key
 
-MOSTLY = 0.8
-"""Share of the rows that are multiples of what a column is rounded to, as some may have been recorded more finely."""
-WHOLE = 1e-3
-"""What is a multiple of a unit to within this fraction of it is one."""
+MIN_MULTIPLES = 0.8
+"""Minimum share of the rows that are multiples of the unit; some may have been recorded more finely."""
+MULTIPLE_TOLERANCE = 1e-3
+"""Largest distance from a multiple, in units, at which a value counts as one."""
 
 
-def dequantise(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
+def dequantize(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
     r"""Spread rounded values over their cells: $x + w(u - \tfrac12)$ with $w$ the unit and $u$ uniform on [0, 1).
 
-    A density has no value where rows are tied: learned from them as they are, it grows without bound. The expected log density
+    A density that is learned from tied rows as they are grows there without bound. The expected log density
     of the result, plus $\sum_i\log w_i$ over the rounded columns, is a lower bound on the log probability of the rounded values
-    (Theis et al. 2016, arXiv 1511.01844); that probability itself is what `Rounded` has.
+    (Theis et al. 2016, arXiv 1511.01844); `Rounded` computes that probability itself.
 
     Args:
         key: JAX PRNG key.
-        data: an array of values of which nearly all are multiples of the unit, shape `(n, *event_shape)`. Cells are centred on
-            them: of what was rounded down, such as an age in years, the result is half a unit too low.
+        data: an array of values of which nearly all are multiples of the unit, shape `(n, *event_shape)`. Cells are centered on
+            them: for values that were rounded down, such as an age in years, the result is half a unit too low.
         unit: what the values are rounded to, in their own units; of a shape that broadcasts against `data`, so that each
             column can have its own. 0 leaves a column as it is.
 
@@ -36,25 +36,25 @@ def dequantise(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
         TypeError: if `key` is no key, or `data` or `unit` are no numbers.
         ValueError: if a value is not finite, a unit negative or of another shape, or many values are no multiples of it.
     """
-    check_key("dequantise", key)
-    table = np.atleast_1d(real_array("dequantise", "data", data))
+    check_key("dequantize", key)
+    table = np.atleast_1d(real_array("dequantize", "data", data))
     if not np.isfinite(table).all():
         raise ValueError(
-            f"dequantise expected `data` with finite values; got {np.count_nonzero(~np.isfinite(table))} that are not. "
+            f"dequantize expected `data` with finite values; got {np.count_nonzero(~np.isfinite(table))} that are not. "
             "Fix: data = numpy.asarray(data)[numpy.isfinite(data).reshape(len(data), -1).all(axis=1)]"
         )
-    units = units_of("dequantise", unit, table.shape)
+    units = units_of("dequantize", unit, table.shape)
     _check_multiples(table, units)
     return table + units * (np.asarray(jr.uniform(key, table.shape), np.float64) - 0.5)
 
 
 def bits_per_dimension(log_prob: ArrayLike, dim: int, unit: float = 1.0) -> np.ndarray:
-    r"""Log densities of dequantised events as bits per dimension, $-(\log p + D\log w)/(D\ln 2)$: less is better.
+    r"""Log densities of dequantized events as bits per dimension, $-(\log p + D\log w)/(D\ln 2)$: less is better.
 
     Args:
         log_prob: log densities in nats, any shape.
         dim: number of coordinates $D$ of an event.
-        unit: width $w$ of the cells, as in `dequantise`: 1 for grey levels as they are, 1/256 for those over 256.
+        unit: width $w$ of the cells, as in `dequantize`: 1 for gray levels as they are, 1/256 for those over 256.
 
     Returns:
         Array of the same shape.
@@ -95,19 +95,19 @@ def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
 
 
 def is_whole(values: np.ndarray, unit: ArrayLike) -> np.ndarray:
-    """Which values are multiples of a unit above 0, by what is left of them in float32."""
+    """Which values are multiples of a positive unit, to the precision of float32."""
     cells = values / unit
-    return np.abs(cells - np.round(cells)) <= np.minimum(WHOLE + 1e-7 * np.abs(cells), 0.1)
+    return np.abs(cells - np.round(cells)) <= np.minimum(MULTIPLE_TOLERANCE + 1e-7 * np.abs(cells), 0.1)
 
 
 def _check_multiples(table: np.ndarray, units: np.ndarray) -> None:
     units = np.broadcast_to(units, table.shape)
     shares = np.mean((units == 0) | is_whole(table, np.where(units == 0, 1.0, units)), axis=0)
-    if np.min(shares, initial=1.0) < MOSTLY:
+    if np.min(shares, initial=1.0) < MIN_MULTIPLES:
         column = tuple(int(i) for i in np.unravel_index(np.argmin(shares), shares.shape))
         place = f"data[:, {', '.join(map(str, column))}]" if column else "data"
         raise ValueError(
-            f"dequantise expected multiples of `unit`; got {place}, of which {shares[column]:.0%} of the rows are multiples of "
+            f"dequantize expected multiples of `unit`; got {place}, of which {shares[column]:.0%} of the rows are multiples of "
             f"{units[(0, *column)]:g}. The unit of a column is what it was rounded to when it was recorded, before any "
-            f"standardizing, and 0 if it was not. Fix: unit = {np.where(shares < MOSTLY, 0.0, units[0]).tolist()}"
+            f"standardizing, and 0 if it was not. Fix: unit = {np.where(shares < MIN_MULTIPLES, 0.0, units[0]).tolist()}"
         )

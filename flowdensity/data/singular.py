@@ -1,4 +1,4 @@
-"""Tables that have no density, since rows repeat or are tied in a column."""
+"""Tables that have no density, because rows repeat or are tied in a column."""
 
 import math
 from typing import NamedTuple
@@ -7,32 +7,34 @@ import numpy as np
 
 from .columns import Columns, Finding
 from .precision import number
-from .rounding import MOSTLY, is_whole
+from .rounding import MIN_MULTIPLES, is_whole
 from .sites import split
 from .supports import free_size
 
-TIED, LEAST = 0.02, 5
-"""A column has ties if one of its values is in more than this share of the rows, and in more rows than this."""
-LOOKED_AT = 2000
-"""Rows, drawn at random, that are looked at for ties."""
-REPEATED = 0.1
-"""Rows repeat if more than this share of them is there already."""
-SHOWN = 12
-"""Units of so many columns are written out."""
+MAX_TIED_SHARE = 0.02
+"""A column has ties if one of its values is in more than this share of the rows."""
+MAX_TIED_ROWS = 5
+"""A column has ties only if one of its values is in more rows than this."""
+MAX_SEARCHED_ROWS = 2000
+"""Maximum number of rows, drawn at random, that are searched for ties."""
+MAX_REPEATED_SHARE = 0.1
+"""A table has repeated rows if more than this share of them are copies of other rows."""
+MAX_LISTED_UNITS = 12
+"""A message lists the units of at most this many columns."""
 
 
 def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
-    """Rows that are repeated, or that are tied in a column.
+    """Find rows that are repeated, or that are tied in a column.
 
     Args:
         columns: of the events.
-        contexts: of their contexts: an event that is seen again with another context is another row.
+        contexts: of their contexts. An event that occurs with two contexts makes two different rows.
     """
     rows = columns.rows
     found, whole = ties(rows), np.concatenate([rows, contexts.rows], axis=1)
     distinct = len({row.tobytes() for row in whole})
-    # Rounding alone makes rows alike, and spreading them over their cells mends both.
-    if distinct < (1.0 - REPEATED) * len(rows) and not any(each.unit for each in found):
+    # Rounding alone can make rows equal, and dequantization resolves both.
+    if distinct < (1.0 - MAX_REPEATED_SHARE) * len(rows) and not any(each.unit for each in found):
         return Finding(
             "rows of `data` that are not repeated",
             f"{distinct} different ones among {len(rows)}",
@@ -46,7 +48,7 @@ def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
     return Finding(
         "columns of `data` with few ties",
         f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{others}",
-        "A density learned from them grows without bound there. fd.dequantise spreads a column that was rounded, as it was "
+        "A density learned from them grows without bound there. fd.dequantize spreads a column that was rounded, as it was "
         "recorded and before it is combined with others; a value with a meaning of its own, such as none, is for a model of "
         "its own",
         _cure(columns, found, most),
@@ -60,7 +62,7 @@ class Ties(NamedTuple):
         column: its number.
         value: the one with most rows.
         share: of the rows that have it.
-        unit: what the column is rounded to; None if it does not look rounded.
+        unit: what the column is rounded to; `None` if it does not look rounded.
     """
 
     column: int
@@ -70,17 +72,17 @@ class Ties(NamedTuple):
 
 
 def ties(table: np.ndarray) -> list[Ties]:
-    """The columns in which one value is in so many rows that a density would grow there without bound.
+    """Find columns in which one value is so frequent that a learned density would grow there without bound.
 
     Args:
         table: rows, shape `(n, columns)`.
     """
     some = table
-    if len(table) > LOOKED_AT:
-        some = table[np.random.default_rng(0).choice(len(table), LOOKED_AT, replace=False)]
+    if len(table) > MAX_SEARCHED_ROWS:
+        some = table[np.random.default_rng(0).choice(len(table), MAX_SEARCHED_ROWS, replace=False)]
     some = np.sort(some, axis=0)
-    # A value in more rows than these is found again so many rows farther on in a sorted column.
-    apart = max(LEAST, math.ceil(TIED * len(some)))
+    # In a sorted column, a value in more than `apart` rows occurs again `apart` rows later.
+    apart = max(MAX_TIED_ROWS, math.ceil(MAX_TIED_SHARE * len(some)))
     tied = np.any(some[apart:] == some[:-apart], axis=0)
     return [_described(int(column), some[:, column]) for column in np.flatnonzero(tied)]
 
@@ -91,16 +93,16 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     others = rows[rows != values[most]]
     distinct = np.delete(values, most)
     unit = None
-    # Where hardly any value but one is found twice, that one is not the work of rounding.
-    if 2 < len(distinct) <= MOSTLY * len(others):
-        # The widest gap between neighbours of which nearly all others are multiples, to as many digits as float32 has.
+    # If hardly any other value occurs twice, the tied value does not come from rounding.
+    if 2 < len(distinct) <= MIN_MULTIPLES * len(others):
+        # The widest gap between neighbors of which nearly all other values are multiples, to the digits of float32.
         gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
-        unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MOSTLY), None)
+        unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MIN_MULTIPLES), None)
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
 def _counted(columns: Columns, contexts: Columns) -> str:
-    """A line of code that takes each row once, and its weight as often as it came."""
+    """A line of code that keeps each row once, with its multiplicity as its weight."""
     parts = columns.code_of_sites + (contexts.code_of_sites if contexts.count else [])
     table = f"numpy.column_stack([numpy.reshape(each, (len(each), -1)) for each in ({', '.join(parts)},)])"
     weighted = any(each.name == "weights" for each in columns.arguments)
@@ -114,7 +116,7 @@ def _counted(columns: Columns, contexts: Columns) -> str:
 
 
 def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
-    """A line of code that spreads the rounded columns or, where none looks rounded, leaves out the rows that are tied."""
+    """A line of code that dequantizes the rounded columns or, if none looks rounded, drops the tied rows."""
     table = columns.table
     units = np.zeros(columns.count)
     for each in found:
@@ -129,8 +131,8 @@ def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
         shape = units.shape
     if np.all(units == units.flat[0]):
         unit = f"{units.flat[0]:g}"
-    elif units.ndim == 1 and len(units) <= SHOWN:
+    elif units.ndim == 1 and len(units) <= MAX_LISTED_UNITS:
         unit = f"[{', '.join(f'{each:g}' for each in units)}]"
     else:
         unit = f"units, of shape {shape}, with {most.unit:g} for this column"
-    return f"{name} = fd.dequantise(key, {name}, unit={unit})"
+    return f"{name} = fd.dequantize(key, {name}, unit={unit})"

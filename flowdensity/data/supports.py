@@ -142,7 +142,7 @@ def check_support(
         if support.is_discrete:
             raise ValueError(
                 f"{caller} expected a continuous `{name}`; got {support}. Integers have no density. Spread over "
-                f"their cells they have, and fd.Rounded has their probabilities. Fix: {label} = fd.dequantise(key, {label}); "
+                f"their cells they have, and fd.Rounded has their probabilities. Fix: {label} = fd.dequantize(key, {label}); "
                 f"{put.format('constraints.real')}"
             )
         biject_to(support)

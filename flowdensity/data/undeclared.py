@@ -13,23 +13,23 @@ import numpy as np
 
 from .columns import Columns, Finding
 
-MISSING_ROWS = 7.0
+MIN_MISSING_ROWS = 7.0
 """A column has a bound if this many rows are missing beyond it: the chance of none is one in a thousand."""
-FEW_DISTANCES = 10
-"""Fewer rows than this do not tell how a column ends."""
+MIN_NEAREST_ROWS = 10
+"""Minimum number of nearest rows from which the end of a column is judged."""
 
-BOUNDS: tuple[tuple[str, tuple[Callable[[np.ndarray], np.ndarray], ...]], ...] = (
+BOUNDED_SUPPORTS: tuple[tuple[str, tuple[Callable[[np.ndarray], np.ndarray], ...]], ...] = (
     ("constraints.unit_interval", (lambda rows: rows, lambda rows: 1.0 - rows)),
     ("constraints.positive", (lambda rows: rows,)),
     ("constraints.less_than(0.0)", (lambda rows: -rows,)),
 )
-"""Supports, and the distances from their bounds: a column is on the first of which all distances are positive and crowd at 0."""
+"""Supports, and the distances from their bounds. A column is on the first one whose distances are all positive and crowd at 0."""
 
 
 def missing_rows(distances: np.ndarray) -> float:
-    """Number of rows that a column, told by its distances from a bound, would have beyond it without the bound."""
+    """Number of rows that a column would have beyond a bound without it, from the distances of its rows."""
     near = round(len(distances) ** (2 / 3))
-    if near < FEW_DISTANCES or distances.min() <= 0.0:
+    if near < MIN_NEAREST_ROWS or distances.min() <= 0.0:
         return 0.0
     nearest = np.partition(distances, near - 1)[:near]
     mean = float(np.mean(nearest.max() - nearest))
@@ -37,10 +37,10 @@ def missing_rows(distances: np.ndarray) -> float:
 
 
 def bound_of(rows: np.ndarray) -> str | None:
-    """The support at whose bounds some of the columns of a table crowd, and which holds them all; None if there is none."""
-    for support, bounds in BOUNDS:
+    """The support that contains a table and at whose bounds some columns crowd; `None` if there is no such support."""
+    for support, bounds in BOUNDED_SUPPORTS:
         distances = [distance(rows) for distance in bounds]
-        if all(each.min() > 0.0 and max(map(missing_rows, each.T)) >= MISSING_ROWS for each in distances):
+        if all(each.min() > 0.0 and max(map(missing_rows, each.T)) >= MIN_MISSING_ROWS for each in distances):
             return support
     return None
 

@@ -60,7 +60,7 @@ class Rounded(dist.Distribution):
     cells: docs, "Real columns".
 
     Args:
-        base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantise`d rows.
+        base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantize`d rows.
         unit: what values are rounded to, in their own units; of a shape that broadcasts to the event shape.
         points: evaluations of `base` for each value, a power of 2; 1 takes the density in the middle for that of the whole cell.
         validate_args: as in numpyro.

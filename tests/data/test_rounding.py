@@ -7,7 +7,7 @@ import flowdensity as fd
 
 def test_rounded_values_are_spread_over_their_own_cells():
     values = np.random.default_rng(0).integers(-9, 9, (2000, 3, 2)) * 0.25
-    left = (fd.dequantise(jr.key(0), values, unit=0.25) - values) / 0.25
+    left = (fd.dequantize(jr.key(0), values, unit=0.25) - values) / 0.25
     assert np.all(np.abs(left) <= 0.5)
     assert abs(left.mean()) < 4.5 / np.sqrt(12.0 * left.size)
     assert abs(left.var() - 1.0 / 12.0) < 4.5 / np.sqrt(180.0 * left.size)
@@ -16,7 +16,7 @@ def test_rounded_values_are_spread_over_their_own_cells():
 def test_each_column_has_its_own_unit():
     rng = np.random.default_rng(0)
     values = np.column_stack([rng.integers(0, 9, 500), rng.normal(size=500), 10.0 * rng.integers(0, 9, 500)])
-    moved = fd.dequantise(jr.key(0), values, unit=[1.0, 0.0, 10.0]) - values
+    moved = fd.dequantize(jr.key(0), values, unit=[1.0, 0.0, 10.0]) - values
     np.testing.assert_array_equal(moved[:, 1], 0.0)
     np.testing.assert_allclose(np.ptp(moved, axis=0), [1.0, 0.0, 10.0], rtol=0.03)
 
@@ -45,5 +45,5 @@ def test_bits_of_a_uniform_law():
     ids=["not rounded", "not rounded and large", "nan", "units of too many columns", "negative unit", "infinite unit"],
 )
 def test_what_cannot_be_spread_is_refused(data, unit, says):
-    with pytest.raises(ValueError, match=rf"dequantise expected .*{says}"):
-        fd.dequantise(jr.key(0), data, unit)
+    with pytest.raises(ValueError, match=rf"dequantize expected .*{says}"):
+        fd.dequantize(jr.key(0), data, unit)

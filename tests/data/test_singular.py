@@ -83,7 +83,7 @@ def test_the_remedy_for_ties_is_a_line_that_works():
     (said,) = warned(rows)
     assert said.startswith("fit_flow expected columns of `data` with few ties; got data[:, ")
     assert "and 1 other columns have ties" in said
-    assert said.endswith("Fix: data = fd.dequantise(key, data, unit=[0, 0.1, 0.1])")
+    assert said.endswith("Fix: data = fd.dequantize(key, data, unit=[0, 0.1, 0.1])")
     spread = cured(said, rows)
     assert not warned(spread)
     assert abs(np.corrcoef((spread - rows)[:, 1:].T)[0, 1]) < 0.3, "each column has noise of its own"
@@ -92,7 +92,7 @@ def test_the_remedy_for_ties_is_a_line_that_works():
     assert not warned(cured(said, counts))
     named = {"a": rows[:, 0], "b": rows[:, :2]}
     (said,) = warned({"b": rows[:, :2]})
-    assert said.endswith("data['b'] = fd.dequantise(key, data['b'], unit=[0, 0.1])")
+    assert said.endswith("data['b'] = fd.dequantize(key, data['b'], unit=[0, 0.1])")
     named = cured(said, {"b": rows[:, :2]})
     assert not warned(named)
 
