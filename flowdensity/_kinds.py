@@ -20,12 +20,13 @@ import jaxtyping
 from numpyro.distributions import constraints
 
 from ._typing import Array, ArrayLike
-from .data.johnson import JohnsonSU
-from .data.marginals import MarginalGaussianisation
-from .data.radial import RadialGaussianisation
 from .data.scaling import Scaling
 from .data.sites import Shapes, Sites
 from .data.supports import joint
+from .data.transforms.affine import Affine
+from .data.transforms.candidates import COORDINATEWISE, RADIAL
+from .data.transforms.interface import Chain
+from .data.transforms.support import FromSupport
 from .distributions.amortized import AmortizedDensity
 from .distributions.flow import FlowDensity
 from .divergence.calibration import Residuals
@@ -163,8 +164,8 @@ def _single(name: str) -> Kind:
 
 MODULES = (
     *(GaussianFlow, VelocityField, PretrainedDiffusion, Table, Sigma, Negated, Raw, Denoiser),
-    *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete, Scaling, JohnsonSU),
-    *(MarginalGaussianisation, RadialGaussianisation),
+    *(CondOT, Trigonometric, VariancePreserving, VarianceExploding, Discrete),
+    *(Scaling, Chain, FromSupport, Affine, *(candidate.cls for candidate in (*COORDINATEWISE, *RADIAL))),
     *(GaussianMixture, ResidualMLP, UNet, Block, ScalarMLP, QuadraticExperts, EnergyNetwork, DivergenceHead),
     *(ExactDivergence, HutchinsonDivergence, HutchPlusPlusDivergence, SteinDivergence, FixedStep, Adaptive),
 )

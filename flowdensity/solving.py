@@ -138,7 +138,7 @@ def event_from_noise(
 ) -> Float[Array, "*event"]:
     """The event that the flow carries `noise`, shape `(dim,)`, to."""
     encoded, _ = model.context_scaling.whiten(context)
-    return model.scaling.colour(state_from_noise(model, noise, encoded, solver))
+    return model.scaling.unwhiten(state_from_noise(model, noise, encoded, solver))
 
 
 def state_from_noise(model: AbstractProbabilityFlow, noise: State, context: Context, solver: AbstractSolver) -> State:
@@ -198,7 +198,7 @@ def event_and_log_prob_from_noise(
     state, change = solver.integrate(
         _augmented(model, divergence, encoded), model.times, (noise, jnp.zeros(())), reverse=False
     )
-    event = model.scaling.colour(state)
+    event = model.scaling.unwhiten(state)
     _, log_det = model.scaling.whiten(event)
     return event, standard_normal_log_prob(noise) - change + log_det
 
@@ -249,7 +249,7 @@ def event_from_diffusion(
         max_steps=steps,
     )
     assert solution.ys is not None
-    return model.scaling.colour(solution.ys[-1])
+    return model.scaling.unwhiten(solution.ys[-1])
 
 
 def trajectory(

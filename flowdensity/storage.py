@@ -183,7 +183,7 @@ def _check_shapes(density: FlowDensity | AmortizedDensity) -> None:
             if scaling.sites is not None
         ]
         rate = density.energy(state, encoded) if isinstance(density, AmortizedDensity) else jnp.zeros(())
-        return solving.log_prob(model, divergence, event, context, solver), rate, model.scaling.colour(state), named
+        return solving.log_prob(model, divergence, event, context, solver), rate, model.scaling.unwhiten(state), named
 
     event, context = (
         jax.ShapeDtypeStruct(scaling.event_shape, jnp.result_type(float))
@@ -218,13 +218,13 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
 
     # Only what costs one pass of the networks: what else a file asks for, such as a number of probes, may be without bound.
     def one(time: Array, state: State, context: Context) -> dict[str, Array]:
-        event = model.scaling.colour(state)
+        event = model.scaling.unwhiten(state)
         values = {
             "velocity": (last - first) * model.velocity(time, state, context),
             "event": event,
             "log-determinant": model.scaling.whiten(event)[1],
             "state": _there_and_back(model.scaling, state),
-            "context": model.context_scaling.colour(context),
+            "context": model.context_scaling.unwhiten(context),
             "whitened context": _there_and_back(model.context_scaling, context),
         }
         if divergence is not None:
@@ -238,7 +238,7 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
 
 def _there_and_back(scaling: Scaling, state: State) -> State:
     """A state by both maps of a scaling, which undo each other: as a tangent, whose digits no location takes away."""
-    return jax.jvp(lambda y: scaling.whiten(scaling.colour(y))[0], (state,), (state,))[1]
+    return jax.jvp(lambda y: scaling.whiten(scaling.unwhiten(y))[0], (state,), (state,))[1]
 
 
 def _tolerance(density: FlowDensity | AmortizedDensity) -> float:

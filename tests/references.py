@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
-from flowdensity.data.scaling import Scaling, fit_scaling, standardise
+from flowdensity.data.scaling import Scaling, fit_scaling, standardize
 from flowdensity.data.sites import Sites
 from flowdensity.data.supports import joint
 from flowdensity.models.flows import zero_velocity
@@ -64,7 +64,7 @@ def assert_whitens(
     """That events whiten to `white` and back, on a scale of theirs, with the log-determinant of the map; inside `x64()`."""
     states, log_dets = jax.vmap(scaling.whiten)(jnp.asarray(events))
     np.testing.assert_allclose(states, white, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(scale(jax.vmap(scaling.colour)(states)), scale(events), rtol=1e-9)
+    np.testing.assert_allclose(scale(jax.vmap(scaling.unwhiten)(states)), scale(events), rtol=1e-9)
     for event, log_det in zip(events[:5], log_dets[:5], strict=True):
         jacobian = jax.jacfwd(lambda x: scaling.whiten(x)[0])(jnp.asarray(event))
         np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-9)
@@ -258,7 +258,7 @@ def untrained_flow(
     """A Flow as training starts from: whitened data and a zero-initialised network."""
     scaling, white = fit_scaling(events, support)
     contexts = np.zeros((len(events), 0)) if contexts is None else contexts
-    context_scaling, _ = standardise(contexts)
+    context_scaling, _ = standardize(contexts)
     network = fd.ResidualMLP(key, scaling.dim, context_scaling.dim, width=16)
     reach = 1.5 * np.linalg.norm(white, axis=1).max()
     return fd.GaussianFlow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))

@@ -22,11 +22,12 @@ from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian
 
 import flowdensity as fd
 from flowdensity._specification import Reader, describe
-from flowdensity.data.johnson import JohnsonSU
-from flowdensity.data.marginals import MarginalGaussianisation
-from flowdensity.data.radial import RadialGaussianisation
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
+from flowdensity.data.transforms.interface import AbstractTransform
+from flowdensity.data.transforms.johnson import JohnsonSU
+from flowdensity.data.transforms.marginal import MarginalGaussianization
+from flowdensity.data.transforms.radial import RadialGaussianization
 from flowdensity.divergence.stein import DivergenceHead
 from flowdensity.models.flows import off_path, with_network, with_reference
 from flowdensity.models.mixture import GaussianMixture
@@ -106,23 +107,23 @@ def shaped(
     return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
 
 
-def with_bends(scaling: Scaling) -> Scaling:
+def with_coordinatewise_transforms(scaling: Scaling) -> Scaling:
     """Every other coordinate has a long tail, and the first an edge."""
-    shapes = np.stack([np.full(scaling.dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
-    tails = JohnsonSU(shapes, np.arange(scaling.dim) % 2 == 0)
-    edges = MarginalGaussianisation(np.zeros(1, int), np.array([[-0.5, -0.1, 1.0]]), np.array([[0.1, 0.2, 0.9]]))
-    return straightened(scaling, tails, edges)
+    parameters = np.stack([np.full(scaling.dim, value) for value in (0.1, 1.5, -0.2, 1.2)])
+    tails = JohnsonSU(parameters, np.arange(scaling.dim) % 2 == 0)
+    edges = MarginalGaussianization(np.zeros(1, int), np.array([[-0.5, -0.1, 1.0]]), np.array([[0.1, 0.2, 0.9]]))
+    return transformed(scaling, tails, edges)
 
 
-def with_radius(scaling: Scaling) -> Scaling:
+def with_radial_transform(scaling: Scaling) -> Scaling:
     """Tails are long in all directions together."""
     whitener = np.eye(scaling.dim) + 0.2
-    return straightened(scaling, RadialGaussianisation(np.full(scaling.dim, 0.1), whitener, 30.0))
+    return transformed(scaling, RadialGaussianization(np.full(scaling.dim, 0.1), whitener, 30.0))
 
 
-def straightened(scaling: Scaling, *bends: Any) -> Scaling:
+def transformed(scaling: Scaling, *transforms: AbstractTransform) -> Scaling:
     parts = (np.asarray(part) for part in (scaling.location, scaling.scale))
-    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, *bends)
+    return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, transforms)
 
 
 def named() -> fd.GaussianFlow:
@@ -166,8 +167,12 @@ START = GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 CONDITIONAL = random_flow(jr.key(1), 2, 2)
 CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: Case(dense(FLOW)),
-    "tails and edges": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_bends(FLOW.scaling)))),
-    "tails along the radius": lambda: Case(dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_radius(FLOW.scaling)))),
+    "tails and edges": lambda: Case(
+        dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_coordinatewise_transforms(FLOW.scaling)))
+    ),
+    "tails along the radius": lambda: Case(
+        dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_radial_transform(FLOW.scaling)))
+    ),
     "a mixture to start at": lambda: Case(dense(with_reference(FLOW, START))),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
@@ -239,7 +244,7 @@ def log_probs(density: Any) -> np.ndarray:
         density = density.given(jnp.asarray(CONTEXT))
         flow = density
     noise = np.random.default_rng(0).normal(size=(5, *(1,) * len(flow.batch_shape), flow.model.dim))
-    events = jax.vmap(flow.model.scaling.colour)(jnp.asarray(noise.reshape(5, -1), float))
+    events = jax.vmap(flow.model.scaling.unwhiten)(jnp.asarray(noise.reshape(5, -1), float))
     return np.asarray(density.log_prob(events.reshape(*noise.shape[:-1], *flow.event_shape)))
 
 
@@ -289,7 +294,7 @@ def sample() -> fd.AmortizedDensity:
         np.ones(2), 0.3 * np.array([np.ones(4), -np.ones(4)]), np.tile(0.7 * np.eye(4), (2, 1, 1))
     )
     model = with_reference(with_network(model, network), mixture)
-    model = eqx.tree_at(lambda m: m.scaling, model, with_radius(model.scaling))
+    model = eqx.tree_at(lambda m: m.scaling, model, with_radial_transform(model.scaling))
     context = {"s": jnp.asarray(CONTEXT), "t": jnp.asarray(0.3)}
     return amortized(fd.FlowDensity(model, context, divergence=stein(model, 8), solver=fd.FixedStep(6)))
 
@@ -367,7 +372,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
         fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
         fd.ReferenceChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
-        "columns: whitened, none straightened",
+        "columns: whitened, none transformed",
         ("calibration", "solver steps"),
     )
     save(tmp_path / "density.flow", density, whole)

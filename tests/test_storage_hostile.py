@@ -52,6 +52,7 @@ def nested(depth: int, inner: str = "1") -> str:
 
 
 MODEL = ("model",)
+CHAIN = ("model", "scaling", "chain", "transforms")
 NETWORK = ("model", "network")
 FORGERIES = {
     "a type that is not listed": (("solver",), {"type": "os.system", "fields": {"command": "true"}}),
@@ -67,26 +68,31 @@ FORGERIES = {
     "true for a number": (("solver", "steps"), True),
     "no steps": (("solver", "steps"), 0),
     "infinitely many steps": (("solver", "steps"), {"float": "inf"}),
-    "a huge event": (("model", "scaling", "event_shape"), {"tuple": [10**6, 10**6, 10**6]}),
-    "an event of another size": (("model", "scaling", "event_shape"), {"tuple": [3]}),
-    "a list for a tuple": (("model", "scaling", "event_shape"), [2]),
+    "a huge event": ((*CHAIN, 0, "event_shape"), {"tuple": [10**6, 10**6, 10**6]}),
+    "an event of another size": ((*CHAIN, 0, "event_shape"), {"tuple": [3]}),
+    "a list for a tuple": ((*CHAIN, 0, "event_shape"), [2]),
     "names that do not fit": (
         ("model", "scaling", "sites"),
         {"type": "Sites", "fields": {"names": {"tuple": ["a"]}, "shapes": {"tuple": [{"tuple": [10**12]}]}}},
     ),
-    "another support": (("model", "scaling", "support"), {"type": "constraints.simplex", "fields": {}}),
+    "another support": ((*CHAIN, 0, "support"), {"type": "constraints.simplex", "fields": {}}),
+    "no transforms": (CHAIN, {"tuple": []}),
+    "no chain": (("model", "scaling", "chain"), {"tuple": []}),
     "a missing array": (("model", "reach"), {"array": "nothing", "kind": "jax"}),
     "a path": (("model", "reach"), {"array": "../../../../etc/passwd", "kind": "jax"}),
     "an unknown kind of array": (("model", "reach"), {"array": "density/model/reach", "kind": "object"}),
     "an unknown dtype": (("model", "reach"), {"array": "density/model/reach", "kind": "jax", "dtype": "object"}),
-    "an array of another shape": (("model", "reach"), {"array": "density/model/scaling/scale", "kind": "jax"}),
+    "an array of another shape": (
+        ("model", "reach"),
+        {"array": "density/model/scaling/chain/transforms/1/scale", "kind": "jax"},
+    ),
     "an array for a layer": ((*NETWORK, "inward"), {"array": "density/model/reach", "kind": "jax"}),
     "an unknown generator": (("divergence", "key"), {"array": "density/divergence/key", "kind": "md5"}),
     "an unknown form": (("solver",), {"call": "os.system"}),
     "too much in a form": (("model", "path"), {"type": "CondOT", "fields": {}, "more": 1}),
     "a context that does not belong": (("context",), {"array": "density/model/reach", "kind": "jax"}),
     "a network that is another's": (NETWORK, 3),
-    "deep": (("model", "scaling", "event_shape"), json.loads(nested(300))),
+    "deep": ((*CHAIN, 0, "event_shape"), json.loads(nested(300))),
 }
 
 
@@ -143,9 +149,9 @@ def test_other_weights_are_an_error(saved, tmp_path):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("density/model/scaling/location", "event"),
-        ("density/model/scaling/log_scale", "log-determinant"),
-        ("density/model/scaling/whitener", "state"),
+        ("density/model/scaling/chain/transforms/1/location", "event"),
+        ("density/model/scaling/chain/transforms/1/log_scale", "log-determinant"),
+        ("density/model/scaling/chain/transforms/1/whitener", "state"),
         ("density/model/reach", "velocity"),
     ],
 )

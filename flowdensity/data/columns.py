@@ -10,9 +10,9 @@ from numpyro.distributions import constraints
 
 from .containers import Handed
 from .precision import column_labels
-from .scaling import unconstrain
 from .supports import free_size, joint
 from .tables import Table
+from .transforms.support import unconstrain
 
 MAX_NAMED_COLUMNS = 3
 """A message writes out at most this many columns."""

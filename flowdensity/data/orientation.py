@@ -11,17 +11,17 @@ from .containers import Handed
 from .sites import Sites
 
 COORDINATES_PER_ROW = 4
-r"""There is a warning from so many coordinates per row on, and so for a transposed table of so many rows per column.
+r"""Minimum number of coordinates per row at which a table may be transposed.
 
-A transposed table with fewer rows per column is not noticed, but can hardly be learned the right way round either. Where
-the covariance is the identity, the eigenvalues of that of 4 rows per column reach from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$
-(Marchenko and Pastur 1967): already the reference is off by a factor of two.
+A transposed table with fewer rows per column is not noticed, but can hardly be learned in either orientation. If the true
+covariance is the identity, the eigenvalues of that of 4 rows per column range from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$
+(Marchenko and Pastur 1967), so even the reference is off by a factor of two.
 """
-MOST_NAMED = 8
-"""A message writes out the shapes of at most this many columns."""
+MAX_NAMED_SHAPES = 8
+"""A message lists the shapes of at most this many columns."""
 
 
-def warn_where_turned(caller: str, handed: Handed, rows: np.ndarray, sites: Sites | None) -> None:
+def warn_if_transposed(caller: str, handed: Handed, rows: np.ndarray, sites: Sites | None) -> None:
     """Warn if there are so few rows that they may be columns, or chains.
 
     Args:
@@ -35,7 +35,9 @@ def warn_where_turned(caller: str, handed: Handed, rows: np.ndarray, sites: Site
         return
     shapes = None if sites is None else {n: (len(rows), *shape) for n, shape in zip(*sites, strict=True)}
     got = (
-        f"{len(shapes)} columns" if shapes is not None and len(shapes) > MOST_NAMED else f"shape {shapes or rows.shape}"
+        f"{len(shapes)} columns"
+        if shapes is not None and len(shapes) > MAX_NAMED_SHAPES
+        else f"shape {shapes or rows.shape}"
     )
     warn(
         f"{caller} expected `{handed.name}` with one event in each row; got {got}, {len(rows)} events of "

@@ -10,19 +10,19 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .columns import Columns, Finding
-from .scaling import FULL_COVARIANCE_LIMIT
+from .statistics import FULL_COVARIANCE_LIMIT
 from .supports import joint
 
-FLAT = 1e-7
+FLAT_VARIANCE = 1e-7
 """A direction with less than this share of the variance is flat: float32 resolves differences of this size."""
 MAX_ROWS = 2000
-"""Rows, drawn at random, in which functions of columns are looked for."""
+"""Maximum number of rows, drawn at random, that are searched for functions of columns."""
 MIN_ROWS = 20
-"""So few rows can be in the same order by chance."""
+"""Minimum number of rows: fewer can be in the same order by chance."""
 MAX_FEATURES = 300
-"""Number of columns, logarithms and products up to which polynomials are looked for."""
+"""Maximum number of columns, logarithms and products for which polynomials are fitted."""
 RIDGE = 1e-11
-"""Relative to the variances of features, and far below `FLAT`."""
+"""Ridge of the least squares fits, relative to the variances of the features; far below `FLAT_VARIANCE`."""
 MIN_RATIO = 2.0
 """A logarithm is a feature of its own where a column spans at least this ratio; else it is a quadratic polynomial."""
 
@@ -49,14 +49,14 @@ def relations(columns: Columns) -> Finding | None:
 
 
 def dependent(columns: Columns) -> int | None:
-    """A column that is a linear combination of others, as it is or on the real line; None if there is none."""
+    """A column that is a linear combination of others, as it is or on the real line; `None` if no column is."""
     rows = columns.rows
     if rows.shape[1] > FULL_COVARIANCE_LIMIT or len(rows) < 2 * rows.shape[1]:
         return None
     # On a simplex and its like columns add up to a constant, and on the real line they do not.
     for each in (columns.free, rows) if columns.free.shape == rows.shape else (columns.free,):
         values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(each, rowvar=False)))
-        if values[0] < FLAT:
+        if values[0] < FLAT_VARIANCE:
             return int(np.argmax(np.abs(vectors[:, 0])))
     return None
 
@@ -73,7 +73,7 @@ def functions(columns: Columns) -> list[int]:
     candidates, rows = candidates[varying], rows[:, varying]
     found = candidates[monotone(rows) | polynomial(rows)]
     groups = [[column for column in group if column in found] for group in columns.supported.values()]
-    # Of several that follow from each other, the last is named: what is computed comes after its parts.
+    # Among columns that follow from each other the last is named, because computed columns usually come after their parts.
     return [int(column) for column in max(reversed(groups), key=len)]
 
 
@@ -93,7 +93,7 @@ def polynomial(rows: np.ndarray) -> np.ndarray:
         return found
     # Products of narrow columns are nearly collinear too, so a flat direction is only a reason to look closer.
     gram = features.T @ features / len(features)
-    if np.linalg.eigvalsh(gram)[0] > FLAT:
+    if np.linalg.eigvalsh(gram)[0] > FLAT_VARIANCE:
         return found
     for target in range(rows.shape[1] + sum(_is_wide(column) for column in rows.T)):
         others = np.all(owners != owners[:, [target]], axis=0)
@@ -111,7 +111,7 @@ def _features(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.triu_indices(rows.shape[1])
     products = standard[:, first] * standard[:, second]
     # The square of a standardized column of two values in equal numbers is constant.
-    first, second, products = (each[..., products.std(axis=0) > FLAT] for each in (first, second, products))
+    first, second, products = (each[..., products.std(axis=0) > FLAT_VARIANCE] for each in (first, second, products))
     single = np.concatenate([np.arange(rows.shape[1]), wide])
     features = [standard, _standardized(np.log(rows[:, wide])), _standardized(products)]
     return np.concatenate(features, axis=1), np.stack([np.append(single, first), np.append(single, second)])
@@ -132,7 +132,7 @@ def _coefficients(gram: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 def _is_nothing(left: np.ndarray, target: np.ndarray) -> bool:
     """Whether a fit leaves nothing of a target in nine rows of ten: the largest rows alone do not decide."""
-    return bool(np.quantile(np.abs(left), 0.9) < math.sqrt(FLAT) * np.ptp(np.quantile(target, [0.25, 0.75])))
+    return bool(np.quantile(np.abs(left), 0.9) < math.sqrt(FLAT_VARIANCE) * np.ptp(np.quantile(target, [0.25, 0.75])))
 
 
 def _dropped(columns: Columns, found: list[int]) -> str:

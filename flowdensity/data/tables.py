@@ -17,11 +17,11 @@ from .._typing import Array, ArrayLike, ContextRows, Float, Int, Key, Rows
 from . import lines
 from .alignment import check_order
 from .containers import Handed, read
-from .orientation import warn_where_turned
+from .orientation import warn_if_transposed
 from .precision import check_range
-from .scaling import unconstrain
 from .sites import Sites, join, split
 from .supports import check_support, free_size, joint
+from .transforms.support import unconstrain
 
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
@@ -226,7 +226,7 @@ def fit_tables(
         _check_all_vary(caller, handed["data"], events, free, " where `weights` are above 0")
     if context is not None:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
-    warn_where_turned(caller, handed["data"], events.rows, events.sites)
+    warn_if_transposed(caller, handed["data"], events.rows, events.sites)
     return events, contexts, weighing, list(handed.values())
 
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
 from .._typing import Key
-from ..data.mixtures import fit_mixture
+from ..data.statistics import fit_mixture
 from ..data.tables import Sample
 from .findings import SIGNIFICANT, Finding
 from .subject import Subject, values

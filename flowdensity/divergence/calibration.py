@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Float
-from ..data.weights import mean_and_error, shares
+from ..data.statistics import mean_and_error, shares
 from ..models.flows import AbstractProbabilityFlow
 from .kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
 from .stein import DivergenceHead

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._typing import Array, Context, Float, Key, Rows, Scalar, State, Times
-from ..data.whitening import FULL_COVARIANCE_LIMIT
+from ..data.statistics import FULL_COVARIANCE_LIMIT
 from ..models.flows import AbstractProbabilityFlow
 from .gram_schmidt import gram_schmidt
 from .stein import DivergenceHead, seen_field

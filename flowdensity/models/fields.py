@@ -75,7 +75,7 @@ class VelocityField(AbstractProbabilityFlow):
         self.has_features = check_output("VelocityField", self.network, self.scaling, self.context_scaling)
 
     def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
-        event = self.scaling.colour(state)
+        event = self.scaling.unwhiten(state)
         velocity, hidden = call(self.network, time, event, context, self.context_shape, self.has_features)
         # The map to whitened coordinates is affine: its tangent carries velocities.
         tangent = jnp.asarray(velocity, event.dtype)  # a network may have a precision of its own

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .._typing import Array, Float, Key
-from ..data.weights import mean_and_error, shares
+from ..data.statistics import mean_and_error, shares
 from ..models.flows import GaussianFlow, with_reference
 from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, stack
 from .loop import History

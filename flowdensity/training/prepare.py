@@ -12,7 +12,7 @@ from .._checks import reshaping
 from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key, Rows, Scalar
 from ..data.containers import Handed, read
-from ..data.scaling import Scaling, fit_scaling, standardise
+from ..data.scaling import Scaling, fit_scaling, standardize
 from ..data.supports import free_size
 from ..data.tables import (
     Sample,
@@ -77,7 +77,7 @@ def prepare(
         )
     warn_about_tables(caller, events, contexts, handed)
     scaling, white = fit_scaling(*events, weighing)
-    context_scaling, white_contexts = standardise(contexts.rows, contexts.sites, weighing)
+    context_scaling, white_contexts = standardize(contexts.rows, contexts.sites, weighing)
     table = Sample(
         jnp.asarray(white, float),
         jnp.asarray(white_contexts, float),

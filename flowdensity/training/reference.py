@@ -11,11 +11,18 @@ import tqdm
 from scipy.stats import norm
 
 from .._typing import Key
-from ..data.mixtures import fit_mixture
 from ..data.scaling import Scaling
+from ..data.statistics import (
+    FULL_COVARIANCE_LIMIT,
+    MIN_RELATIVE_DEVIATION,
+    fit_mixture,
+    mean_and_error,
+    resampled,
+    shares,
+    times_rows,
+    whitening,
+)
 from ..data.tables import Sample
-from ..data.weights import mean_and_error, resampled, shares
-from ..data.whitening import FULL_COVARIANCE_LIMIT, LEAST, times_rows, whitening
 from ..models.mixture import GaussianMixture
 from .splits import kinds
 from .training import FEW_ROWS
@@ -120,7 +127,7 @@ def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, 
     before = [times_rows(scale, np.asarray(each.states, np.float64)) for each in (kept, held)]
     # A column that varies in the held-out rows alone is not constant to those who know them all.
     deviation = np.linalg.norm(scale, axis=1) if scale.ndim == 2 else scale
-    location, _, whitener = whitening(before[0], _weights(kept), LEAST * deviation)
+    location, _, whitener = whitening(before[0], _weights(kept), MIN_RELATIVE_DEVIATION * deviation)
     white = [jnp.asarray(times_rows(whitener, rows - location), float) for rows in before]
     return kept._replace(states=white[0]), held._replace(states=white[1])
 

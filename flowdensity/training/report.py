@@ -77,7 +77,7 @@ class FitReport:
         steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortisation: how far an amortized density is from its flow; None for other fits.
         reference: how the reference of a flow on few rows was chosen; None where there was no choice.
-        columns: what was straightened before the columns were whitened, in one line; None for fits that whiten none.
+        columns: the transforms of columns before the whitening, in one line; None for fits that whiten none.
         interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
     """
 

@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import Array, Int, Key
-from ..data import parts
+from ..data import statistics
 from ..data.tables import Sample
 
 
@@ -36,4 +36,4 @@ def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Arr
 def kinds(table: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Rows that are alike: the number of the first of each kind, shape `(kinds,)`, and the kind of each row, `(rows,)`."""
     rows = np.concatenate([np.asarray(table.states), np.asarray(table.contexts)], axis=-1)
-    return parts.kinds(rows.reshape(-1, rows.shape[-1]))
+    return statistics.kinds(rows.reshape(-1, rows.shape[-1]))

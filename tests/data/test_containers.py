@@ -45,7 +45,7 @@ def learned(monkeypatch):
         raise Learned
 
     patch_everywhere(monkeypatch, "fit_scaling", events)
-    patch_everywhere(monkeypatch, "standardise", contexts)
+    patch_everywhere(monkeypatch, "standardize", contexts)
     # How rows are related is not what is tested here.
     patch_everywhere(monkeypatch, "warn_about_tables", lambda *args: None)
 
@@ -487,7 +487,7 @@ ELSEWHERE = {
     ),
     "log_prob of a rounded one": lambda: fd.Rounded(dist.Normal(), 1.0).log_prob(PAIR),
     "a unit": lambda: fd.Rounded(dist.Normal().expand([2]).to_event(1), PAIR[1] ** 2),
-    "dequantise": lambda: fd.dequantise(KEY, np.ma.MaskedArray([1, 2, -9999], [0, 0, 1])),
+    "dequantize": lambda: fd.dequantize(KEY, np.ma.MaskedArray([1, 2, -9999], [0, 0, 1])),
     "bits_per_dimension": lambda: fd.bits_per_dimension(PAIR, 2),
     "diagnose": lambda: fd.diagnose(KEY, PLAIN, PAIR, progress=False),
     "diagnose, a context": lambda: fd.diagnose(

@@ -26,5 +26,5 @@ def test_whitening_and_its_gradient_are_finite_up_to_the_limits(law, end):
     gradients = jax.vmap(jax.jacobian(lambda row: scaling.whiten(row)[0]))(rows)
     assert np.isfinite(gradients).all()
     np.testing.assert_allclose(
-        jax.vmap(scaling.colour)(states) / ends, rows / ends, rtol=1e-3, atol=1e-3 * np.abs(rows).max() / ends
+        jax.vmap(scaling.unwhiten)(states) / ends, rows / ends, rtol=1e-3, atol=1e-3 * np.abs(rows).max() / ends
     )

@@ -7,9 +7,9 @@ import pytest
 from numpyro.distributions import constraints
 from references import EPS32, x64
 
-from flowdensity.data.scaling import fit_scaling, standardise
+from flowdensity.data.scaling import fit_scaling, standardize
 from flowdensity.data.sites import Sites
-from flowdensity.data.whitening import FULL_COVARIANCE_LIMIT
+from flowdensity.data.statistics import FULL_COVARIANCE_LIMIT
 
 
 def rows(shape: tuple[int, ...], count: int = 200, seed: int = 0) -> np.ndarray:
@@ -45,11 +45,11 @@ SIMPLEX = (constraints.simplex, softmax(0.5 * rows((4,))))
 
 
 @pytest.mark.parametrize(("support", "events"), [*CASES.values(), SIMPLEX], ids=[*CASES.keys(), "simplex"])
-def test_colour_undoes_whiten(support, events):
+def test_unwhiten_inverts_whiten(support, events):
     with x64():
         scaling, _ = fit_scaling(events, support)
         states = jax.vmap(lambda x: scaling.whiten(x)[0])(jnp.asarray(events))
-        back = jax.vmap(scaling.colour)(states)
+        back = jax.vmap(scaling.unwhiten)(states)
     assert scaling.event_shape == events.shape[1:]
     assert states.shape == (len(events), scaling.dim)
     # numpyro clips its sigmoids at the float's smallest step from 0 and 1; nothing here comes near.
@@ -85,7 +85,7 @@ def test_the_whitened_table_is_centred_and_is_what_the_map_gives(support, events
 
 
 def shrunk_covariance(table: np.ndarray) -> tuple[np.ndarray, float]:
-    """scikit-learn's Ledoit-Wolf covariance of the standardised columns, back in their units, and its shrinkage."""
+    """scikit-learn's Ledoit-Wolf covariance of the standardized columns, back in their units, and its shrinkage."""
     covariance = pytest.importorskip("sklearn.covariance")
     deviation = table.std(0)
     standard = (table - table.mean(0)) / deviation
@@ -132,7 +132,7 @@ def test_collinear_columns_are_whitened():
     table = np.column_stack([table, table[:, 0] - 2.0 * table[:, 1]])
     scaling, white = fit_scaling(table)
     assert np.all(np.isfinite(white))
-    back = jax.vmap(lambda x: scaling.colour(scaling.whiten(x)[0]))(jnp.asarray(table, jnp.float32))
+    back = jax.vmap(lambda x: scaling.unwhiten(scaling.whiten(x)[0]))(jnp.asarray(table, jnp.float32))
     # The condition number of the factor is at most sqrt(dim / 1e-6), and float32 rounds each of its products.
     tolerance = EPS32 * np.sqrt(3.0 / 1e-6) * np.abs(table).max()
     np.testing.assert_allclose(back, table, atol=tolerance)
@@ -158,7 +158,7 @@ def test_units_do_not_matter(location, deviation):
     expected = -0.5 * np.linalg.slogdet(shrunk_covariance(events)[0])[1]
     np.testing.assert_allclose(log_det, expected, rtol=4.0 * EPS32)
 
-    back = jax.vmap(scaling.colour)(states)
+    back = jax.vmap(scaling.unwhiten)(states)
     np.testing.assert_allclose(back, events, atol=8.0 * EPS32 * (location + 10.0 * deviation))
 
 
@@ -178,20 +178,20 @@ def test_a_wide_table_is_scaled_by_coordinate(dim):
             np.testing.assert_allclose(log_det, -np.log(table.std(0)).sum(), rtol=1e-12)
 
 
-def test_contexts_are_standardised_by_coordinate():
+def test_contexts_are_standardized_by_coordinate():
     contexts = rows((2, 2), 50)
-    scaling, white = standardise(contexts)
+    scaling, white = standardize(contexts)
     assert scaling.event_shape == (2, 2)
     flat = contexts.reshape(50, 4)
     np.testing.assert_allclose(white, (flat - flat.mean(0)) / flat.std(0), rtol=1e-12)
     with x64():
-        scaling, _ = standardise(contexts)
+        scaling, _ = standardize(contexts)
         state, _ = scaling.whiten(jnp.asarray(contexts[3]))
         np.testing.assert_allclose(state, white[3], rtol=1e-10, atol=1e-12)
 
 
 def test_an_absent_context_whitens_to_nothing():
-    scaling, _ = standardise(np.zeros((5, 0)))
+    scaling, _ = standardize(np.zeros((5, 0)))
     state, log_det = scaling.whiten(jnp.zeros((0,)))
     assert state.shape == (0,)
     assert float(log_det) == 0.0
@@ -206,21 +206,21 @@ def test_an_event_far_out_keeps_its_gradient():
         assert jnp.any(slope != 0.0)  # x d/dx log x = 1: a relative step is the same step everywhere
 
 
-def test_what_was_straightened_is_said():
+def test_the_summary_names_the_transforms():
     """Columns by their names, or by their numbers where the map has others than the event; of many, the first."""
     rng = np.random.default_rng(3)
     plain, long, edged = rng.normal(size=(3, 1000))
     table = np.column_stack([plain, np.exp(long), np.where(edged < 0.8, 0.01 * edged, 5.0 + edged)])
-    numbered = "columns: tails of 1, 2 straightened; 2 made normal by their quantiles"
+    numbered = "columns: Johnson SU transform of 1, 2; marginal Gaussianization of 2"
     assert fit_scaling(table)[0].summary() == numbered
     sites = Sites(("a", "b c"), ((1,), (2,)))
-    named = "columns: tails of 'b c' straightened; 'b c' made normal by their quantiles"
+    named = "columns: Johnson SU transform of 'b c'; marginal Gaussianization of 'b c'"
     assert fit_scaling(table, sites=sites)[0].summary() == named
     assert fit_scaling(table, sites=Sites(("a",), ((4,),)))[0].summary() == numbered
-    assert fit_scaling(table[:, :1])[0].summary() == "columns: whitened, none straightened"
-    many = "columns: tails of 0, 1, 2, 3, 4, 5, 6, 7 and 2 more straightened"
+    assert fit_scaling(table[:, :1])[0].summary() == "columns: whitened, none transformed"
+    many = "columns: Johnson SU transform of 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
     assert fit_scaling(np.exp(rng.normal(size=(1000, 10))))[0].summary() == many
     student = rng.normal(size=(2000, 5)) / np.sqrt(rng.chisquare(2.0, size=(2000, 1)) / 2.0)
     line = fit_scaling(student)[0].summary()
-    assert line.startswith("columns: tails straightened along the radius, ")
+    assert line.startswith("columns: radial Gaussianization with ")
     assert 1.0 < float(line.split()[-4]) < 4.0

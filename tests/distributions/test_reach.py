@@ -13,7 +13,7 @@ from numpyro import handlers
 from references import NAMED_CONTEXT, gaussian_flow, random_flow
 
 import flowdensity as fd
-from flowdensity.data.scaling import standardise
+from flowdensity.data.scaling import standardize
 from flowdensity.models.flows import off_path
 from flowdensity.training.prepare import reach_of
 
@@ -27,7 +27,7 @@ def contexts(seed: int, count: int) -> np.ndarray:
 def model(*, named: bool = False) -> fd.GaussianFlow:
     """An untrained flow that has seen 300 contexts."""
     flow = random_flow(jr.key(0), 2, 3)
-    scaling, white = standardise(contexts(0, 300), NAMED_CONTEXT if named else None)
+    scaling, white = standardize(contexts(0, 300), NAMED_CONTEXT if named else None)
     return fd.GaussianFlow(flow.network, flow.path, flow.scaling, scaling, flow.reach, context_reach=reach_of(white))
 
 

@@ -64,7 +64,7 @@ def test_labels_are_log_densities_and_their_gradients():
     assert {len(leaf) for leaf in labels} == {100}
 
     def log_prob(state, context):
-        return density.given(context).log_prob(model.scaling.colour(state))
+        return density.given(context).log_prob(model.scaling.unwhiten(state))
 
     values, slopes = jax.vmap(jax.value_and_grad(log_prob, argnums=(0, 1)))(labels.states, labels.contexts)
     normal = dist.Normal().expand((2,)).to_event(1).log_prob(labels.states)

@@ -82,7 +82,7 @@ def test_a_positive_law_is_learned(positive_fit):
 
 @pytest.mark.slow
 def test_tails_that_are_long_in_all_directions_are_learned():
-    """A t law in ten dimensions, which straightened column by column is missed by nats."""
+    """A t law in ten dimensions, which transforms of single columns miss by nats."""
     rng = np.random.default_rng(36)
     shape = wishart(30, np.eye(10)).rvs(random_state=7)
     law = multivariate_t(np.zeros(10), shape, 3.0, seed=rng)

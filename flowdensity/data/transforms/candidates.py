@@ -1,0 +1,149 @@
+"""Candidate transforms of a table, and the choice between them.
+
+There are two alternatives: transforms of single coordinates, tried in order, and one of the radius. A new transform of single
+coordinates is added to `COORDINATEWISE`, and one of all coordinates together to `RADIAL`; nothing else needs to know of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..statistics import (
+    FULL_COVARIANCE_LIMIT,
+    MIN_RELATIVE_DEVIATION,
+    fit_mixture,
+    folds,
+    gaussian_log_densities,
+    resampled,
+    times_rows,
+    whitening,
+)
+from .interface import AbstractTransform
+from .johnson import JohnsonSU, fit_johnson
+from .marginal import MarginalGaussianization, fit_marginals
+from .radial import RadialGaussianization, fit_radial
+
+
+class Candidate(NamedTuple):
+    """A transform that may suit a table.
+
+    Attributes:
+        cls: class of the transform; files may contain it.
+        fit: fits it to a float64 table of shape `(n, dim)` and its weights, which may be `None`; returns `None` if the table
+            is better left as it is.
+    """
+
+    cls: type[AbstractTransform]
+    fit: Callable[[np.ndarray, np.ndarray | None], AbstractTransform | None]
+
+
+COORDINATEWISE = (Candidate(JohnsonSU, fit_johnson), Candidate(MarginalGaussianization, fit_marginals))
+"""Transforms of single coordinates: each is fitted to the table that the ones before it have transformed."""
+RADIAL = (Candidate(RadialGaussianization, fit_radial),)
+"""Transforms of the radius, which replace those of `COORDINATEWISE` where `is_radial` says so."""
+
+MIN_RADIAL_GAIN = 0.05
+"""A transform of the radius must raise the mean log density by this many nats for each coordinate."""
+MIXTURE_COMPONENTS = 4
+"""Components of the mixture under which held-out rows are scored."""
+MIXTURE_FLOOR = 0.1
+"""Variance that is added to the components of that mixture, in whitened units."""
+NUM_FOLDS = 5
+"""Number of folds for the held-out scores."""
+MAX_COMPARED_ROWS = 4_000
+"""Maximum number of rows by which the two alternatives are compared."""
+MIN_STANDARD_ERRORS = 3.0
+"""The gain of a transform of the radius on held-out rows must exceed this many standard errors."""
+
+
+class TransformedTable(NamedTuple):
+    """A table and the transforms that have been applied to it.
+
+    Attributes:
+        rows: transformed rows, shape `(n, dim)`, float64.
+        log_dets: sum of the log determinants at each row, shape `(n,)`.
+        transforms: in the order of their application.
+    """
+
+    rows: np.ndarray
+    log_dets: np.ndarray
+    transforms: tuple[AbstractTransform, ...] = ()
+
+    def apply(self, candidates: Sequence[Candidate], weights: np.ndarray | None) -> Self:
+        """Fit the candidates one after another, and apply those that suit the rows."""
+        table = self
+        for candidate in candidates:
+            table = table._apply_one(candidate, weights)
+        return table
+
+    def _apply_one(self, candidate: Candidate, weights: np.ndarray | None) -> Self:
+        with jax.enable_x64(True):
+            transform = candidate.fit(self.rows, weights)
+            if transform is None:
+                return self
+            rows, log_dets = jax.vmap(transform.forward_and_log_det)(jnp.asarray(self.rows))
+        # The table is transformed in float64, and events later in JAX's default precision.
+        transform = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), transform)
+        return self._replace(
+            rows=np.asarray(rows),
+            log_dets=self.log_dets + np.asarray(log_dets),
+            transforms=(*self.transforms, transform),
+        )
+
+    def score(self) -> float:
+        """Mean log density of the table under a Gaussian fitted to the transformed rows, in nats."""
+        return float(np.mean(gaussian_log_densities(self.rows, *whitening(self.rows)) + self.log_dets))
+
+    def held_out_scores(self) -> np.ndarray:
+        """Log density of each row under a mixture of Gaussians fitted to the transformed rows of other folds, in nats."""
+        scores = np.zeros(len(self.rows))
+        min_deviation = MIN_RELATIVE_DEVIATION * self.rows.std(axis=0)
+        for held_out in folds(self.rows, NUM_FOLDS):
+            train = np.delete(self.rows, held_out, axis=0)
+            location, scale, whitener = whitening(train, min_deviation=min_deviation)
+            mixture = fit_mixture(times_rows(whitener, train - location), MIXTURE_COMPONENTS, MIXTURE_FLOOR)
+            white = times_rows(whitener, self.rows[held_out] - location)
+            log_det = self.log_dets[held_out] - np.linalg.slogdet(scale)[1]
+            scores[held_out] = mixture.score_samples(white) + log_det
+        return scores
+
+
+def choose_transforms(table: np.ndarray, weights: np.ndarray | None = None) -> TransformedTable:
+    """Choose and apply the transforms that suit a table; none above `FULL_COVARIANCE_LIMIT` dimensions.
+
+    Args:
+        table: float64 array of shape `(n, dim)`.
+        weights: of the rows; `None` weighs all alike.
+    """
+    plain = untransformed(table)
+    if table.shape[1] > FULL_COVARIANCE_LIMIT:
+        return plain
+    radial = is_radial(resampled(table, weights, min(MAX_COMPARED_ROWS, len(table))))
+    return plain.apply(RADIAL if radial else COORDINATEWISE, weights)
+
+
+def is_radial(table: np.ndarray) -> bool:
+    """Whether a transform of the radius suits a table, shape `(n, dim)`, better than those of single coordinates.
+
+    Two comparisons must agree: in-sample under one Gaussian, and on held-out rows under a mixture of Gaussians. In tables with
+    clusters or necks some rows are also far out in many coordinates, but no map of the radius makes them normal.
+    """
+    plain = untransformed(table)
+    radial = plain.apply(RADIAL, None)
+    min_gain = MIN_RADIAL_GAIN * table.shape[1]
+    # Most tables end here, and the transforms of single coordinates need not be fitted.
+    if not radial.transforms or radial.score() - plain.score() <= min_gain:
+        return False
+    coordinatewise = plain.apply(COORDINATEWISE, None)
+    if radial.score() - coordinatewise.score() <= min_gain:
+        return False
+    gains = radial.held_out_scores() - coordinatewise.held_out_scores()
+    return bool(gains.mean() > MIN_STANDARD_ERRORS * gains.std() / np.sqrt(len(gains)))
+
+
+def untransformed(table: np.ndarray) -> TransformedTable:
+    """A table to which no transform has been applied."""
+    return TransformedTable(table, np.zeros(len(table)))
