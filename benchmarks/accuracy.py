@@ -79,7 +79,7 @@ def integral(density: fd.FlowDensity, data: np.ndarray) -> float:
 
 
 def flowjax(dim: int, seed: int) -> dict:
-    """flowjax's masked autoregressive rational-quadratic flow, its default fit, on standardised columns."""
+    """flowjax's masked autoregressive rational-quadratic flow, its default fit, on standardized columns."""
     from flowjax.bijections import RationalQuadraticSpline
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow

@@ -26,6 +26,7 @@ from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
+from flowdensity.data.transforms.candidates import COORDINATEWISE
 from flowdensity.training.cross_validation import furthest
 from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
@@ -34,6 +35,8 @@ from flowdensity.training.training import FEW_ROWS
 from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate
 
 PAGE = Path("docs/choices.md")
+CANDIDATES = "flowdensity.data.transforms.candidates"
+"""Module whose constants some choices patch."""
 SCORED = 2_000
 PILOT, ANGLES = 1_000, 201
 """Steps of the fit that tells the kinetic energy of each angle, and angles."""
@@ -204,12 +207,10 @@ CHOICES: Mapping[str, Choice] = {
     "always from the mixture": Choice(
         patched={"flowdensity.training.cross_validation.furthest": first_alone}, tables=REAL
     ),
-    "no edges straightened": Choice(patched={"flowdensity.data.scaling.fit_marginals": nothing}, tables=EDGED),
-    "no radius straightened": Choice(
-        patched={"flowdensity.data.scaling.fit_radial": nothing}, tables=(*LONG, "funnel")
-    ),
-    "one Gaussian decides on the radius": Choice(patched={"flowdensity.data.scaling.ERRORS": -np.inf}, tables=NECKED),
-    "no bent tails": Choice(patched={"flowdensity.data.scaling.fit_johnson": nothing}),
+    "no marginal Gaussianization": Choice(patched={f"{CANDIDATES}.COORDINATEWISE": COORDINATEWISE[:1]}, tables=EDGED),
+    "no radial Gaussianization": Choice(patched={f"{CANDIDATES}.RADIAL": ()}, tables=(*LONG, "funnel")),
+    "one Gaussian decides on the radius": Choice(patched={f"{CANDIDATES}.MIN_STANDARD_ERRORS": -np.inf}, tables=NECKED),
+    "no Johnson SU": Choice(patched={f"{CANDIDATES}.COORDINATEWISE": COORDINATEWISE[1:]}),
     "the other width": Choice(other_width),
     "experts the other way round": Choice(experts),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),

@@ -42,7 +42,7 @@ def mixture(dim: int, points: int = 1000) -> Rows:
     return Mixture(dim, 0).sample(20_000, 1000), Mixture(dim, 0).sample(points, 2000)
 
 
-def standardised(dim: int) -> Rows:
+def standardized(dim: int) -> Rows:
     """The same with columns of mean 0 and standard deviation 1, as DDPM takes them."""
     data, points = mixture(dim)
     return (data - data.mean(0)) / data.std(0), (points - data.mean(0)) / data.std(0)
@@ -100,8 +100,8 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
     **{f"VP-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VariancePreserving())) for dim in (2, 8, 32)},
     **{f"VE-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VarianceExploding())) for dim in (2, 8, 32)},
     **{f"CNF-{dim}": (lambda dim=dim: mixture(dim), cnf) for dim in (2, 8, 32)},
-    "DDPM-8": (lambda: standardised(8), pretrained(features=True)),
-    "DDPM-8, no features": (lambda: standardised(8), pretrained(features=False)),
+    "DDPM-8": (lambda: standardized(8), pretrained(features=True)),
+    "DDPM-8, no features": (lambda: standardized(8), pretrained(features=False)),
     "digits": (digits, flow("digits")),
     "patches-63": (lambda: tuple(map(without_mean, patches(8, 20_000, 1000, grey=True))), flow("patches-63")),
     "patches-8x8x1": (lambda: patches(8, 20_000, 1000, grey=True), flow("patches-8x8x1")),
@@ -129,7 +129,7 @@ OBJECTIVES: dict[str, tuple[fd.AbstractObjective, int]] = {
 }
 """Rows of the ablation: what a head of the same flow is trained on, and with how many draws in a step."""
 LEVELS = {"digits": 17, "patches-8x8x1": 256}
-"""Levels of the data that were dequantised."""
+"""Levels of the data that were dequantized."""
 REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
 """Cells in which a second head is regressed on Hutchinson's estimates."""
 

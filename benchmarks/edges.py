@@ -24,7 +24,7 @@ from numpyro.infer.util import initialize_model
 from tables import cells_of, environment, markdown, provenance, replace_block
 
 import flowdensity as fd
-from flowdensity.data import scaling
+from flowdensity.data.transforms import support as support_transform
 
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
 ROWS, DRAWS, CHAINS, STATES, WARMUP, STEPS, WIDTH, REPEATS = 4_000, 10_000, 100, 100, 100, 300, 32, 20
@@ -74,13 +74,13 @@ def tables() -> dict[str, tuple[np.ndarray, Any]]:
 @contextmanager
 def numpyros_own() -> Iterator[None]:
     """numpyro's bijections, as they are."""
-    ours = scaling.interior_bijection
-    scaling.interior_bijection = biject_to  # type: ignore[assignment]
+    ours = support_transform.interior_bijection
+    support_transform.interior_bijection = biject_to  # type: ignore[assignment]
     jax.clear_caches()
     try:
         yield
     finally:
-        scaling.interior_bijection = ours
+        support_transform.interior_bijection = ours
         jax.clear_caches()
 
 

@@ -14,7 +14,7 @@ r"""The methods of the benchmark of held-out log scores, each with the recipe th
   core: it is left out above 2,000 rows or 16 columns.
 - **flow, diffusion**: `fit_flow` and `fit_diffusion` with defaults.
 
-All but the last two see columns standardised by the rows to learn from; the log-determinant is put back.
+All but the last two see columns standardized by the rows to learn from; the log-determinant is put back.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ class Units(NamedTuple):
         return (rows - self.mean) / self.sd
 
     def fitted(self, log_prob: LogProb, sample: Callable[[int], np.ndarray]) -> Fitted:
-        """A density of standardised rows as one of the rows."""
+        """A density of standardized rows as one of the rows."""
 
         def in_units(rows: np.ndarray) -> np.ndarray:
             return np.asarray(log_prob(self.white(rows)), np.float64) - np.log(self.sd).sum()
@@ -102,7 +102,7 @@ class Units(NamedTuple):
         return Fitted(in_units, lambda count: self.mean + self.sd * np.asarray(sample(count), np.float64))
 
 
-def standardised(train: np.ndarray) -> tuple[Units, np.ndarray]:
+def standardized(train: np.ndarray) -> tuple[Units, np.ndarray]:
     """Units of the rows, and the rows in them."""
     units = Units(train.mean(axis=0), train.std(axis=0))
     return units, units.white(train)
@@ -112,7 +112,7 @@ def gaussian(seed: int, train: np.ndarray) -> Fitted:
     """One Gaussian with a Ledoit-Wolf covariance."""
     from sklearn.covariance import LedoitWolf
 
-    units, rows = standardised(train)
+    units, rows = standardized(train)
     estimate = LedoitWolf().fit(rows)
     density = multivariate_normal(estimate.location_, estimate.covariance_, seed=seed)
     return units.fitted(lambda x: np.atleast_1d(density.logpdf(x)), lambda n: np.asarray(density.rvs(n)))
@@ -123,7 +123,7 @@ def kde(seed: int, train: np.ndarray) -> Fitted:
     from sklearn.model_selection import GridSearchCV, KFold
     from sklearn.neighbors import KernelDensity
 
-    units, rows = standardised(train)
+    units, rows = standardized(train)
     folds = KFold(5, shuffle=True, random_state=seed)
     search = GridSearchCV(KernelDensity(), {"bandwidth": BANDWIDTHS}, cv=folds, refit=False).fit(rows[:TUNED_ON])
     shrinkage = min(1.0, TUNED_ON / len(rows)) ** (1.0 / (4 + rows.shape[1]))
@@ -135,7 +135,7 @@ def mixture(seed: int, train: np.ndarray) -> Fitted:
     """A mixture of Gaussians with the number of components of least BIC."""
     from sklearn.mixture import GaussianMixture
 
-    units, rows = standardised(train)
+    units, rows = standardized(train)
     best: tuple[float, Any] = (np.inf, None)
     for number in FEW_COMPONENTS if len(rows) > MANY_ROWS else COMPONENTS:
         model = GaussianMixture(number, random_state=seed).fit(rows)
@@ -155,7 +155,7 @@ def flowjax(kind: str) -> Callable[[int, np.ndarray], Fitted]:
         from flowjax.distributions import Normal
         from flowjax.train import fit_to_data
 
-        units, rows = standardised(train)
+        units, rows = standardized(train)
         flow_key, fit_key, sample_key = jr.split(jr.key(seed), 3)
         flow = getattr(flows, kind)(
             flow_key,
@@ -178,7 +178,7 @@ def zuko(kind: str, options: dict[str, Any]) -> Callable[[int, np.ndarray], Fitt
         from zuko import flows
 
         torch.manual_seed(seed)
-        units, white = standardised(train)
+        units, white = standardized(train)
         rows = torch.as_tensor(white, dtype=torch.float32)[torch.randperm(len(white))]
         held_out = round(VALIDATION * len(rows))
         validation, rows = rows[:held_out], rows[held_out:]
