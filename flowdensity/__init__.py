@@ -56,9 +56,9 @@ from .models.unet import UNet as UNet
 from .solving import AbstractSolver as AbstractSolver
 from .solving import Adaptive as Adaptive
 from .solving import FixedStep as FixedStep
-from .storage import load as load
-from .storage import load_report as load_report
-from .storage import save as save
+from .storage.files import load as load
+from .storage.files import load_report as load_report
+from .storage.files import save as save
 from .training.distill import distill as distill
 from .training.divergence import fit_divergence as fit_divergence
 from .training.fit import fit_diffusion as fit_diffusion

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import lineax
 
 from ._checks import check_count, check_kind, check_number
+from ._registry import savable
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
 from .models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, standard_normal_log_prob
@@ -36,6 +37,7 @@ class AbstractSolver(eqx.Module):
         """Carry `start` through d(start)/ds = field(s, .) over the model's times, or back."""
 
 
+@savable
 class FixedStep(AbstractSolver):
     """A fixed number of steps on the model's own grid: the default.
 
@@ -86,6 +88,7 @@ class FixedStep(AbstractSolver):
         return step
 
 
+@savable
 class Adaptive(AbstractSolver):
     """Steps chosen by an error estimate: an option for a single evaluation to a stated tolerance.
 

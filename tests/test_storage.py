@@ -21,7 +21,6 @@ from numpyro.distributions import constraints
 from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
-from flowdensity._specification import Reader, describe
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.data.transforms.interface import AbstractTransform
@@ -31,7 +30,8 @@ from flowdensity.data.transforms.radial import RadialGaussianization
 from flowdensity.divergence.stein import DivergenceHead
 from flowdensity.models.flows import off_path, with_network, with_reference
 from flowdensity.models.mixture import GaussianMixture
-from flowdensity.storage import load, load_report, save
+from flowdensity.storage.description import Reader, describe
+from flowdensity.storage.files import load, load_report, save
 from flowdensity.training.loop import History
 
 FAST = fd.FixedStep(4)
@@ -459,22 +459,59 @@ def test_a_place_that_is_none_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class OwnDivergence(fd.AbstractDivergence):
+    scale: jax.Array
+
+    def __call__(self, model, time, state, context):
+        velocity, rate = fd.ExactDivergence()(model, time, state, context)
+        return velocity, self.scale * rate
+
+
+class Halved(fd.AbstractPath):
+    speed: float = eqx.field(static=True, default=1.0)
+
+    def coefficients(self, t):
+        return t, 1.0 - t
+
+
+class OwnSolver(fd.AbstractSolver):
+    inner: fd.AbstractSolver
+
+    def integrate(self, field, times, start, reverse):
+        return self.inner.integrate(field, times, start, reverse)
+
+
+def test_objects_of_the_users_own_classes_come_back(tmp_path):
+    """A path, a divergence, a solver and a whole model; the classes are handed over."""
+    path = eqx.tree_at(lambda m: m.path, FLOW, Halved(2.0))
+    own = fd.FlowDensity(path, divergence=OwnDivergence(jnp.asarray(2.0)), solver=OwnSolver(fd.FixedStep(5)))
+    for density, classes in (
+        (own, (Halved, OwnDivergence, OwnSolver)),
+        (dense(gaussian_flow()), (type(gaussian_flow()),)),
+    ):
+        save(tmp_path / "density.flow", density)
+        again = load(tmp_path / "density.flow", classes=classes)
+        np.testing.assert_array_equal(again.log_prob(np.zeros(2)), density.log_prob(np.zeros(2)))
+        assert type(again.model) is type(density.model)
+        name = classes[0].__qualname__
+        for missing in ((), classes[1:]):
+            fix = rf"Fix: density = fd\.load\(file, classes=\[{name}\]\)"
+            with pytest.raises(ValueError, match=rf"^load expected the class {name} in `classes`.*{fix}"):
+                load(tmp_path / "density.flow", classes=missing)
+
+
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     class Own(fd.AbstractDivergence):
+        function: object = eqx.field(static=True)
+
         def __call__(self, model, time, state, context):
             return fd.ExactDivergence()(model, time, state, context)
-
-    class Halved(fd.AbstractPath):
-        def coefficients(self, t):
-            return t, 1.0 - t
 
     file = tmp_path / "density.flow"
     file.write_bytes(b"what was there")
     layer = eqx.nn.Conv2d(1, 2, 3, padding=2, key=jr.key(0))
     for density, what in (
-        (dense(gaussian_flow()), "density/model` is of type ExactGaussianFlow"),
-        (dense(FLOW, divergence=Own()), "density/divergence` is of type Own"),
-        (dense(eqx.tree_at(lambda m: m.path, FLOW, Halved())), "density/model/path` is of type Halved"),
+        (dense(FLOW, divergence=Own(lambda x: x)), "density/divergence/function` is of type function"),
         (
             dense(eqx.tree_at(lambda m: m.network.inward, image(), layer)),
             "density/model/network/inward` is of type Conv2d",

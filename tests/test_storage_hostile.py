@@ -15,8 +15,8 @@ from references import random_flow
 import flowdensity as fd
 from flowdensity import _container
 from flowdensity._container import read, write
-from flowdensity._specification import describe
-from flowdensity.storage import FORMAT, load, load_report, save
+from flowdensity.storage.description import describe
+from flowdensity.storage.files import FORMAT, load, load_report, save
 
 STRANGE = r"^load expected a file (as flowdensity wrote it|that flowdensity has written); got .*Fix: "
 REPORT = fd.FitReport({}, {"flow": 1.0}, steps=fd.StepErrors((4,), (0.01,), 0.02))

@@ -15,6 +15,7 @@ import equinox as eqx
 import numpy as np
 from numpyro.distributions import constraints
 
+from .._registry import savable
 from .._typing import Array, Float, Scalar, State
 from .sites import Sites
 from .statistics import moments, shares, times_rows, whitening
@@ -24,6 +25,7 @@ from .transforms.interface import AbstractTransform, Chain
 from .transforms.support import FromSupport, unconstrain
 
 
+@savable
 class Scaling(eqx.Module):
     """Invertible map between an event in the user's units and a whitened state of shape `(dim,)`.
 

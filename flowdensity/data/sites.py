@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import real_jax_array, reshaping
+from .._registry import Kind, register
 from .._typing import Array, ArrayLike, Float
 from .containers import read
 
@@ -140,3 +141,6 @@ class Sites(NamedTuple):
 def _zeros(shape: tuple[int, ...]) -> str:
     """Code for a value of a shape, where nothing is known of it."""
     return f"numpy.zeros({shape})" if shape else "0.0"
+
+
+register("Sites", Kind(Sites, {"names": tuple[str, ...], "shapes": Shapes}, Sites))

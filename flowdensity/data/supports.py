@@ -9,6 +9,7 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
+from .._registry import Kind, register
 from .._typing import Array, ArrayLike
 from .sites import Shapes, join, split
 
@@ -103,6 +104,7 @@ class JointTransform(Transform):
 
 joint = _Joint
 """By numpyro's custom the class has the underscore, and who makes one calls this."""
+register("constraints.joint", Kind(joint, {"parts": tuple[constraints.Constraint, ...], "shapes": Shapes}, joint))
 
 
 @biject_to.register(_Joint)

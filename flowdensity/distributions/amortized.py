@@ -10,6 +10,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import check_kind
 from .._pytree import copied_axes, in_session, merge, split, without_copies
+from .._registry import Kind, register
 from .._typing import Array, ArrayLike, Key
 from ..data.interior import off_edges
 from ..data.tables import Named
@@ -96,3 +97,18 @@ def _promote_batch_shape(density: Any) -> Any:
     outer = copy.copy(density)
     outer._batch_shape = promote_batch_shape(density.flow).batch_shape
     return outer
+
+
+register(
+    "AmortizedDensity",
+    Kind(
+        AmortizedDensity,
+        {"energy": EnergyNetwork, "flow": FlowDensity, "validate_args": bool | None},
+        AmortizedDensity,
+        lambda density: {
+            "energy": density.energy,
+            "flow": density.flow,
+            "validate_args": density.__dict__.get("_validate_args"),
+        },
+    ),
+)

@@ -22,6 +22,7 @@ from .._checks import (
     reshaping,
 )
 from .._pytree import copied_axes, in_session, merge, split, without_copies
+from .._registry import Kind, register
 from .._typing import Array, ArrayLike, Float, Key
 from ..data.containers import read
 from ..data.interior import off_edges
@@ -396,3 +397,35 @@ def _without_names(context: Any) -> str:
     if is_a(context, "pandas", "DataFrame"):
         return "context.to_numpy(float)"
     return "numpy.stack([context[name] for name in context], axis=-1)"
+
+
+def _parts(density: FlowDensity) -> dict[str, Any]:
+    """What files hold of a density."""
+    model, context = density.model, density.context
+    # A density holds its context flat, and takes it in its own shape.
+    if context is not None:
+        context = context.reshape(*context.shape[:-1], *model.context_shape) if context.shape[-1] else None
+    return {
+        "model": model,
+        "context": context,
+        "divergence": density.divergence,
+        "solver": density.solver,
+        "validate_args": density.__dict__.get("_validate_args"),
+    }
+
+
+register(
+    "FlowDensity",
+    Kind(
+        FlowDensity,
+        {
+            "model": AbstractProbabilityFlow,
+            "context": Array | None,
+            "divergence": AbstractDivergence,
+            "solver": AbstractSolver,
+            "validate_args": bool | None,
+        },
+        FlowDensity,
+        _parts,
+    ),
+)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._registry import savable
 from .._typing import Array, Float
 from ..data.statistics import mean_and_error, shares
 from ..models.flows import AbstractProbabilityFlow
@@ -17,6 +18,7 @@ NUM_BINS = 8
 """Bins of time for which residuals are averaged."""
 
 
+@savable
 @dataclass(frozen=True)
 class Residuals:
     r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per bin of time: zero when $g = \nabla\cdot F$.

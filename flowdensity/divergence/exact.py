@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from .._registry import savable
 from .._typing import Context, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
 from .interface import AbstractDivergence
 
 
+@savable
 class ExactDivergence(AbstractDivergence):
     r"""$\nabla\cdot F = \operatorname{tr}\,\partial F/\partial y$, exact and O(dim) network passes per evaluation.
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
 from ..models.networks import AbstractNetwork, Activation, ScalarMLP, angle_embedding, squash
@@ -18,6 +19,7 @@ def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, conte
     return field, field if hidden is None else hidden
 
 
+@savable
 class DivergenceHead(eqx.Module):
     r"""Scalar network $g(s, y)$, the divergence of a network's part of the velocity in its unit, that reads what the model shows.
 
@@ -94,6 +96,7 @@ class DivergenceHead(eqx.Module):
         return 0.5 * jnp.pi * (time - first) / (last - first)
 
 
+@savable
 class SteinDivergence(AbstractDivergence):
     """A divergence distilled with the Langevin-Stein operator: one network pass gives velocity and divergence.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_choice, check_count, check_key
+from .._registry import savable
 from .._typing import Array, Context, Float, Key, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
 from .exact import ExactDivergence
@@ -23,6 +24,7 @@ MAX_PROBES = 100_000
 """Maximum number of probes: a larger number is a slip, or a malicious file."""
 
 
+@savable
 class HutchinsonDivergence(AbstractDivergence):
     r"""$\frac1k \sum_i v_i^\top (\partial F/\partial y)\, v_i$ with random probes $v_i$ (Hutchinson 1989).
 
@@ -57,6 +59,7 @@ class HutchinsonDivergence(AbstractDivergence):
         return velocity, _quadratic(tangent, probes) / self.probes
 
 
+@savable
 class HutchPlusPlusDivergence(AbstractDivergence):
     r"""Hutchinson's estimate of what a low-rank part of the Jacobian leaves (Meyer et al. 2021, arXiv 2010.09649).
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_key, check_sizes
+from .._registry import savable
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, context_seen, linear, squash
@@ -16,6 +17,7 @@ MAX_DIRECTIONS = 512
 """Largest number of random directions."""
 
 
+@savable
 class QuadraticExperts(eqx.Module):
     r"""A mixture of quadratic functions $\sum_k \pi_k(h)\,\tfrac12\sum_m w_{km}\,(p_m \cdot z + c_m)^2$, which starts at zero.
 
@@ -46,6 +48,7 @@ class QuadraticExperts(eqx.Module):
         return 0.5 * jnp.dot(shares @ self.weights, jnp.square(self.directions(row)))
 
 
+@savable
 class EnergyNetwork(eqx.Module):
     r"""Log density of a whitened state: that of the standard normal, and a scalar network's departure from it.
 

@@ -13,11 +13,13 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from .._checks import check_shape
+from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .flows import AbstractProbabilityFlow, zero_velocity
 
 
+@savable
 class VelocityField(AbstractProbabilityFlow):
     r"""Any callable `(t, x, context) -> velocity` as a probability flow from a Gaussian base.
 

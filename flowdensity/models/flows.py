@@ -14,6 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import check_choice, check_kind
+from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .mixture import GaussianMixture
@@ -124,6 +125,7 @@ class AbstractGaussianFlow(AbstractProbabilityFlow):
             )
 
 
+@savable
 class GaussianFlow(AbstractGaussianFlow):
     r"""A network on a Gaussian path, which predicts velocity, noise, data or score: flow matching and diffusion in one.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arrays import Fixes
 from .._checks import real_array
+from .._registry import savable
 from .._typing import Array, ArrayLike, Float, Scalar, State
 from .networks import squash
 
@@ -16,6 +17,7 @@ EQUAL_WEIGHTS = Fixes(categories="weights = numpy.ones(len(means))")
 """Fix that gives all components the same weight."""
 
 
+@savable
 class GaussianMixture(eqx.Module):
     r"""The velocity on the circle whose data are a mixture of Gaussians $N(m_k, C_k)$, and its divergence.
 

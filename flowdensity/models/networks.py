@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_choice, check_key, check_sizes
+from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 
 Activation = Literal["silu", "gelu", "tanh", "softplus"]
@@ -67,6 +68,7 @@ def linear(key: Key, inputs: int, outputs: int | Literal["scalar"]) -> eqx.nn.Li
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))
 
 
+@savable
 class ScalarMLP(eqx.Module):
     """Residual multilayer perceptron with one output, which starts at zero.
 
@@ -114,6 +116,7 @@ class AbstractNetwork(eqx.Module):
         """Output, shape `(dim,)`, and last hidden features, shape `(width,)` or, of an image, `(places, width)`."""
 
 
+@savable
 class ResidualMLP(AbstractNetwork):
     r"""Residual multilayer perceptron with the angle added in every block, and a mixture of linear maps beside its last layer.
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_number
+from .._registry import savable
 from .._typing import Array, Float, Key, Times
 
 
@@ -39,6 +40,7 @@ class AbstractPath(eqx.Module):
         return self.angle(jnp.linspace(0.0, 1.0, steps + 1))
 
 
+@savable
 class CondOT(AbstractPath):
     r"""Straight lines from noise to data, $a = t$, $s = 1 - t$ (Lipman et al. 2023, arXiv 2210.02747)."""
 
@@ -46,6 +48,7 @@ class CondOT(AbstractPath):
         return t, 1.0 - t
 
 
+@savable
 class Trigonometric(AbstractPath):
     r"""Constant speed on the circle, $a = \sin(\pi t/2)$, $s = \cos(\pi t/2)$ (Albergo et al. 2023, arXiv 2303.08797)."""
 
@@ -53,6 +56,7 @@ class Trigonometric(AbstractPath):
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
 
 
+@savable
 class VariancePreserving(AbstractPath):
     r"""The variance-preserving diffusion with a linear rate, $a^2 + s^2 = 1$ (Song et al. 2021, arXiv 2011.13456).
 
@@ -85,6 +89,7 @@ class VariancePreserving(AbstractPath):
         return jnp.exp(-0.5 * total), jnp.sqrt(-jnp.expm1(-total))
 
 
+@savable
 class VarianceExploding(AbstractPath):
     r"""The variance-exploding diffusion, $a = 1$ and $s = \sigma_{\max}^{1 - t}\sigma_{\min}^{t}$ (Song et al. 2021, 2011.13456).
 

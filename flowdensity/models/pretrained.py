@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 
 from .._arrays import Fixes
 from .._checks import check_choice, check_number, check_shape, real_array
+from .._registry import savable
 from .._typing import Array, ArrayLike, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from .fields import call, check_output, context_identity, identity_scaling, wrap
@@ -35,6 +36,7 @@ class AbstractClock(eqx.Module):
         """The network's own time at an angle."""
 
 
+@savable
 class Table(AbstractClock):
     """Linear interpolation between the network's own steps.
 
@@ -50,6 +52,7 @@ class Table(AbstractClock):
         return jnp.interp(angle, self.angles, self.labels)
 
 
+@savable
 class Sigma(AbstractClock):
     r"""$\sigma = \sigma_{\mathrm{data}}\cot\phi$, in the units of the data.
 
@@ -63,6 +66,7 @@ class Sigma(AbstractClock):
         return self.sigma_data / jnp.tan(angle)
 
 
+@savable
 class Discrete(AbstractPath):
     """A path given by its angles at equal steps of its time.
 
@@ -77,6 +81,7 @@ class Discrete(AbstractPath):
         return jnp.sin(angle), jnp.cos(angle)
 
 
+@savable
 class PretrainedDiffusion(AbstractGaussianFlow):
     r"""A pretrained diffusion network on its Gaussian path; made by `from_ddpm` and `from_edm`.
 
@@ -221,6 +226,7 @@ def from_edm(
     )
 
 
+@savable
 class Negated(eqx.Module):
     """A callable with its output negated."""
 
@@ -230,6 +236,7 @@ class Negated(eqx.Module):
         return _on_output(lambda output: -output, self.network(time, event, context))
 
 
+@savable
 class Raw(eqx.Module):
     """EDM's raw network, told the logarithm of the noise."""
 
@@ -239,6 +246,7 @@ class Raw(eqx.Module):
         return self.network(0.25 * jnp.log(sigma), event, context)
 
 
+@savable
 class Denoiser(eqx.Module):
     """EDM's denoiser, in units of the standard deviation of the data and of the Gaussian path."""
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_key, check_shape, check_sizes
+from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 from .networks import AbstractNetwork, Activation, activation_function, angle_embedding, linear
 
 
+@savable
 class Block(eqx.Module):
     """Two 3x3 convolutions beside the identity, with the angle and the context added between them.
 
@@ -39,6 +41,7 @@ class Block(eqx.Module):
         return image + convolve(self.second, act(inner))
 
 
+@savable
 class UNet(AbstractNetwork):
     r"""Convolutional network that looks at an image on several scales (Ronneberger et al. 2015, arXiv 1505.04597).
 

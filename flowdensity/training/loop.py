@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from tqdm.auto import tqdm
 
+from .._registry import savable
 from .._typing import Key, Scalar
 from .checkpoints import Checkpoint
 
@@ -77,6 +78,7 @@ class Schedule:
         )
 
 
+@savable
 @dataclass(frozen=True)
 class History:
     """Losses of one stage: equally long series of step, training loss since the last entry, and validation loss.

@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 from scipy.stats import norm
 
+from .._registry import savable
 from .._typing import Key
 from ..data.scaling import Scaling
 from ..data.statistics import (
@@ -37,6 +38,7 @@ MAX_WORSE_COUNTS = 2
 """The search ends after this many numbers of components in a row that do worse than the best."""
 
 
+@savable
 @dataclass(frozen=True)
 class ReferenceChoice:
     """Where a flow started, by cross-validation.

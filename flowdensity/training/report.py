@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._registry import savable
 from ..divergence.calibration import Residuals
 from .loop import History
 from .reference import ReferenceChoice
 
 
+@savable
 @dataclass(frozen=True)
 class StepErrors:
     """How the solver's number of steps was chosen: the fewest tried whose error is within a tolerance.
@@ -32,6 +34,7 @@ class StepErrors:
         )
 
 
+@savable
 @dataclass(frozen=True)
 class Amortisation:
     """How far an amortized density is from the flow it was distilled from, on fresh samples of the flow.
@@ -65,6 +68,7 @@ class Amortisation:
         )
 
 
+@savable
 @dataclass(frozen=True)
 class FitReport:
     """How a fit went: losses, errors of what was learned and wall time, with a readable `summary()`.

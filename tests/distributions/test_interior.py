@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 import flowdensity as fd
-from flowdensity._kinds import BOUNDED, SINGLE
+from flowdensity._registry import BOUNDED, SINGLE
 from flowdensity.data.supports import joint
 
 WIDE = 30.0

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from ..._registry import savable
 from ..._typing import Array, Float, Scalar
 from .interface import AbstractTransform
 
 
+@savable
 class Affine(AbstractTransform):
     r"""The map $x \mapsto S^{-1}(x - \mu)$, so that $N(0, I)$ corresponds to $N(\mu, S S^\top)$.
 

@@ -5,7 +5,7 @@ coordinates is added to `COORDINATEWISE`, and one of all coordinates together to
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +22,17 @@ from ..statistics import (
     whitening,
 )
 from .interface import AbstractTransform
-from .johnson import JohnsonSU, fit_johnson
-from .marginal import MarginalGaussianization, fit_marginals
-from .radial import RadialGaussianization, fit_radial
+from .johnson import fit_johnson
+from .marginal import fit_marginals
+from .radial import fit_radial
 
+Fit: TypeAlias = Callable[[np.ndarray, np.ndarray | None], AbstractTransform | None]
+"""Fits a transform to a float64 table of shape `(n, dim)` and its weights, which may be `None`; returns `None` if the table is
+better left as it is."""
 
-class Candidate(NamedTuple):
-    """A transform that may suit a table.
-
-    Attributes:
-        cls: class of the transform; files may contain it.
-        fit: fits it to a float64 table of shape `(n, dim)` and its weights, which may be `None`; returns `None` if the table
-            is better left as it is.
-    """
-
-    cls: type[AbstractTransform]
-    fit: Callable[[np.ndarray, np.ndarray | None], AbstractTransform | None]
-
-
-COORDINATEWISE = (Candidate(JohnsonSU, fit_johnson), Candidate(MarginalGaussianization, fit_marginals))
+COORDINATEWISE: tuple[Fit, ...] = (fit_johnson, fit_marginals)
 """Transforms of single coordinates: each is fitted to the table that the ones before it have transformed."""
-RADIAL = (Candidate(RadialGaussianization, fit_radial),)
+RADIAL: tuple[Fit, ...] = (fit_radial,)
 """Transforms of the radius, which replace those of `COORDINATEWISE` where `is_radial` says so."""
 
 MIN_RADIAL_GAIN = 0.05
@@ -72,16 +62,16 @@ class TransformedTable(NamedTuple):
     log_dets: np.ndarray
     transforms: tuple[AbstractTransform, ...] = ()
 
-    def apply(self, candidates: Sequence[Candidate], weights: np.ndarray | None) -> Self:
+    def apply(self, candidates: Sequence[Fit], weights: np.ndarray | None) -> Self:
         """Fit the candidates one after another, and apply those that suit the rows."""
         table = self
         for candidate in candidates:
             table = table._apply_one(candidate, weights)
         return table
 
-    def _apply_one(self, candidate: Candidate, weights: np.ndarray | None) -> Self:
+    def _apply_one(self, fit: Fit, weights: np.ndarray | None) -> Self:
         with jax.enable_x64(True):
-            transform = candidate.fit(self.rows, weights)
+            transform = fit(self.rows, weights)
             if transform is None:
                 return self
             rows, log_dets = jax.vmap(transform.forward_and_log_det)(jnp.asarray(self.rows))

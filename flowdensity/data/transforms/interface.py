@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import equinox as eqx
 import jax.numpy as jnp
 
+from ..._registry import savable
 from ..._typing import Array, Float, Scalar
 
 MAX_NAMED = 8
@@ -37,6 +38,7 @@ class AbstractTransform(eqx.Module):
         """
 
 
+@savable
 class Chain(AbstractTransform):
     """Transforms applied one after another.
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import norm
 
+from ..._registry import savable
 from ..._typing import Array, Bool, Float, Scalar
 from ..statistics import FLOAT32_EPS, is_constant, resampled
 from .interface import AbstractTransform, name_list
@@ -25,6 +26,7 @@ PARAMETER_BOUNDS = ((-10.0, 10.0), (np.log(0.05), np.log(20.0)), (-10.0, 10.0), 
 """Bounds of xi and log lambda, in units of the interquartile range, gamma and log delta. They keep ties from making a peak."""
 
 
+@savable
 class JohnsonSU(AbstractTransform):
     """Johnson's SU transform of the `active` coordinates of a vector; the others stay as they are.
 

@@ -19,6 +19,7 @@ import numpy as np
 import optimistix
 from scipy.stats import differential_entropy
 
+from ..._registry import savable
 from ..._typing import Array, Float, Int, Scalar
 from ..statistics import (
     MIN_RELATIVE_DEVIATION,
@@ -52,6 +53,7 @@ NUM_BISECTIONS = 50
 """Bisections of the inverse: enough to reach the last digit of float64."""
 
 
+@savable
 class MarginalGaussianization(AbstractTransform):
     """Marginal Gaussianization of some coordinates of a vector; the others stay as they are.
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from ..._registry import savable
 from ..._typing import Array, Float, Scalar
 from ..statistics import is_constant, resampled, times_rows, whitening
 from .interface import AbstractTransform
@@ -51,6 +52,7 @@ EXPM1_SERIES = [1.0 / math.factorial(n + 1) for n in reversed(range(8))]
 """Coefficients of (exp(x) - 1) / x, highest power first."""
 
 
+@savable
 class RadialGaussianization(AbstractTransform):
     """Radial Gaussianization of a vector.
 

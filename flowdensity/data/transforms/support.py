@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from ..._registry import savable
 from ..._typing import Array, Float, Scalar
 from ..interior import bijection, interior_bijection
 from .interface import AbstractTransform
 
 
+@savable
 class FromSupport(AbstractTransform):
     """Flattened unconstrained coordinates of an event, by numpyro's bijection for its support.
 

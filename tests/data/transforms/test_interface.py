@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flowdensity._registry import NAMES
 from numpyro.distributions import constraints
 from references import x64
 
-from flowdensity._kinds import NAMES
 from flowdensity.data.scaling import fit_scaling
 from flowdensity.data.supports import joint
 from flowdensity.data.transforms import candidates
 from flowdensity.data.transforms.affine import Affine
-from flowdensity.data.transforms.candidates import Candidate
 from flowdensity.data.transforms.interface import AbstractTransform, Chain
 from flowdensity.data.transforms.johnson import JohnsonSU
 from flowdensity.data.transforms.marginal import MarginalGaussianization
@@ -83,7 +82,7 @@ def test_candidates_are_applied_in_their_order_and_recorded_in_default_precision
         seen.append(table)
         return Affine(table.mean(axis=0), np.full(2, 2.0))
 
-    monkeypatch.setattr(candidates, "COORDINATEWISE", (Candidate(Affine, fit), Candidate(Affine, fit)))
+    monkeypatch.setattr(candidates, "COORDINATEWISE", (fit, fit))
     events = 1e6 + np.random.default_rng(1).normal(size=(50, 2))
     scaling, _ = fit_scaling(events)
     np.testing.assert_array_equal(seen[0], events)
@@ -101,7 +100,7 @@ def test_the_example_of_contributing_runs(monkeypatch):
         exec(block, names)
     rng = np.random.default_rng(2)
     cubed = rng.normal(size=(500, 2)) ** 3
-    monkeypatch.setattr(candidates, "COORDINATEWISE", (Candidate(names["SignedPower"], names["fit_signed_power"]),))
+    monkeypatch.setattr(candidates, "COORDINATEWISE", (names["fit_signed_power"],))
     monkeypatch.setattr(candidates, "RADIAL", ())
     with x64():
         scaling, white = fit_scaling(cubed)

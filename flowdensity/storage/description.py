@@ -1,10 +1,12 @@
-"""What a density is made of, as a tree that JSON has a form for and a table of arrays; and back.
+"""Objects as a tree that JSON can hold and a table of arrays, and back.
 
-Code is never written. Of a network that is not the package's only the arrays are, and whoever reads them hands over the network
-they belong to.
+Code is never saved. Of an equinox module of a user's own class the parts are saved, and whoever loads them hands over the class.
+Of a network that is not an equinox module, or not flowdensity's, only the arrays are saved, and whoever loads them hands over a
+network of the same form.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -13,10 +15,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ._container import Tensors
-from ._kinds import KINDS, NAMES, OWN, conforms
-from ._typing import Array
-from .models.fields import wrap
+from .._container import Tensors
+from .._registry import KINDS, NAMES, Kind, conforms, kind_of
+from .._typing import Array
+from ..models.fields import wrap
+from ..models.networks import AbstractNetwork
+from . import foreign as foreign
+
+NETWORKS = (AbstractNetwork, Callable[..., Any])
+"""Annotations of parts that may be a network of the user's own."""
 
 IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 """Generators of random numbers that come with JAX."""
@@ -48,23 +55,26 @@ def describe(value: Any, name: str, tensors: Tensors) -> Any:
         return {"tuple": items} if isinstance(value, tuple) else items
     if type(value) is dict and all(type(key) is str for key in value):
         return {"dict": {key: describe(item, f"{name}/{key}", tensors) for key, item in value.items()}}
-    if type(value) not in NAMES:
+    name_of_class = NAMES.get(type(value))
+    if name_of_class is None and not isinstance(value, eqx.Module):
         raise _unwritable(name, value)
-    kind = KINDS[NAMES[type(value)]]
+    is_own = name_of_class is None
+    kind = kind_of(type(value)) if name_of_class is None else KINDS[name_of_class]
     parts = kind.parts(value) if kind.parts else {field: getattr(value, field) for field in kind.fields}
     for field, hint in kind.fields.items():
-        if not conforms(parts[field], hint):
+        if not is_own and not conforms(parts[field], hint):
             raise _unwritable(f"{name}/{field}", parts[field])
-    # Of a library's class less is written than it has: what is left out has to be as it always is.
-    if isinstance(value, eqx.Module) and jax.tree.structure(kind.make(**parts)) != jax.tree.structure(value):
+    # Of a library's class less is saved than it has: the rest must be as it always is.
+    is_module = isinstance(value, eqx.Module) and not is_own
+    if is_module and jax.tree.structure(kind.make(**parts)) != jax.tree.structure(value):
         raise _unwritable(name, value)
     fields = {
-        field: (_describe_own if hint in OWN and type(parts[field]) not in NAMES else describe)(
+        field: (_describe_network if hint in NETWORKS and type(parts[field]) not in NAMES else describe)(
             parts[field], f"{name}/{field}", tensors
         )
         for field, hint in kind.fields.items()
     }
-    return {"type": NAMES[type(value)], "fields": fields}
+    return {"class" if is_own else "type": name_of_class or type(value).__qualname__, "fields": fields}
 
 
 class Reader:
@@ -74,10 +84,12 @@ class Reader:
         caller: public function whose name the errors carry.
         tensors: arrays by name.
         network: what the arrays of a user's own network belong to; None where there is none.
+        classes: the user's own classes.
     """
 
-    def __init__(self, caller: str, tensors: Tensors, network: Any = None):
+    def __init__(self, caller: str, tensors: Tensors, network: Any = None, classes: Iterable[type] = ()):
         self.caller = caller
+        self.classes = {cls.__qualname__: cls for cls in classes}
         self.tensors = tensors
         self.network = network
         self.used = False
@@ -101,15 +113,26 @@ class Reader:
             case {"dict": dict(items), **rest} if not rest:
                 return {key: self.restore(item) for key, item in items.items()}
             case {"type": str(name), "fields": dict(fields), **rest} if not rest:
-                return self._object(name, fields)
+                return self._object(name, KINDS[name], fields)
+            case {"class": str(name), "fields": dict(fields), **rest} if not rest:
+                return self._own_object(name, fields)
             case {"own": str(name), "arrays": list(arrays), **rest} if not rest:
                 return self._own(name, [self.restore(array) for array in arrays])
             case {"array": str(name), "kind": str(kind), **rest}:
                 return self._array(name, kind, **rest)
         raise ValueError(f"no value is written as {str(tree)[:80]}")
 
-    def _object(self, name: str, trees: dict[str, Any]) -> Any:
-        kind = KINDS[name]
+    def _own_object(self, name: str, trees: dict[str, Any]) -> Any:
+        cls = self.classes.get(name)
+        if cls is None:
+            raise Unreadable(
+                f"{self.caller} expected the class {name} in `classes`, since the file has an object of it, and no code. "
+                f"Fix: density = fd.load(file, classes=[{name}])"
+            )
+        kind = kind_of(cls)
+        return self._object(name, kind._replace(fields=dict.fromkeys(kind.fields, Any)), trees)
+
+    def _object(self, name: str, kind: Kind, trees: dict[str, Any]) -> Any:
         if trees.keys() != kind.fields.keys():
             raise ValueError(f"{name} has the fields {list(kind.fields)}, not {list(trees)}")
         parts = {field: self.restore(tree) for field, tree in trees.items()}
@@ -190,7 +213,7 @@ def _describe_array(array: Any, name: str, tensors: Tensors) -> Any:
     return {"array": name, "kind": kind} | extra
 
 
-def _describe_own(network: Any, name: str, tensors: Tensors) -> Any:
+def _describe_network(network: Any, name: str, tensors: Tensors) -> Any:
     arrays = [leaf for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)]
     return {
         "own": _name(network),
@@ -206,9 +229,9 @@ def _name(network: Any) -> str:
 def _unwritable(name: str, value: Any) -> TypeError:
     what = f"an array of {_form(value)}" if eqx.is_array(value) else f"of type {type(value).__name__}"
     return TypeError(
-        f"save expected a density of flowdensity's own parts, of which a file can say what they are; got one whose `{name}` is "
-        f"{what}. Of a user's own, only a network can be written. "
-        "The arrays alone can be, for code that makes the model anew. Fix: equinox.tree_serialise_leaves(file, density.model)"
+        f"save expected a density made of equinox modules, arrays, numbers and text; got one whose `{name}` is {what}. "
+        "The arrays alone can be saved, for code that makes the model anew. "
+        "Fix: equinox.tree_serialise_leaves(file, density.model)"
     )
 
 

@@ -1,12 +1,12 @@
 """Densities in files: `save` and `load`.
 
-A file is data: arrays, and a description of what they belong to by a closed list of types. Nothing in it is executed, and code is
-not in it. Beside the density it has a few of its own values, which whatever is made of the file has to give again.
+A file is data: arrays, and a description of the objects that they belong to. Only registered classes, and those that the user
+hands over, are made of it; it holds no code. It also has a few values of the density, which the loaded one must reproduce.
 """
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import solving
-from ._checks import check_kind, check_path
-from ._container import ANEW, Tensors, read, write
-from ._specification import Reader, Unreadable, describe
-from ._typing import Array, Context, State
-from .data.scaling import Scaling
-from .distributions.amortized import AmortizedDensity
-from .distributions.checks import check_density
-from .distributions.flow import FlowDensity
-from .divergence.stein import SteinDivergence
-from .training.report import FitReport
+from .. import solving
+from .._checks import check_kind, check_path
+from .._container import ANEW, Tensors, read, write
+from .._typing import Array, Context, State
+from ..data.scaling import Scaling
+from ..distributions.amortized import AmortizedDensity
+from ..distributions.checks import check_density
+from ..distributions.flow import FlowDensity
+from ..divergence.stein import SteinDivergence
+from ..training.report import FitReport
+from .description import Reader, Unreadable, describe
 
 FORMAT = 1
 """Format of the files that are written."""
@@ -82,7 +82,9 @@ def save(
     write(file, header, tensors)
 
 
-def load(file: str | os.PathLike[str], *, network: Any = None) -> FlowDensity | AmortizedDensity:
+def load(
+    file: str | os.PathLike[str], *, network: Any = None, classes: Iterable[type] = ()
+) -> FlowDensity | AmortizedDensity:
     """The density that `save` has written.
 
     Nothing of a file is executed; one that is damaged or made up is an error. The checksum finds accidents. It is no signature:
@@ -92,6 +94,7 @@ def load(file: str | os.PathLike[str], *, network: Any = None) -> FlowDensity | 
         file: what was written.
         network: for a density with a network that is not flowdensity's: one like it, into which the arrays are put. It is
             an equinox or flax.nnx module, `jax.tree_util.Partial` or function, as it was first handed over.
+        classes: your own classes (paths, divergences, solvers) of which the density has objects.
 
     Returns:
         The density.
@@ -104,7 +107,7 @@ def load(file: str | os.PathLike[str], *, network: Any = None) -> FlowDensity | 
     """
 
     def build(header: dict[str, Any], tensors: Tensors) -> FlowDensity | AmortizedDensity:
-        reader = Reader("load", tensors, network)
+        reader = Reader("load", tensors, network, classes)
         density = reader.restore(header["density"])
         if not isinstance(density, FlowDensity | AmortizedDensity):
             raise TypeError(f"a {type(density).__name__} is no density")
