@@ -19,18 +19,22 @@ import jax.numpy as jnp
 import lineax
 
 from ._checks import check_count, check_kind, check_number
+from ._display import shown
 from ._registry import savable
 from ._typing import Array, Context, Float, Key, Scalar, State, Times
 from .divergence.interface import AbstractDivergence
 from .models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, standard_normal_log_prob
 
 Field: TypeAlias = Callable[[Any, Any], Any]
-MOST = 1_000_000
-"""Steps of a solve: more would not end, and are a slip of the hand or a file that means harm."""
+MAX_STEPS = 1_000_000
+"""Largest number of steps of a solver. A larger one would not end; it is a typing error, or comes from a malicious file."""
 
 
 class AbstractSolver(eqx.Module):
-    """How an ODE is integrated."""
+    """Solver of an ODE."""
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     @abstractmethod
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
@@ -57,7 +61,7 @@ class FixedStep(AbstractSolver):
     method: diffrax.AbstractERK = diffrax.Bosh3()
 
     def __check_init__(self) -> None:
-        check_count("FixedStep", "steps", self.steps, most=MOST, fix=16)
+        check_count("FixedStep", "steps", self.steps, most=MAX_STEPS, fix=16)
         check_kind("FixedStep", "method", self.method, diffrax.AbstractERK, "method=diffrax.Bosh3()")
 
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
@@ -118,7 +122,7 @@ class Adaptive(AbstractSolver):
         if not any(tolerances):
             raise ValueError("Adaptive expected `rtol` or `atol` above 0; got 0 for both. Fix: rtol=1e-5")
         check_kind("Adaptive", "method", self.method, diffrax.AbstractAdaptiveSolver, "method=diffrax.Tsit5()")
-        check_count("Adaptive", "max_steps", self.max_steps, most=MOST, fix=4096)
+        check_count("Adaptive", "max_steps", self.max_steps, most=MAX_STEPS, fix=4096)
 
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
         first, last = times(1)[::-1] if reverse else times(1)
@@ -187,6 +191,23 @@ def state_log_prob(
     )
     # Solved backwards, `change` is minus the integral of the divergence from noise to data.
     return standard_normal_log_prob(noise) + change
+
+
+class SolvedLogProb(eqx.Module):
+    """Log density of a whitened state given a whitened context, in nats, by solving the ODE.
+
+    Args:
+        model: the probability flow.
+        divergence: the divergence of its velocity.
+        solver: the ODE solver.
+    """
+
+    model: AbstractProbabilityFlow
+    divergence: AbstractDivergence
+    solver: AbstractSolver
+
+    def __call__(self, state: State, context: Context) -> Scalar:
+        return state_log_prob(self.model, self.divergence, state, context, self.solver)
 
 
 def event_and_log_prob_from_noise(

@@ -13,9 +13,11 @@ from .interface import AbstractDivergence
 class ExactDivergence(AbstractDivergence):
     r"""$\nabla\cdot F = \operatorname{tr}\,\partial F/\partial y$, exact and O(dim) network passes per evaluation.
 
-    The network is linearised once and its tangent map applied to the whole basis in one batch, which is as fast
-    as a dense Jacobian can be had.
+    The network is linearized once and its tangent map applied to the whole basis in one batch, the fastest way to a dense
+    Jacobian.
     """
+
+    is_exact = True
 
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context

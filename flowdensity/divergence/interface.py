@@ -1,6 +1,7 @@
 """The one interface to divergences."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 
@@ -9,7 +10,15 @@ from ..models.flows import AbstractProbabilityFlow
 
 
 class AbstractDivergence(eqx.Module):
-    """How the divergence of a model's velocity is had, together with the velocity itself."""
+    """Computes a velocity and its divergence.
+
+    An implementer defines `__call__` for ONE state and ONE context and, if they are true of it, the two class attributes.
+    """
+
+    is_exact: ClassVar[bool] = False
+    """Whether it is the trace of the Jacobian, for every model."""
+    is_learned: ClassVar[bool] = False
+    """Whether it was learned for one frozen model, and is stale for any other; its network is then called `head`."""
 
     @abstractmethod
     def __call__(

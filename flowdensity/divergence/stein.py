@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._display import weights_of
 from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
@@ -100,7 +101,7 @@ class DivergenceHead(eqx.Module):
 class SteinDivergence(AbstractDivergence):
     """A divergence distilled with the Langevin-Stein operator: one network pass gives velocity and divergence.
 
-    Learned is that of the network's contribution to the velocity; that of the rest has a closed form.
+    The head learns the divergence of the network's contribution to the velocity; that of the rest has a closed form.
 
     It belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`), and is stale for any other.
     Jagwani et al. 2026, "Stein Amortized Divergence", arXiv 2605.16486.
@@ -109,7 +110,12 @@ class SteinDivergence(AbstractDivergence):
         TypeError: if `head` is a network or cannot be called.
     """
 
+    is_learned = True
+
     head: DivergenceHead
+
+    def __repr__(self) -> str:
+        return f"SteinDivergence({weights_of(self.head)})"
 
     def __check_init__(self) -> None:
         if isinstance(self.head, AbstractNetwork) or not callable(self.head):

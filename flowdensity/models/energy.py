@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_key, check_sizes
+from .._display import weights_of
 from .._registry import savable
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
@@ -82,6 +83,9 @@ class EnergyNetwork(eqx.Module):
     scale: Scalar
     normaliser: Float[Array, " coefficients"]
     context_reach: Scalar | None
+
+    def __repr__(self) -> str:
+        return f"EnergyNetwork({weights_of(self)})"
 
     def __init__(
         self,

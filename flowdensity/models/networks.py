@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_choice, check_key, check_sizes
+from .._display import weights_of
 from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 
@@ -85,6 +86,9 @@ class ScalarMLP(eqx.Module):
     outward: eqx.nn.Linear
     activation: Activation = eqx.field(static=True)
 
+    def __repr__(self) -> str:
+        return f"ScalarMLP({weights_of(self)})"
+
     def __init__(self, key: Key, inputs: int, *, width: int, depth: int, activation: Activation):
         activation_function(activation)
         first, last, *keys = jr.split(key, 2 + depth)
@@ -110,6 +114,9 @@ class AbstractNetwork(eqx.Module):
 
     dim: eqx.AbstractVar[int]
     context_dim: eqx.AbstractVar[int]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim}, context_dim={self.context_dim}, {weights_of(self)})"
 
     @abstractmethod
     def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:

@@ -19,12 +19,16 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_number
+from .._display import shown
 from .._registry import savable
 from .._typing import Array, Float, Key, Times
 
 
 class AbstractPath(eqx.Module):
     """A Gaussian path: the coefficients of data and noise as functions of t in [0, 1]."""
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     @abstractmethod
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

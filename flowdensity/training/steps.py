@@ -10,7 +10,6 @@ from .._typing import Array, Float, Int, Key, Scalar, Times
 from .._warnings import warn
 from ..data.tables import Sample
 from ..distributions.flow import FlowDensity
-from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
 from ..divergence.stochastic import unbiased_divergence
 from ..models.flows import AbstractProbabilityFlow
@@ -45,7 +44,7 @@ def choose_steps(
     row_key, probe_key = jr.split(key)
     sample = table.draw(row_key, rows)
     model, divergence = density.model, density.divergence
-    if isinstance(divergence, ExactDivergence):
+    if divergence.is_exact:
         divergence = unbiased_divergence(probe_key, model.dim)
     found: dict[int, np.ndarray] = {}
 
