@@ -23,6 +23,7 @@ from .distributions.flow import FlowDensity as FlowDensity
 from .distributions.guide import AutoFlow as AutoFlow
 from .distributions.guide import as_guide as as_guide
 from .distributions.guide import flow_module as flow_module
+from .distributions.learned import AbstractLearnedDensity as AbstractLearnedDensity
 from .distributions.reparam import FlowReparam as FlowReparam
 from .distributions.rounded import Rounded as Rounded
 from .distributions.sites import sample_sites as sample_sites

@@ -219,7 +219,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 def parts(density: Any) -> Any:
     if isinstance(density, fd.AmortizedDensity):
-        return density.energy, parts(density.flow)
+        return density.state_log_prob, parts(density.flow)
     return density.model, density.divergence, density.solver, density.context
 
 

@@ -19,16 +19,16 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from tqdm.auto import tqdm
 
-from .._checks import check_kind, check_model
+from .._checks import check_model
+from .._numpyro import rewrapped, unwrapped
 from .._typing import Array, Bool, Float, Scalar
-from ..distributions.amortized import AmortizedDensity
-from ..distributions.flow import FlowDensity
-from ..distributions.given import unwrapped
+from ..distributions.checks import check_learned
+from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.exact import ExactDivergence
 
 Draw: TypeAlias = Mapping[str, Any]
 """One value of each latent site."""
-Learned: TypeAlias = FlowDensity | AmortizedDensity
+Learned: TypeAlias = AbstractLearnedDensity
 
 TANGENTS = 32_768
 """Products with a Jacobian in one batch: what exact divergences take memory for."""
@@ -72,7 +72,7 @@ class Correction:
     """
 
     model: Callable[[], Any]
-    targets: dict[str, FlowDensity]
+    targets: dict[str, AbstractLearnedDensity]
     errors: dict[str, str]
     latent: dict[str, tuple[tuple[int, ...], int]]
     groups: Groups
@@ -180,22 +180,22 @@ def correction(
     check_model(caller, "model", model)
     bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
     if not isinstance(exact, Mapping) or not exact:
-        came = "exact" if isinstance(exact, FlowDensity | AmortizedDensity) else "density"
+        came = "exact" if isinstance(exact, AbstractLearnedDensity) else "density"
         raise TypeError(
             f"{caller} expected `exact` to map names of sites to densities; got {type(exact).__name__}"
             f"{' without any' if isinstance(exact, Mapping) else ''}. Fix: {_exact_line(_trace_of_shapes(bound), (), came)}"
         )
     for name, density in exact.items():
         fix = f"exact = {{**exact, {name!r}: density}}"
-        check_kind(caller, f"exact[{name!r}]", density, FlowDensity | AmortizedDensity, fix)
-    targets = {name: _flow(density).with_divergence(ExactDivergence()) for name, density in exact.items()}
+        check_learned(caller, f"exact[{name!r}]", density, fix)
+    targets = {name: density.flow.with_divergence(ExactDivergence()) for name, density in exact.items()}
     found: list[Correction] = []
     # Within the trace, whose values have shapes and no numbers: what is in a scan cannot be looked at from without.
     jax.eval_shape(lambda: found.append(_described(caller, bound, targets)))
     return found[0]
 
 
-def _described(caller: str, model: Callable[[], Any], targets: dict[str, FlowDensity]) -> Correction:
+def _described(caller: str, model: Callable[[], Any], targets: dict[str, AbstractLearnedDensity]) -> Correction:
     """The correction of a model without arguments, which is traced, after the checks of `correction` that need its sites."""
     trace = _traced(model)
     for name, site in trace.items():
@@ -243,27 +243,17 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *done)
 
 
-def _log_ratio(site: dict[str, Any], target: FlowDensity) -> Array:
+def _log_ratio(site: dict[str, Any], target: AbstractLearnedDensity) -> Array:
     fn, value = site["fn"], site["value"]
     return _scaled(site, _swapped(fn, target).log_prob(value) - fn.log_prob(value))
 
 
-def _swapped(fn: Any, target: FlowDensity) -> dist.Distribution:
+def _swapped(fn: Any, target: AbstractLearnedDensity) -> dist.Distribution:
     """A site's distribution with `target`, given the same context, where the learned density stands."""
-    if isinstance(fn, dist.ExpandedDistribution):
-        return _swapped(fn.base_dist, target).expand(fn.batch_shape)
-    if isinstance(fn, dist.Independent):
-        return _swapped(fn.base_dist, target).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, dist.MaskedDistribution):
-        return dist.MaskedDistribution(_swapped(fn.base_dist, target), fn._mask)
-    context = _flow(fn).context
-    if context.shape[-1] == 0:
-        return target
-    return target.given(context.reshape(*context.shape[:-1], *target.context_shape))
-
-
-def _flow(density: Any) -> FlowDensity:
-    return density.flow if isinstance(density, AmortizedDensity) else density
+    context = unwrapped(fn).context
+    if context.shape[-1] > 0:
+        target = target.given(context.reshape(*context.shape[:-1], *target.context_shape))
+    return rewrapped(fn, target)
 
 
 def _scaled(site: dict[str, Any], values: Array) -> Array:
@@ -279,7 +269,9 @@ def _traced(model: Callable[[], Any]) -> dict[str, Any]:
     return handlers.trace(handlers.seed(model, jr.key(0))).get_trace()
 
 
-def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDensity, others: Sequence[str]) -> None:
+def _check_target(
+    caller: str, name: str, trace: dict[str, Any], target: AbstractLearnedDensity, others: Sequence[str]
+) -> None:
     """Check the exact density for a site against the density that the model has there; `others` are the other sites."""
     if name not in trace or trace[name]["type"] not in ("sample", "deterministic"):
         raise ValueError(
@@ -293,16 +285,15 @@ def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDen
             f"goes by its own name. Fix: {_exact_line(trace, others)}"
         )
     sampled = unwrapped(trace[name]["fn"])
-    if not isinstance(sampled, FlowDensity | AmortizedDensity):
+    if not isinstance(sampled, AbstractLearnedDensity):
         raise ValueError(
             f"{caller} expected site {name!r} to have a FlowDensity or an AmortizedDensity; got {type(sampled).__name__}. "
             f"Fix: {_exact_line(trace, others)}"
         )
-    flow = _flow(sampled)
     for what, had, has in (
-        ("events of shape", flow.event_shape, target.event_shape),
-        ("contexts of shape", flow.context_shape, target.context_shape),
-        ("names", flow.sites, target.sites),
+        ("events of shape", sampled.event_shape, target.event_shape),
+        ("contexts of shape", sampled.context_shape, target.context_shape),
+        ("names", sampled.sites, target.sites),
     ):
         if had != has:
             raise ValueError(
@@ -314,9 +305,7 @@ def _check_target(caller: str, name: str, trace: dict[str, Any], target: FlowDen
 def _exact_line(trace: dict[str, Any], others: Sequence[str], density: str = "density") -> str:
     """The line that names sites with a learned density, as a fix; without any NUTS samples the exact posterior."""
     learned = [
-        name
-        for name, site in _samples(trace).items()
-        if isinstance(unwrapped(site["fn"]), FlowDensity | AmortizedDensity)
+        name for name, site in _samples(trace).items() if isinstance(unwrapped(site["fn"]), AbstractLearnedDensity)
     ]
     kept = [name for name in others if name in learned]
     if kept:
@@ -332,13 +321,12 @@ def _trace_of_shapes(model: Callable[[], Any]) -> dict[str, Any]:
     return found
 
 
-def _errors(sampled: Any, target: FlowDensity) -> str:
+def _errors(sampled: Any, target: AbstractLearnedDensity) -> str:
     """In words, what the exact density does without that the sampled one had."""
-    flow = _flow(sampled)
     named = {
-        "amortisation": isinstance(sampled, AmortizedDensity),
-        f"divergence ({type(flow.divergence).__name__})": not isinstance(flow.divergence, ExactDivergence),
-        "solver": not eqx.tree_equal(flow.solver, target.solver),
+        "amortisation": sampled.is_amortized,
+        f"divergence ({type(sampled.divergence).__name__})": not sampled.divergence.is_exact,
+        "solver": not eqx.tree_equal(sampled.solver, target.solver),
     }
     return ", ".join(what for what, there in named.items() if there) or "nothing: it was exact"
 

@@ -13,9 +13,8 @@ from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.containers import read
 from ..data.tables import Named, Sample
-from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
-from ..distributions.flow import FlowDensity
+from ..distributions.learned import AbstractLearnedDensity
 from ..training.prepare import whitened_contexts, whitened_events
 from . import data_checks, log_prob_checks
 from .data_checks import LEAST, ROWS
@@ -31,7 +30,7 @@ DEAR = 16
 
 def diagnose(
     key: Key,
-    density: FlowDensity | AmortizedDensity,
+    density: AbstractLearnedDensity,
     samples: ArrayLike | Named | None = None,
     *,
     context: ArrayLike | Named | None = None,
@@ -115,13 +114,12 @@ def diagnose(
 def _rows(
     caller: str,
     key: Key,
-    density: FlowDensity | AmortizedDensity,
+    density: AbstractLearnedDensity,
     samples: ArrayLike | Named | None,
     context: ArrayLike | Named | None,
 ) -> tuple[Sample | None, ContextRows]:
     """Held-out rows in random order, and the contexts to draw from, both whitened."""
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    model, given = flow.model, flow.context
+    model, given = density.model, density.context
     states = None if samples is None else whitened_events(caller, "samples", model, samples)
     if model.context_scaling.dim == 0 or given is None:
         if context is None and given is None:
@@ -132,10 +130,10 @@ def _rows(
         count = len(states) if states is not None else 1 if context is None else _count(context)
         others = [] if samples is None else [read(caller, "samples", samples)]
         contexts = whitened_contexts(caller, model, context, count, others)
-    elif context is not None or (states is not None and flow.batch_shape != ()):
+    elif context is not None or (states is not None and density.batch_shape != ()):
         raise ValueError(
             f"{caller} expected a density without its context, or with one and no `context`; this one has been given some, of "
-            f"batch shape {flow.batch_shape}. Fix: {_without_context(density, context)}"
+            f"batch shape {density.batch_shape}. Fix: {_without_context(density, context)}"
         )
     else:
         contexts = jax.vmap(lambda c: model.context_scaling.whiten(c.reshape(model.context_shape))[0])(
@@ -149,12 +147,11 @@ def _rows(
     return Sample(states, contexts).take(order), contexts
 
 
-def _without_context(density: FlowDensity | AmortizedDensity, context: ArrayLike | Named | None) -> str:
+def _without_context(density: AbstractLearnedDensity, context: ArrayLike | Named | None) -> str:
     """The line that takes its context from a density and, where there is no other, hands it over by itself, as a fix."""
-    flow = "density" if isinstance(density, FlowDensity) else "density.flow"
-    bare = f"fd.FlowDensity({flow}.model, divergence={flow}.divergence, solver={flow}.solver)"
-    line = f"density = {bare if isinstance(density, FlowDensity) else f'fd.AmortizedDensity(density.energy, {bare})'}"
-    own = f"context = jax.numpy.reshape({flow}.context, (-1, *{flow}.context_shape))"
+    bare = "fd.FlowDensity(density.model, divergence=density.divergence, solver=density.solver)"
+    line = f"density = {f'fd.AmortizedDensity(density.state_log_prob, {bare})' if density.is_amortized else bare}"
+    own = "context = jax.numpy.reshape(density.context, (-1, *density.context_shape))"
     return line if context is not None else f"{own}; {line}"
 
 

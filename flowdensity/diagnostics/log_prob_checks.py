@@ -1,6 +1,7 @@
 """Whether `log_prob` is the log density of what the model samples: divergence, amortisation, solver, normaliser and tails."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,9 @@ import numpy as np
 
 from .._typing import Key
 from ..data.tables import Sample
-from ..distributions.amortized import AmortizedDensity
 from ..divergence.calibration import Residuals, stein_residuals
 from ..divergence.kernel import mean_jacobian
 from ..divergence.objectives import LangevinStein
-from ..divergence.stein import SteinDivergence
 from ..solving import AbstractSolver, Adaptive, FixedStep
 from ..training.divergence import TRAJECTORY_STEPS, centres_about_samples
 from .findings import Finding
@@ -54,7 +53,7 @@ def agreement(subject: Subject, error: np.ndarray, where: str) -> list[Finding]:
         "log_prob is off by more than a posterior forgives. More steps of fd.fit_divergence can help, and fd.reweight corrects a "
         f"posterior. {_exact(subject)}"
     )
-    if isinstance(subject.density, AmortizedDensity):
+    if subject.density.is_amortized:
         remedy = (
             "The network is too far from its flow. More labels for fd.distill can help, and fd.reweight corrects a posterior. "
             f"{_exact(subject)}"
@@ -94,8 +93,9 @@ def gradients(subject: Subject, points: Sample) -> list[Finding]:
 def residuals(key: Key, subject: Subject) -> tuple[list[Finding], Residuals | None]:
     """The learned divergence by its Stein residuals about samples of the model, with no Jacobian."""
     section = "Stein residuals of the learned divergence"
-    divergence, model = subject.flow.divergence, subject.model
-    if not isinstance(divergence, SteinDivergence):
+    model = subject.model
+    divergence: Any = subject.flow.divergence
+    if not divergence.is_learned:
         words = f"the divergence is had by {type(divergence).__name__}, which was not learned"
         return [Finding(section, "bias that they imply, nats", None, 0.0, "at most", BIAS, words)], None
     centre_key, jacobian_key, draw_key = jr.split(key, 3)
@@ -125,7 +125,7 @@ def steps(subject: Subject, points: Sample, own: np.ndarray) -> list[Finding]:
     """The change of the flow's `log_prob` when the solver takes twice as many steps; `own` are the density's log densities."""
     model, divergence, solver = subject.model, subject.flow.divergence, subject.flow.solver
     finer, fix = _finer(solver)
-    amortized = isinstance(subject.density, AmortizedDensity)
+    amortized = subject.density.is_amortized
     coarse = values(Solved(model, divergence, solver), points) if amortized else own
     fine = values(Solved(model, divergence, finer), points)
     change = np.square(coarse - fine)
@@ -170,7 +170,7 @@ def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
         "The learned divergence is wrong where there are no data. The default objective, fd.LangevinStein(tails=0.15), learns "
         f"from tails. {_exact(subject)}"
     )
-    if isinstance(subject.density, AmortizedDensity):
+    if subject.density.is_amortized:
         words = f"The network is off where there are no data. fd.reweight corrects a posterior. {_exact(subject)}"
     findings = []
     for factor, ours, theirs in zip(FACTORS, own, exact, strict=True):
@@ -194,7 +194,7 @@ def tails(subject: Subject, drawn: Sample) -> tuple[list[Finding], np.ndarray]:
 
 def _exact(subject: Subject) -> str:
     """The line for the flow's density with the exact divergence, as a fix."""
-    whose = "density.flow" if isinstance(subject.density, AmortizedDensity) else "density"
+    whose = "density.flow" if subject.density.is_amortized else "density"
     return f"Fix: density = {whose}.with_divergence(fd.ExactDivergence())"
 
 

@@ -15,9 +15,9 @@ from .._checks import check_key, check_kind
 from .._typing import ArrayLike, Key
 from ..data.sites import Sites
 from ..data.tables import Named
-from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density, check_given
 from ..distributions.flow import FlowDensity
+from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.calibration import Residuals
 from ..training.prepare import event_rows
 from ..training.report import FitReport
@@ -45,7 +45,7 @@ Coordinates: TypeAlias = str | int | Sequence[str | int]
 
 def plot_density(
     key: Key,
-    density: FlowDensity | AmortizedDensity,
+    density: AbstractLearnedDensity,
     data: ArrayLike | Named,
     *,
     coordinates: Coordinates | None = None,
@@ -228,7 +228,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
 
 def plot_prior_posterior(
     key: Key,
-    density: FlowDensity | AmortizedDensity,
+    density: AbstractLearnedDensity,
     posterior: Any,
     *,
     site: str | None = None,
@@ -280,9 +280,8 @@ def plot_prior_posterior(
 def _flow(caller: str, density: Any) -> FlowDensity:
     """The flow of a density that can be sampled."""
     check_density(caller, density)
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    check_given(caller, flow)
-    return flow
+    check_given(caller, density)
+    return density.flow
 
 
 def _samples(key: Key, flow: FlowDensity) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import has, is_a
 from .._typing import Bool, Int
 from ..data.containers import CHAINS, dataset_of, draw_dims
-from ..distributions.flow import FlowDensity
+from ..distributions.learned import AbstractLearnedDensity
 
 AGAIN = "posterior = arviz.from_numpyro(mcmc)"
 """The line that takes a posterior from the run that sampled it."""
@@ -40,7 +40,9 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
     return {str(name): array.transpose(*CHAINS, ...).to_numpy() for name, array in dataset.data_vars.items()}
 
 
-def events_of(caller: str, variables: dict[str, np.ndarray], flow: FlowDensity, site: str | None) -> np.ndarray:
+def events_of(
+    caller: str, variables: dict[str, np.ndarray], flow: AbstractLearnedDensity, site: str | None
+) -> np.ndarray:
     """The events of a density among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
 
     Args:

@@ -11,12 +11,11 @@ import numpy as np
 
 from .._typing import Array, Context, ContextRows, Float, Key, Rows, Scalar, State
 from ..data.tables import Sample
-from ..distributions.amortized import AmortizedDensity
 from ..distributions.flow import FlowDensity
+from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
 from ..divergence.stochastic import HutchinsonDivergence
-from ..models.energy import EnergyNetwork
 from ..models.flows import AbstractProbabilityFlow
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 
@@ -70,8 +69,8 @@ class Subject(NamedTuple):
         contexts: whitened contexts, from which those of samples are drawn.
     """
 
-    density: FlowDensity | AmortizedDensity
-    log_prob: Solved | EnergyNetwork
+    density: AbstractLearnedDensity
+    log_prob: LogProb
     flow: FlowDensity
     rivals: tuple[Solved | Estimated, ...]
     held: Sample | None
@@ -80,7 +79,7 @@ class Subject(NamedTuple):
     @property
     def exact(self) -> bool:
         """Whether the density is the exact one itself."""
-        return isinstance(self.density, FlowDensity) and isinstance(self.flow.divergence, ExactDivergence)
+        return self.density.flow is self.density and self.density.divergence.is_exact
 
     @property
     def model(self) -> AbstractProbabilityFlow:
@@ -99,17 +98,16 @@ class Subject(NamedTuple):
         return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH)
 
 
-def subject(key: Key, density: FlowDensity | AmortizedDensity, held: Sample | None, contexts: ContextRows) -> Subject:
+def subject(key: Key, density: AbstractLearnedDensity, held: Sample | None, contexts: ContextRows) -> Subject:
     """What `diagnose` looks at, once its arguments are checked."""
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    model, divergence, solver = flow.model, flow.divergence, flow.solver
+    model, divergence, solver = density.model, density.divergence, density.solver
     if model.dim <= LARGEST:
         rivals: tuple[Solved | Estimated, ...] = (Solved(model, ExactDivergence(), solver),)
     else:
         rivals = tuple(Estimated(model, solver, each, PROBES) for each in jr.split(key))
     return Subject(
         density,
-        density.energy if isinstance(density, AmortizedDensity) else Solved(model, divergence, solver),
+        density.state_log_prob,
         FlowDensity(model, divergence=divergence, solver=solver),
         rivals,
         held,

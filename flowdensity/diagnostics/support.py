@@ -9,9 +9,8 @@ import numpy as np
 from .._typing import ArrayLike
 from .._warnings import warn
 from ..data.tables import Named
-from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density, check_given
-from ..distributions.flow import FlowDensity
+from ..distributions.learned import AbstractLearnedDensity
 from ..training.prepare import event_rows
 from .posterior import draws, events_of
 
@@ -77,7 +76,7 @@ class SupportCheck:
 
 def check_support(
     posterior: Any,
-    density: FlowDensity | AmortizedDensity,
+    density: AbstractLearnedDensity,
     *,
     site: str | None = None,
     data: ArrayLike | Named | None = None,
@@ -103,15 +102,14 @@ def check_support(
     """
     caller = "check_support"
     check_density(caller, density)
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    if flow.batch_shape != ():
+    if density.batch_shape != ():
         raise ValueError(
-            f"{caller} expected a density without batch axes; got batch shape {flow.batch_shape}. Each context has a call of its "
-            "own. Fix: density = density.given(jax.numpy.reshape(density.context, (-1, *density.context_shape))[0])"
+            f"{caller} expected a density without batch axes; got batch shape {density.batch_shape}. Each context has a call of "
+            "its own. Fix: density = density.given(jax.numpy.reshape(density.context, (-1, *density.context_shape))[0])"
         )
-    check_given(caller, flow)
-    events = events_of(caller, draws(caller, posterior), flow, site)
-    held_out = None if data is None else event_rows(caller, "data", flow.model, data)
+    check_given(caller, density)
+    events = events_of(caller, draws(caller, posterior), density, site)
+    held_out = None if data is None else event_rows(caller, "data", density.model, data)
     reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
     own = np.asarray(density.log_prob(events), np.float64)

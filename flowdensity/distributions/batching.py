@@ -1,7 +1,7 @@
 """Many events and many contexts: one compiled function each, so that a call outside `jit` compiles once and not once a call.
 
-Rows are computed in blocks (`over_rows`), so that memory does not grow with their number. Each function takes the parts of a
-density, which are its model, divergence and solver, and flat contexts of shape `(*batch_shape, context_dim)`.
+Rows are computed in blocks (`over_rows`), so that memory does not grow with their number. Contexts are flat, of shape
+`(*batch_shape, context_dim)`, and `parts` are those of a density: its model, divergence and solver.
 """
 
 import math
@@ -15,6 +15,7 @@ import jax.random as jr
 from .. import solving
 from .._blocks import over_rows
 from .._typing import Array, Key
+from ..data.scaling import Scaling
 from ..models.flows import AbstractProbabilityFlow
 
 
@@ -35,15 +36,23 @@ def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
 
 
 @eqx.filter_jit
-def log_probs(parts: Any, value: Array, context: Array) -> Array:
-    """Log densities of events in nats."""
-    model, divergence, solver = parts
-    return _over_batch(
-        lambda x, c: solving.log_prob(model, divergence, x, _shaped(model, c), solver),
-        value,
-        len(model.event_shape),
-        context,
-    )
+def log_probs(state_log_prob: Any, scalings: tuple[Scaling, Scaling], value: Array, context: Array) -> Array:
+    """Log densities of events in nats.
+
+    Args:
+        state_log_prob: log density of one whitened state given one whitened context.
+        scalings: the maps from events to whitened states, and from contexts to whitened contexts.
+        value: events, shape `(*batch, *event_shape)`.
+        context: flat contexts.
+    """
+    scaling, context_scaling = scalings
+
+    def one(event: Array, context: Array) -> Array:
+        encoded, _ = context_scaling.whiten(context.reshape(context_scaling.event_shape))
+        state, log_det = scaling.whiten(event)
+        return state_log_prob(state, encoded) + log_det
+
+    return _over_batch(one, value, len(scaling.event_shape), context)
 
 
 @eqx.filter_jit
@@ -75,19 +84,6 @@ def events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Arra
         1,
         context,
     )
-
-
-@eqx.filter_jit
-def energies(parts: Any, value: Array, context: Array) -> Array:
-    """Log densities of events in nats by an energy network; its parts are that network and the model it was distilled from."""
-    energy, model = parts
-
-    def one(event: Array, context: Array) -> Array:
-        state, log_det = model.scaling.whiten(event)
-        encoded, _ = model.context_scaling.whiten(_shaped(model, context))
-        return energy(state, encoded) + log_det
-
-    return _over_batch(one, value, len(model.event_shape), context)
 
 
 @eqx.filter_jit

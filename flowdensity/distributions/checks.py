@@ -1,41 +1,45 @@
-"""Checks that a learned density, or a model of one, is what it is said to be, with the line that makes it that.
+"""Checks that an argument is a learned density, or the model of one, each with the line that makes it that.
 
-The line depends on what came: a model, an expanded density and an amortized one are each a step away from a density.
+The line depends on what came: a model, an expanded density and an amortized one are each a step away from a flow's density.
 """
 
-from types import UnionType
 from typing import Any
 
-import numpyro.distributions as dist
-
 from .._checks import check_kind
+from .._numpyro import layers
 from ..models.flows import AbstractProbabilityFlow
 from .amortized import AmortizedDensity
 from .flow import FlowDensity
+from .learned import AbstractLearnedDensity
 
-LEARNED = FlowDensity | AmortizedDensity
+KINDS = FlowDensity | AmortizedDensity
+"""The learned densities of the package, as errors name them; the checks accept every `AbstractLearnedDensity`."""
 
 
-def check_density(caller: str, density: Any, kind: type | UnionType = LEARNED) -> None:
-    """Raise a TypeError unless `density` is a `kind` of learned density."""
-    check_kind(caller, "density", density, kind, _density_line(density))
+def check_density(caller: str, density: Any, kind: type = AbstractLearnedDensity) -> None:
+    """Raise a TypeError unless `density` is a learned density of a kind."""
+    if not isinstance(density, kind):
+        expected = KINDS if kind is AbstractLearnedDensity else kind
+        check_kind(caller, "density", density, expected, _density_line(density))
+
+
+def check_learned(caller: str, name: str, value: Any, fix: str) -> None:
+    """Raise a TypeError with a fix of the caller's unless the argument called `name` is a learned density."""
+    if not isinstance(value, AbstractLearnedDensity):
+        check_kind(caller, name, value, KINDS, fix)
 
 
 def check_flow_model(caller: str, model: Any) -> None:
     """Raise a TypeError unless `model` is a probability flow."""
-    line = "model = density.model"
-    if isinstance(model, FlowDensity):
-        line = "model = model.model"
-    elif isinstance(model, AmortizedDensity):
-        line = "model = model.flow.model"
+    line = "model = model.model" if isinstance(model, AbstractLearnedDensity) else "model = density.model"
     check_kind(caller, "model", model, AbstractProbabilityFlow, line)
 
 
-def check_given(caller: str, flow: FlowDensity) -> None:
-    """Raise a ValueError where a conditional density has not been given its context."""
-    if flow.context is None:
+def check_given(caller: str, density: AbstractLearnedDensity) -> None:
+    """Raise a ValueError if a conditional density has not been given its context."""
+    if density.context is None:
         raise ValueError(
-            f"{caller} expected `density` with its context, of shape {flow.context_shape}; this conditional density has not "
+            f"{caller} expected `density` with its context, of shape {density.context_shape}; this conditional density has not "
             "been given one. Fix: density = density.given(context)"
         )
 
@@ -43,9 +47,9 @@ def check_given(caller: str, flow: FlowDensity) -> None:
 def _density_line(density: Any) -> str:
     if isinstance(density, AbstractProbabilityFlow):
         return "density = fd.FlowDensity(density)"
-    if isinstance(density, AmortizedDensity):
+    if isinstance(density, AbstractLearnedDensity):
         return "density = density.flow"
-    inner, line = density, "density = density"
-    while isinstance(inner, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        inner, line = inner.base_dist, f"{line}.base_dist"
-    return line if isinstance(inner, LEARNED) else "density, report = fd.fit_flow(key, data)"
+    found = layers(density)
+    if not isinstance(found[-1], AbstractLearnedDensity):
+        return "density, report = fd.fit_flow(key, data)"
+    return f"density = density{'.base_dist' * (len(found) - 1)}"

@@ -12,6 +12,7 @@ from numpyro.infer.elbo import ELBO
 from numpyro.infer.util import log_density
 
 from .._checks import check_count
+from .._numpyro import innermost
 from .._typing import Key
 
 
@@ -52,7 +53,7 @@ class PathGradientELBO(ELBO):
                 name: site["value"]
                 for name, site in drawn.items()
                 if site["type"] == "plate"
-                or (site["type"] == "sample" and not isinstance(_innermost(site["fn"]), dist.Delta))
+                or (site["type"] == "sample" and not isinstance(innermost(site["fn"]), dist.Delta))
             }
             fixed = jax.lax.stop_gradient(param_map)
             at_values = seed(substitute(guide, data=values), density_key)
@@ -71,9 +72,3 @@ class PathGradientELBO(ELBO):
         else:
             elbo = jnp.mean(self.vectorize_particles_fn(particle, jr.split(rng_key, self.num_particles)))
         return {"loss": -elbo, "mutable_state": None}
-
-
-def _innermost(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn

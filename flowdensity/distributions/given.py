@@ -19,10 +19,9 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 from numpyro.handlers import trace
-
-# The one private name of numpyro that is used: the handlers around a site, the outermost first.
-from numpyro.primitives import _PYRO_STACK as HANDLERS
 from numpyro.primitives import Messenger
+
+from .._numpyro import HANDLERS
 
 NOBODY = "_flowdensity_name_that_nobody_knows"
 """Name of the second message."""
@@ -30,13 +29,6 @@ NOBODY = "_flowdensity_name_that_nobody_knows"
 
 class Asked(dist.ImproperUniform):
     """Distribution of a message that asks what handlers would give. It has a support and a shape, and no draws."""
-
-
-def unwrapped(fn: Any) -> Any:
-    """The distribution inside expansions, masks and axes declared as those of an event."""
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 class Given(NamedTuple):

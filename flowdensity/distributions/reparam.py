@@ -9,10 +9,10 @@ from numpyro.distributions import constraints
 from numpyro.handlers import reparam
 from numpyro.infer.reparam import Reparam
 
+from .._numpyro import unwrapped
 from .._typing import Array
-from .amortized import AmortizedDensity
-from .flow import FlowDensity
-from .given import Asked, Given, Placed, given, innermost, placed, unwrapped
+from .given import Asked, Given, Placed, given, innermost, placed
+from .learned import AbstractLearnedDensity
 
 
 def base_name(name: str) -> str:
@@ -34,10 +34,9 @@ class FlowReparam(Reparam):
         if isinstance(unwrapped(fn), Asked):
             return fn, obs
         density, expand_shape, event_dim = self._unwrap(fn)
-        density = density.flow if isinstance(density, AmortizedDensity) else density
-        if not isinstance(density, FlowDensity):
+        if not isinstance(density, AbstractLearnedDensity):
             raise TypeError(
-                f"FlowReparam expected site `{name}` to have a FlowDensity; got {type(density).__name__}. "
+                f"FlowReparam expected site `{name}` to have a FlowDensity or an AmortizedDensity; got {type(density).__name__}. "
                 f"Fix: del config[{name!r}]"
             )
         base: Any = density.base.expand(expand_shape)
@@ -72,7 +71,7 @@ class FlowReparam(Reparam):
         return callable(handler.config) or (handler.config or {}).get(name) is self
 
 
-def _sample_noise_of(name: str, base: dist.Distribution, density: FlowDensity, value: Given) -> None:
+def _sample_noise_of(name: str, base: dist.Distribution, density: AbstractLearnedDensity, value: Given) -> None:
     called = base_name(name)
     handler = Placed(lambda other: other.endswith(called), lambda _: density.to_base(value.value), observed=False)
     with placed(handler, value.handler):

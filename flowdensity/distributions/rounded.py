@@ -1,9 +1,8 @@
 """Rounded values of a continuous density, as a numpyro distribution."""
 
-import copy
 import functools
 import math
-from typing import Any
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,16 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from numpyro.distributions import constraints
-from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from scipy.stats import qmc
 
 from .._checks import check_count, check_kind, real_jax_array, reshaping
+from .._numpyro import promote_with, promoted
 from .._pytree import in_session, without_copies
 from .._typing import Array, ArrayLike, Key
 from ..data.interior import interior_point
 from ..data.rounding import units_of
 from ..data.supports import free_size
-from .scanned import promoted
 
 ROWS = 2**16
 """Number of events whose density is evaluated at once: with more, a few points of every cell at a time."""
@@ -47,6 +45,7 @@ class _Recorded(constraints.Constraint):
         return (), ((), {})
 
 
+@final
 class Rounded(dist.Distribution):
     r"""What is recorded of a continuous density whose values are rounded to the nearest multiple of a unit.
 
@@ -197,8 +196,4 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
         )
 
 
-@promote_batch_shape.register(Rounded)  # type: ignore[arg-type]
-def _promote_batch_shape(density: Any) -> Any:
-    outer = copy.copy(density)
-    outer._batch_shape = promote_batch_shape(density.base).batch_shape
-    return outer
+promote_with(Rounded, "base")

@@ -9,11 +9,11 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
 
+from .._numpyro import unwrapped
 from .._typing import Array
 from ..data.sites import Sites
-from .amortized import AmortizedDensity
-from .flow import FlowDensity
-from .given import Asked, Given, Placed, fresh_key, given, is_taken, outermost, placed, unwrapped
+from .given import Asked, Given, Placed, fresh_key, given, is_taken, outermost, placed
+from .learned import AbstractLearnedDensity
 from .reparam import base_name
 
 
@@ -27,8 +27,7 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
 
     Args:
         name: of the joint site.
-        density: a `FlowDensity` learned from named values, or an `AmortizedDensity` of one, as it is or expanded; in plates as
-            any other distribution.
+        density: a learned density of named values, as it is or expanded; in plates as any other distribution.
 
     Returns:
         Values by name, each of shape `(*batch_shape, *shape)`.
@@ -39,8 +38,8 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
             from the value of the joint site. Values that are traced, as in `Predictive`, are not compared: that of the joint
             site counts.
     """
-    flow = _flow_of(name, density)
-    joint = JointSite(name, density, flow, _sites_of(name, flow))
+    learned = _learned(name, density)
+    joint = JointSite(name, density, learned, _sites_of(name, learned))
     _check_names(joint)
     return {site: numpyro.deterministic(site, value) for site, value in sample_joint(joint).items()}
 
@@ -51,21 +50,21 @@ class JointSite(NamedTuple):
     Attributes:
         name: of the site.
         density: as it was handed over.
-        flow: the density of named values in it.
+        learned: the density of named values inside its wrappers.
         sites: names and shapes.
         is_auxiliary: whether it is auxiliary, as that of a guide.
     """
 
     name: str
     density: dist.Distribution
-    flow: FlowDensity
+    learned: AbstractLearnedDensity
     sites: Sites
     is_auxiliary: bool = False
 
     def sample(self) -> dict[str, Array]:
         """Sample the joint site."""
         infer = {"is_auxiliary": True} if self.is_auxiliary else {}
-        return self.flow.unpack(numpyro.sample(self.name, self.density, infer=infer))
+        return self.learned.unpack(numpyro.sample(self.name, self.density, infer=infer))
 
     def pack(self, values: dict[str, Any]) -> Array:
         """The joint vector."""
@@ -73,7 +72,7 @@ class JointSite(NamedTuple):
 
     def key(self) -> Any:
         """A key from the seed around this site."""
-        return fresh_key(self.name, self.asked(self.flow.model.scaling.support, self.flow.event_shape))
+        return fresh_key(self.name, self.asked(self.learned.model.scaling.support, self.learned.event_shape))
 
     def draw(self, key: Any, batch_shape: tuple[int, ...]) -> Any:
         """A draw of the density for each of a batch."""
@@ -86,12 +85,12 @@ class JointSite(NamedTuple):
 
     def asked(self, support: constraints.Constraint, shape: tuple[int, ...]) -> Asked:
         """What a message has that asks for a value on a support, one for each event of this density."""
-        outer = self.density.event_shape[: self.density.event_dim - self.flow.event_dim]
+        outer = self.density.event_shape[: self.density.event_dim - self.learned.event_dim]
         return Asked(support, self.density.batch_shape, (*outer, *shape))
 
     def by_name(self) -> dict[str, Given]:
         """What handlers give to the named values."""
-        support = self.flow.model.scaling.support
+        support = self.learned.model.scaling.support
         parts = getattr(support, "parts", (support,) * len(self.sites.names))
         found = {
             site: given(site, self.asked(part, shape)) for site, shape, part in zip(*self.sites, parts, strict=True)
@@ -100,8 +99,8 @@ class JointSite(NamedTuple):
 
     def as_one(self) -> Given | None:
         """What handlers give to the joint site, or to the noise that it is the image of."""
-        asked = self.asked(self.flow.model.scaling.support, self.flow.event_shape)
-        noise = self.asked(constraints.real, (self.flow.model.dim,))
+        asked = self.asked(self.learned.model.scaling.support, self.learned.event_shape)
+        noise = self.asked(constraints.real, (self.learned.model.dim,))
         found = [given(self.name, asked), given(base_name(self.name), noise)]
         # An auxiliary site of a guide that has the same name is no value of this one.
         return next((one for one in found if one is not None and not one.problem and not one.is_auxiliary), None)
@@ -137,7 +136,7 @@ def _sample_beside(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Arr
     """Sample the joint site, and give back the values of an intervention."""
     _check_complete(joint, by_name)
     sampled = joint.sample()
-    values = joint.flow.unpack(joint.pack({site: one.value for site, one in by_name.items()}))
+    values = joint.learned.unpack(joint.pack({site: one.value for site, one in by_name.items()}))
     return {site: jnp.broadcast_to(values[site], sampled[site].shape) for site in sampled}
 
 
@@ -151,7 +150,7 @@ def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array
 
     def value_of(message: dict[str, Any]) -> Array:
         shape = message["fn"].shape()
-        drawn = {} if is_complete else joint.flow.unpack(joint.draw(key, message["fn"].batch_shape))
+        drawn = {} if is_complete else joint.learned.unpack(joint.draw(key, message["fn"].batch_shape))
         event = joint.pack(drawn | values)
         return jnp.broadcast_to(event, jnp.broadcast_shapes(event.shape, shape))
 
@@ -172,24 +171,23 @@ def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array
 # Checks ------------------------------------------------------------------------------------------
 
 
-def _flow_of(name: str, density: Any) -> FlowDensity:
-    flow = unwrapped(density)
-    flow = flow.flow if isinstance(flow, AmortizedDensity) else flow
-    if not isinstance(flow, FlowDensity):
+def _learned(name: str, density: Any) -> AbstractLearnedDensity:
+    learned = unwrapped(density)
+    if not isinstance(learned, AbstractLearnedDensity):
         raise TypeError(
-            f"sample_sites expected a FlowDensity of named values; got {type(density).__name__}. "
+            f"sample_sites expected a FlowDensity or an AmortizedDensity of named values; got {type(density).__name__}. "
             f"Fix: numpyro.sample({name!r}, density)"
         )
-    return flow
+    return learned
 
 
-def _sites_of(name: str, flow: FlowDensity) -> Sites:
-    if flow.sites is None:
+def _sites_of(name: str, learned: AbstractLearnedDensity) -> Sites:
+    if learned.sites is None:
         raise TypeError(
             "sample_sites expected a density of named values; this one was learned from an array. "
             f"Fix: numpyro.sample({name!r}, density)"
         )
-    return flow.sites
+    return learned.sites
 
 
 def _check_names(joint: JointSite) -> None:
@@ -241,7 +239,7 @@ def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
 
 def _check_agreement(joint: JointSite, by_name: dict[str, Given], whole: Given) -> None:
     """Check that named values are those in the value of the joint site, where neither is traced."""
-    inside = joint.flow.unpack(whole.value)
+    inside = joint.learned.unpack(whole.value)
     for site, one in by_name.items():
         if isinstance(inside[site], Tracer) or isinstance(one.value, Tracer):
             continue

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from .._checks import check_shape
+from .._numpyro import unwrapped
 from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
@@ -193,9 +194,8 @@ def _check_arguments(caller: str, network: Callable[..., Any]) -> None:
 
 
 def _base_scaling(base: dist.Distribution) -> Scaling:
-    inner: Any = base
-    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
-        inner = inner.base_dist
+    # A mask would be lost.
+    inner = unwrapped(base, masked=False)
     if not isinstance(inner, dist.Normal | dist.MultivariateNormal) or base.batch_shape != ():
         raise TypeError(
             f"VelocityField expected `base` to be a normal distribution without batch axes; got {type(inner).__name__} with "

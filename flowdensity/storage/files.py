@@ -21,10 +21,8 @@ from .._checks import check_kind, check_path
 from .._container import ANEW, Tensors, read, write
 from .._typing import Array, Context, State
 from ..data.scaling import Scaling
-from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
-from ..distributions.flow import FlowDensity
-from ..divergence.stein import SteinDivergence
+from ..distributions.learned import AbstractLearnedDensity
 from ..training.report import FitReport
 from .description import Reader, Unreadable, describe
 
@@ -38,9 +36,7 @@ TOLERANCE = 1e-3
 Made = TypeVar("Made")
 
 
-def save(
-    file: str | os.PathLike[str], density: FlowDensity | AmortizedDensity, report: FitReport | None = None
-) -> None:
+def save(file: str | os.PathLike[str], density: AbstractLearnedDensity, report: FitReport | None = None) -> None:
     """Write a density to one file: the model and its weights, the whitening, the support, the names, the divergence, the solver.
 
     `load` gives it back, and arrays bit by bit. Of a network that is not flowdensity's the file has the arrays and not the code.
@@ -84,7 +80,7 @@ def save(
 
 def load(
     file: str | os.PathLike[str], *, network: Any = None, classes: Iterable[type] = ()
-) -> FlowDensity | AmortizedDensity:
+) -> AbstractLearnedDensity:
     """The density that `save` has written.
 
     Nothing of a file is executed; one that is damaged or made up is an error. The checksum finds accidents. It is no signature:
@@ -106,10 +102,10 @@ def load(
             another than that which was saved.
     """
 
-    def build(header: dict[str, Any], tensors: Tensors) -> FlowDensity | AmortizedDensity:
+    def build(header: dict[str, Any], tensors: Tensors) -> AbstractLearnedDensity:
         reader = Reader("load", tensors, network, classes)
         density = reader.restore(header["density"])
-        if not isinstance(density, FlowDensity | AmortizedDensity):
+        if not isinstance(density, AbstractLearnedDensity):
             raise TypeError(f"a {type(density).__name__} is no density")
         if network is not None and not reader.used:
             raise Unreadable(
@@ -172,10 +168,9 @@ def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str
         ) from error
 
 
-def _check_shapes(density: FlowDensity | AmortizedDensity) -> None:
+def _check_shapes(density: AbstractLearnedDensity) -> None:
     """Evaluate everything on shapes alone: what does not fit is found, whatever sizes a file claims, with nothing allocated."""
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    model, divergence, solver = flow.model, flow.divergence, flow.solver
+    model, divergence, solver = density.model, density.divergence, density.solver
 
     def everything(event: Array, context: Array) -> tuple[Any, ...]:
         state, _ = model.scaling.whiten(event)
@@ -185,7 +180,7 @@ def _check_shapes(density: FlowDensity | AmortizedDensity) -> None:
             for scaling, array in ((model.scaling, event), (model.context_scaling, context))
             if scaling.sites is not None
         ]
-        rate = density.energy(state, encoded) if isinstance(density, AmortizedDensity) else jnp.zeros(())
+        rate = density.state_log_prob(state, encoded) if density.is_amortized else jnp.zeros(())
         return solving.log_prob(model, divergence, event, context, solver), rate, model.scaling.unwhiten(state), named
 
     event, context = (
@@ -198,12 +193,11 @@ def _check_shapes(density: FlowDensity | AmortizedDensity) -> None:
         raise ValueError(f"log densities and events have the shapes {shapes}")
 
 
-def _probe(density: FlowDensity | AmortizedDensity) -> dict[str, np.ndarray]:
+def _probe(density: AbstractLearnedDensity) -> dict[str, np.ndarray]:
     """A few values of what the density is made of, in units of about one."""
-    flow = density.flow if isinstance(density, AmortizedDensity) else density
-    model = flow.model
-    learned = flow.divergence if isinstance(flow.divergence, SteinDivergence) else None
-    energy = density.energy if isinstance(density, AmortizedDensity) else None
+    model = density.model
+    learned = density.divergence if density.divergence.is_learned else None
+    energy = density.state_log_prob if density.is_amortized else None
     numbers = np.arange(PROBES)[:, None]
     states = jnp.asarray(1.2 * np.cos(1.0 + 2.3 * numbers + 1.7 * np.arange(model.dim)), float)
     contexts = jnp.asarray(np.sin(2.0 + 1.9 * numbers + 1.3 * np.arange(model.context_scaling.dim)), float)
@@ -244,7 +238,7 @@ def _there_and_back(scaling: Scaling, state: State) -> State:
     return jax.jvp(lambda y: scaling.whiten(scaling.unwhiten(y))[0], (state,), (state,))[1]
 
 
-def _tolerance(density: FlowDensity | AmortizedDensity) -> float:
+def _tolerance(density: AbstractLearnedDensity) -> float:
     leaves = [leaf for leaf in jax.tree.leaves(density) if eqx.is_inexact_array(leaf)]
     return max([TOLERANCE, *(4.0 * float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)])
 

@@ -45,7 +45,7 @@ def one_by_one(density: fd.AmortizedDensity, x: np.ndarray, contexts: np.ndarray
     x, contexts = np.broadcast_to(x, (*batch, 2)), np.broadcast_to(contexts, (*batch, contexts.shape[-1]))
     return np.reshape(
         [
-            density.energy(jnp.asarray(x[i] - GAUSSIAN_MEAN, jnp.float32), jnp.asarray(contexts[i]))
+            density.state_log_prob(jnp.asarray(x[i] - GAUSSIAN_MEAN, jnp.float32), jnp.asarray(contexts[i]))
             for i in np.ndindex(batch)
         ],
         batch,

@@ -229,7 +229,7 @@ def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
     """Of a network whose log density is too high by 0.3 + 0.2 c."""
     fast, _ = amortized_conditional
     planted = jnp.asarray([0.3, 0.2])
-    wrong = eqx.tree_at(lambda n: n.normaliser, fast.energy, fast.energy.normaliser - planted)
+    wrong = eqx.tree_at(lambda n: n.normaliser, fast.state_log_prob, fast.state_log_prob.normaliser - planted)
     found = measured(jr.key(6), fast.flow, wrong, 8192)
     # The integral over contexts too: E exp(0.3 + 0.2 c) with a standard normal c.
     assert abs(found.log_normaliser[0] - 0.32) < 4.5 * found.log_normaliser[1]
@@ -238,7 +238,7 @@ def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
     assert found.between_contexts == pytest.approx(between, abs=4.5 * between / np.sqrt(2.0 * 64))
     assert found.bias[0] > 0.2
     right = normalised(jr.key(7), fast.flow, wrong, 4096)
-    np.testing.assert_allclose(right.normaliser, fast.energy.normaliser, atol=0.005)
+    np.testing.assert_allclose(right.normaliser, fast.state_log_prob.normaliser, atol=0.005)
 
 
 def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
@@ -342,5 +342,5 @@ def test_bad_input_is_refused_before_any_work(monkeypatch, options, error, argum
 
 
 def test_a_density_of_something_else_is_refused():
-    with pytest.raises(TypeError, match=r"AmortizedDensity expected `energy`.*got ExactGaussianFlow.*Fix: "):
+    with pytest.raises(TypeError, match=r"AmortizedDensity expected `network`.*got ExactGaussianFlow.*Fix: "):
         fd.AmortizedDensity(gaussian_flow(), DENSITY)

@@ -1,0 +1,62 @@
+"""A learned density in a few lines of text. Nothing is computed: leaves may be stacked, traced or missing."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro.distributions import constraints
+
+MAX_NAMES = 6
+"""Number of sites whose names are displayed; of the others only how many there are."""
+
+
+def described(density: Any, parts: Any, network: Any = None) -> str:
+    """Events, context and batch shape of a density, and how `log_prob` is computed.
+
+    Args:
+        density: the density.
+        parts: its model, divergence and solver as they are held, which may be stacks.
+        network: the network that has the log density; None if it is integrated along the ODE.
+    """
+    model, divergence, solver = parts
+    lines = [f"<{type(density).__name__} of {_events(density, model.scaling)}, batch shape {density.batch_shape}"]
+    shape = model.context_scaling.event_shape
+    if shape != (0,):
+        contexts = _sites(model.context_scaling) or f"shape {shape}"
+        lines.append(f"conditional on {contexts}, {'not given' if density.context is None else 'given'}")
+    flow = f"{type(model).__name__} from {_dim(model.scaling)} dimensions with {divergence} and {solver}"
+    lines.append(flow if network is None else f"log_prob by {network}; samples by {flow}")
+    return "\n ".join(lines) + ">"
+
+
+def _events(density: Any, scaling: Any) -> str:
+    shape = f"shape {density.event_shape}"
+    return f"{shape}, {_sites(scaling) or f'support {_support(scaling.support)}'}"
+
+
+def _sites(scaling: Any) -> str:
+    """Names, shapes and supports of the values in one event; empty if they have no names."""
+    sites = scaling.sites
+    if sites is None:
+        return ""
+    supports = getattr(scaling.support, "parts", (scaling.support,) * len(sites.names))
+    each = [
+        f"{name}{list(shape) if shape else ''}: {_support(support)}"
+        for name, shape, support in zip(*sites, supports, strict=True)
+    ]
+    more = f", and {len(each) - MAX_NAMES} more" if len(each) > MAX_NAMES else ""
+    return f"sites {', '.join(each[:MAX_NAMES])}{more}"
+
+
+def _support(support: Any) -> str:
+    named = [name for name, value in vars(constraints).items() if value is support]
+    if named:
+        return named[0]
+    # An array can be long, or a tracer.
+    if any(np.ndim(leaf) or isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(support)):
+        return type(support).__name__
+    return repr(support)
+
+
+def _dim(scaling: Any) -> Any:
+    return (np.shape(scaling.location) or ("?",))[-1]

@@ -1,0 +1,154 @@
+"""Contexts and events that a density is given: checked, as arrays of the right shape."""
+
+import weakref
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._arrays import Fixes, is_a, is_complex
+from .._checks import real_array, real_jax_array, reshaping
+from .._typing import Array, ArrayLike
+from .._warnings import warn
+from ..data.containers import read
+from ..data.sites import Sites
+from ..data.tables import Named
+from ..models.flows import AbstractProbabilityFlow
+
+_WARNED: set[int] = set()
+"""Models that have been warned about, by the identity of the array that holds their reach."""
+
+
+def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
+    """`context` with its own axes flattened into one, shape `(*batch_shape, context_dim)`.
+
+    Args:
+        caller: class whose name the errors carry.
+        model: the probability flow that the context is for.
+        context: an array, or a dict of arrays where the model was learned with names; None if there is none.
+
+    Returns:
+        The array. It is empty for an unconditional model; for a conditional one without a context it is None.
+
+    Raises:
+        TypeError, ValueError: if `context` does not fit the model.
+    """
+    size, shape = model.context_scaling.dim, model.context_shape
+    if context is None:
+        return jnp.zeros((0,)) if size == 0 else None
+    sites, handed = model.context_scaling.sites, read(caller, "context", context, rows=False)
+    if size == 0:
+        names = None if handed.columns is None else list(handed.columns)
+        got = f"one of shape {np.shape(handed.array)}" if names is None else f"a {type(context).__name__} with {names}"
+        raise ValueError(
+            f"{caller} expected no `context`, since this density was learned without one; got {got}. Fix: context = None"
+        )
+    if sites is not None and handed.columns is not None:
+        context = sites.pack(caller, handed.columns, "context")
+    elif handed.columns is not None and handed.array is None:
+        raise TypeError(
+            f"{caller} expected `context` as an array of shape (*batch_shape, {', '.join(map(str, shape))}), since this "
+            f"density was learned without names; got the names {list(handed.columns)}. Fix: context = {_without_names(context)}"
+        )
+    else:
+        context = handed.array
+    line = f"context = {'jax.numpy.real(context)' if is_complex(context) else f'jax.numpy.zeros({shape})'}"
+    if isinstance(context, np.ndarray):
+        array = real_array(caller, "context", context, Fixes(ordinary=line))
+    else:
+        array = real_jax_array(caller, "context", context, line)
+    leading = array.ndim - len(shape)
+    if leading < 0 or array.shape[leading:] != shape:
+        raise ValueError(
+            f"{caller} expected `context` with shape (*batch_shape, {', '.join(map(str, shape))}); got {array.shape}. "
+            f"Fix: {reshaping('context', array.shape, shape)}"
+        )
+    flat = array.reshape((*array.shape[:leading], size))
+    if isinstance(flat, np.ndarray):
+        # Under jit the context stays a constant, which numpyro can validate.
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(flat)
+    return flat
+
+
+def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
+    """Warn, once for each model, if contexts lie beyond the radius at which its networks see all contexts alike.
+
+    Traced contexts are not checked: a sampler would warn about a state that it leaves in its next step.
+
+    Args:
+        model: a probability flow; without a `context_reach` it has no such radius.
+        contexts: flat contexts in the user's units, shape `(*batch_shape, context_dim)`; None if there are none.
+    """
+    reach = getattr(model, "context_reach", None)
+    if reach is None or contexts is None or id(reach) in _WARNED:
+        return
+    scaling = model.context_scaling
+    parts = (reach, contexts, scaling.location, scaling.whitener)
+    if any(isinstance(part, Tracer) or not getattr(part, "is_fully_addressable", True) for part in parts) or np.ndim(
+        reach
+    ):
+        return
+    limit, table, location, whitener = (np.asarray(part, np.float64) for part in parts)
+    table = table.reshape(-1, table.shape[-1])
+    white = (table - location) @ whitener.T if whitener.ndim == 2 else (table - location) * whitener
+    radii = np.linalg.norm(white, axis=1)
+    if not np.any(radii > limit):
+        return
+    _WARNED.add(id(reach))
+    weakref.finalize(reach, _WARNED.discard, id(reach))
+    row = int(np.nanargmax(radii))
+    column = int(np.nanargmax(np.abs(white[row])))
+    name = str(column) if scaling.sites is None else repr(scaling.sites.site_of(column))
+    warn(
+        f"{int(np.sum(radii > limit))} of {len(table)} contexts lie far outside those of the fit; the density sees them as at "
+        f"the edge of these. The farthest is {radii[row]:.3g} from the mean in whitened units, and the model reaches "
+        f"{limit:.3g}. Its coordinate {name} is {table[row, column]:.6g}, {white[row, column]:+.3g} standard deviations from the "
+        "mean of the fit. This is said once for each model. A fit with rows whose `context` is as far out knows more. "
+        "Fix: density, report = fd.fit_flow(key, data, context)"
+    )
+
+
+def event_array(caller: str, name: str, value: Any, shape: tuple[int, ...], sites: Sites | None) -> Array:
+    """Events as an array of shape `(*batch, *event_shape)`.
+
+    Args:
+        caller: method whose name the errors carry.
+        name: of its argument.
+        value: the events.
+        shape: shape of one event.
+        sites: names and shapes of the values in one event; None if they have no names.
+
+    Raises:
+        TypeError: if `value` is not made of real numbers.
+        ValueError: if the shape is not that of events.
+    """
+    array = real_jax_array(caller, name, value, f"{name} = {_event_line(value, name, sites)}")
+    if array.shape[array.ndim - len(shape) :] != shape:
+        raise ValueError(
+            f"{caller} expected `{name}` with shape (..., {', '.join(map(str, shape))}); got {array.shape}. "
+            f"Fix: {reshaping(name, array.shape, shape)}"
+        )
+    return array
+
+
+def _event_line(value: Any, name: str, sites: Sites | None) -> str:
+    """Code for an array in place of something else: what `pack` makes of named values, or a draw."""
+    if is_complex(value):
+        return f"jax.numpy.real({name})"
+    if not hasattr(value, "keys"):
+        return "density.sample(jax.random.key(0))"
+    if sites is not None:
+        given = list(map(str, value.keys()))
+        complete = set(given) == set(sites.names)
+        return f"density.pack({name if complete else sites.code_of_all(name, given)})"
+    return f"jax.numpy.stack([jax.numpy.asarray({name}[column]) for column in {name}], axis=-1)"
+
+
+def _without_names(context: Any) -> str:
+    """A line of code for the array that named contexts make."""
+    if is_a(context, "pandas", "DataFrame"):
+        return "context.to_numpy(float)"
+    return "numpy.stack([context[name] for name in context], axis=-1)"

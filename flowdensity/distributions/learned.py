@@ -1,0 +1,380 @@
+"""The interface of every learned density, and all that they have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
+
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.util import validate_sample
+
+from .._checks import check_count, check_key, check_kind, check_number, check_sample_shape, real_jax_array, reshaping
+from .._numpyro import AbstractDistributionMeta, own_validation
+from .._pytree import copied_axes, in_session, merge, split, without_copies
+from .._typing import Array, ArrayLike, Context, Float, Key, Scalar, State
+from ..data.interior import off_edges
+from ..data.sites import Sites
+from ..data.tables import Named
+from ..divergence.exact import ExactDivergence
+from ..divergence.interface import AbstractDivergence
+from ..models.flows import AbstractProbabilityFlow, follows_path
+from ..solving import AbstractSolver, FixedStep
+from . import batching
+from .display import described
+from .inputs import event_array, flat_context, warn_if_far
+
+Density = TypeVar("Density", bound="AbstractLearnedDensity")
+
+
+class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMeta):
+    r"""A density that was learned from samples, for `numpyro.sample`.
+
+    Every learned density has a probability flow in it, which carries standard-normal noise to events. `sample`, `from_base`,
+    `to_base` and the support are those of the flow; a density differs from its flow in `log_prob`.
+
+    An implementer defines two properties: `flow` and `state_log_prob`. The constructor hands the parts of the flow, and whatever
+    else the density is made of as `own`, to this one. Batch axes, plates, `vmap`, `scan` and the pytree are then taken care of.
+    If samples do not follow the flow, the implementer also overrides `base`, `_draw_noise` and `sample_diffusion`.
+
+    Args:
+        model: the probability flow.
+        context: what to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays if the density was learned
+            with names; None leaves a conditional density without its context, to be `given` later.
+        divergence: the divergence of the velocity; `ExactDivergence()` by default.
+        solver: the ODE solver; `FixedStep()` by default.
+        own: a pytree of what the density is made of beside its flow.
+        validate_args: as in numpyro.
+
+    Raises:
+        TypeError, ValueError: if an argument is of the wrong kind, or `context` does not fit the model.
+    """
+
+    is_amortized: ClassVar[bool] = False
+    """Whether `log_prob` is the output of a network rather than an integral along the ODE."""
+
+    arg_constraints = {"context": constraints.real_vector}
+    reparametrized_params = ["context"]
+    pytree_data_fields = ("_arrays", "_own_arrays", "context")
+    pytree_aux_fields = ("_rest", "_own_rest")
+
+    def __init__(
+        self,
+        model: AbstractProbabilityFlow,
+        context: ArrayLike | Named | None = None,
+        *,
+        divergence: AbstractDivergence | None = None,
+        solver: AbstractSolver | None = None,
+        own: Any = None,
+        validate_args: bool | None = None,
+    ):
+        divergence = ExactDivergence() if divergence is None else divergence
+        solver = FixedStep() if solver is None else solver
+        caller = type(self).__name__
+        whose = "model" if isinstance(model, AbstractLearnedDensity) else "density"
+        for name, value, kind, fix in (
+            ("model", model, AbstractProbabilityFlow, f"{whose}.model"),
+            ("divergence", divergence, AbstractDivergence, "fd.ExactDivergence()"),
+            ("solver", solver, AbstractSolver, "fd.FixedStep(steps=16)"),
+        ):
+            check_kind(caller, name, value, kind, f"{name}={fix}")
+        if np.ndim(model.scaling.location) > 1:
+            raise ValueError(
+                f"{caller} expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading "
+                "axis, as after jax.vmap or jax.tree.map. jax.vmap makes a stack of densities, and is wanted again to use it. "
+                f"Fix: jax.vmap(fd.{caller})(model)"
+            )
+        self._arrays, self._rest = split((model, divergence, solver))
+        self._own_arrays, self._own_rest = split(own)
+        self.context = flat_context(caller, model, context)
+        warn_if_far(model, self.context)
+        batch_shape = () if self.context is None else self.context.shape[:-1]
+        super().__init__(batch_shape, model.event_shape, validate_args=validate_args)
+
+    # What an implementer defines -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def flow(self) -> "AbstractLearnedDensity":
+        """The `FlowDensity` with the same context: this one itself, or the one that it was distilled or derived from."""
+
+    @property
+    @abstractmethod
+    def state_log_prob(self) -> Callable[[State, Context], Scalar]:
+        """Log density of ONE whitened state given ONE whitened context, in nats: a pytree that can be called."""
+
+    def _draw_noise(self, key: Key, shape: tuple[int, ...]) -> Array:
+        """Draws of `base`, shape `(*shape, dim)`."""
+        return jr.normal(key, (*shape, self.model.dim))
+
+    # The parts -----------------------------------------------------------------------------------
+
+    @property
+    def _parts(self) -> tuple[AbstractProbabilityFlow, AbstractDivergence, AbstractSolver]:
+        return self._merged(self._arrays, self._rest)
+
+    @property
+    def _own(self) -> Any:
+        return self._merged(self._own_arrays, self._own_rest)
+
+    def _merged(self, arrays: Any, rest: Any) -> Any:
+        parts = in_session(merge(arrays, rest))
+        # numpyro's scan stacks copies of everything, one for each step, and these become batch axes. A model has no batch axes of
+        # its own, and what a step does not sample is the same in all steps.
+        return without_copies(parts, copied_axes(arrays, rest)) if self._is_one else parts
+
+    @property
+    def _is_one(self) -> bool:
+        """Whether the batch axes are those of contexts, and not, as after `vmap`, of several densities."""
+        return self.context is not None and np.shape(self.context)[:-1] == self.batch_shape
+
+    def _inside(self, kind: type[Density]) -> Density:
+        """A density of another kind with the same flow, context and batch shape, and nothing of its own."""
+        other = object.__new__(kind)
+        # Not by the constructor, which refuses a stack of models: a stack of densities has a stack of flows.
+        vars(other).update(vars(self))
+        other._own_arrays, other._own_rest = split(None)
+        return other
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor `FlowDensity` that make the flow of this density."""
+        model, divergence, solver = self._parts
+        context = self.context
+        if context is not None:
+            # Held flat, the context is handed over in its own shape.
+            context = context.reshape(*context.shape[:-1], *model.context_shape) if context.shape[-1] else None
+        parts = {"model": model, "context": context, "divergence": divergence, "solver": solver}
+        return parts | {"validate_args": own_validation(self)}
+
+    @property
+    def model(self) -> AbstractProbabilityFlow:
+        """The probability flow."""
+        return self._parts[0]
+
+    @property
+    def divergence(self) -> AbstractDivergence:
+        """The divergence of the flow's velocity, which `log_prob` integrates unless it is amortized."""
+        return self._parts[1]
+
+    @property
+    def solver(self) -> AbstractSolver:
+        """The ODE solver of the flow."""
+        return self._parts[2]
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Shape of one context; `(0,)` for an unconditional density."""
+        return self.model.context_shape
+
+    @property
+    def sites(self) -> Sites | None:
+        """Names and shapes of the values that one event is made of; None if the density was learned without names."""
+        return self.model.scaling.sites
+
+    def __repr__(self) -> str:
+        own = merge(self._own_arrays, self._own_rest)
+        return described(self, merge(self._arrays, self._rest), own if self.is_amortized else None)
+
+    # Named values --------------------------------------------------------------------------------
+
+    def pack(self, values: Named) -> Array:
+        """The event that is made of named values, shape `(*batch, *event_shape)`; their batch axes broadcast.
+
+        Args:
+            values: a value of each site by name, in a dict, a DataFrame, an arviz posterior or an xarray object.
+
+        Raises:
+            TypeError: if the density was learned without names.
+            ValueError: if a site is missing, too many, or of another shape.
+        """
+        sites = self._named("pack", "jax.numpy.stack(list(values.values()), axis=-1)")
+        return sites.pack(self._called("pack"), values)
+
+    def unpack(self, event: ArrayLike) -> dict[str, Array]:
+        """The named values that an event, shape `(*batch, *event_shape)`, is made of, each `(*batch, *shape)`.
+
+        Raises:
+            TypeError: if the density was learned without names, or the event is not made of real numbers.
+            ValueError: if the event has another shape.
+        """
+        sites = self._named("unpack", "{'event': event}")
+        return sites.unpack(event_array(self._called("unpack"), "event", event, self.event_shape, sites))
+
+    # Variants ------------------------------------------------------------------------------------
+
+    def given(self, context: ArrayLike | Named) -> Self:
+        """The density conditional on `context`.
+
+        Args:
+            context: shape `(*batch_shape, *context_shape)`, batch axes leading; if the density was learned with names, a dict of
+                such arrays, whose batch axes broadcast against each other.
+
+        Raises:
+            TypeError, ValueError: if `context` does not fit the model.
+        """
+        # Warn here, and not in the constructor alone: numpyro calls that one, and a warning names the line that called.
+        warn_if_far(self.model, flat_context(type(self).__name__, self.model, context))
+        return self._variant(context=context)
+
+    def with_divergence(self, divergence: AbstractDivergence) -> Self:
+        """The same density with another divergence of its velocity, for example `ExactDivergence()`.
+
+        Raises:
+            TypeError: if `divergence` is of another kind.
+            NotImplementedError: if `log_prob` uses no divergence.
+        """
+        if self.is_amortized:
+            raise NotImplementedError(
+                f"{self._called('with_divergence')} expected a density whose `log_prob` integrates a divergence; that of "
+                f"{type(self).__name__} is one pass of a network. Its flow has the divergence. "
+                "Fix: density = density.flow.with_divergence(divergence)"
+            )
+        return self._variant(divergence=divergence)
+
+    def with_solver(self, solver: AbstractSolver) -> Self:
+        """The same density with another ODE solver, for example `FixedStep(steps=32)`.
+
+        Raises:
+            TypeError: if `solver` is of another kind.
+        """
+        return self._variant(solver=solver)
+
+    def _variant(self, **changes: Any) -> Self:
+        self._check_one("given", "context")
+        again = object.__new__(type(self))
+        AbstractLearnedDensity.__init__(again, **(self.arguments | changes), own=self._own)
+        return again
+
+    # numpyro's interface -------------------------------------------------------------------------
+
+    @constraints.dependent_property(is_discrete=False)  # type: ignore[arg-type]
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        support = self.model.scaling.support
+        if support is constraints.real and self.event_dim <= 2:
+            # By the names that numpyro's own distributions have for them, which mixtures compare.
+            return (constraints.real, constraints.real_vector, constraints.real_matrix)[self.event_dim]
+        more = self.event_dim - support.event_dim
+        return constraints.independent(support, more) if more else support
+
+    @property
+    def has_rsample(self) -> bool:
+        return True
+
+    def get_args(self) -> dict[str, Any]:
+        return {} if self.context is None else {"context": self.context}
+
+    def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self.from_base(self._draw_base("sample", key, sample_shape))
+
+    def sample_diffusion(
+        self, key: Key, sample_shape: tuple[int, ...] = (), *, steps: int = 64, strength: float = 1.0
+    ) -> Array:
+        r"""Samples by the reverse diffusion instead of the ODE, which corrects errors of the velocity on its way.
+
+        Their law is not exactly that of `log_prob`, which is the law of the ODE; the two agree to the extent that the model has
+        learned its data. It stops where the model's times do: at the data, or at the least noise it was trained with.
+
+        Args:
+            key: JAX PRNG key.
+            sample_shape: leading axes.
+            steps: steps of the solver.
+            strength: how much noise is added and removed on the way; 0 is the ODE.
+
+        Returns:
+            Events, shape `(*sample_shape, *batch_shape, *event_shape)`.
+
+        Raises:
+            TypeError: if the model follows no Gaussian path, or `key` is no key.
+            ValueError: if `steps` or `strength` is out of range, or a context is missing.
+        """
+        caller, model = self._called("sample_diffusion"), self.model
+        if not follows_path(model):
+            raise TypeError(
+                f"{caller} expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}. "
+                "Fix: density.sample(key)"
+            )
+        check_key(caller, key)
+        steps = check_count(caller, "steps", steps, fix=64)
+        strength = check_number(caller, "strength", strength, 0.0, fix=1.0, ends="low")
+        start, way = jr.split(key)
+        noise = self._draw_base("sample_diffusion", start, sample_shape)
+        return batching.diffused(self._parts, way, noise, self._given("sample_diffusion", "key"), steps, strength)
+
+    def _validate_sample(self, value: ArrayLike) -> Any:
+        return super()._validate_sample(off_edges(self.support, value))
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
+        """Log density in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
+        value, context = self._checked("log_prob", value)
+        if intermediates:
+            return intermediates[0]
+        model = self.model
+        return batching.log_probs(self.state_log_prob, (model.scaling, model.context_scaling), value, context)
+
+    # The change of variables ----------------------------------------------------------------------
+
+    @property
+    def base(self) -> dist.Distribution:
+        """The standard normal that the flow starts from: event shape `(dim,)`, this density's batch shape."""
+        return dist.Normal(0.0, 1.0).expand((*self.batch_shape, self.model.dim)).to_event(1)
+
+    def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
+        """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
+        context, dim = self._given("from_base", "noise"), self.model.dim
+        caller = self._called("from_base")
+        noise = real_jax_array(caller, "noise", noise, "noise = density.base.sample(key)")
+        if noise.shape[-1:] != (dim,):
+            raise ValueError(
+                f"{caller} expected `noise` with shape (..., {dim}); got {noise.shape}. "
+                f"Fix: {reshaping('noise', noise.shape, (dim,))}"
+            )
+        return batching.events(self._parts, noise, context)
+
+    def to_base(self, value: ArrayLike) -> Array:
+        """Noise that the flow carries to the events `value`, shape `(*batch, dim)`."""
+        return batching.noises(self._parts, *self._checked("to_base", value))
+
+    # Checks --------------------------------------------------------------------------------------
+
+    def _called(self, method: str) -> str:
+        return f"{type(self).__name__}.{method}"
+
+    def _checked(self, method: str, value: ArrayLike) -> tuple[Array, Array]:
+        """Events as an array of the right shape, and flat contexts."""
+        context = self._given(method, "value")
+        return event_array(self._called(method), "value", value, self.event_shape, self.sites), context
+
+    def _given(self, method: str, argument: str) -> Array:
+        """Flat contexts; `argument` is what the call of `method` has, as in the fix for a stack."""
+        self._check_one(method, argument)
+        if self.context is None:
+            raise ValueError(
+                f"{self._called(method)} expected a context of shape {self.context_shape}; this conditional density has not "
+                "been given one. Fix: density = density.given(context)"
+            )
+        return in_session(self.context)
+
+    def _check_one(self, method: str, argument: str) -> None:
+        axes = max(copied_axes(self._arrays, self._rest), copied_axes(self._own_arrays, self._own_rest))
+        if axes > 0 and not self._is_one:
+            raise ValueError(
+                f"{self._called(method)} expected one density; got a stack of them, whose arrays have a leading axis, as after "
+                f"jax.vmap or jax.tree.map. Fix: jax.vmap(lambda one: one.{method}({argument}))(density)"
+            )
+
+    def _named(self, method: str, fix: str) -> Sites:
+        if self.sites is None:
+            raise TypeError(
+                f"{self._called(method)} expected a density of named values; this one was learned from an array. Fix: {fix}"
+            )
+        return self.sites
+
+    def _draw_base(self, method: str, key: Any, sample_shape: tuple[int, ...]) -> Array:
+        caller = self._called(method)
+        check_key(caller, key)
+        context = self._given(method, "key")
+        leading = check_sample_shape(caller, sample_shape)
+        return self._draw_noise(key, (*leading, *context.shape[:-1]))
