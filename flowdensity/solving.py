@@ -43,18 +43,18 @@ class AbstractSolver(eqx.Module):
 
 @savable
 class FixedStep(AbstractSolver):
-    """A fixed number of steps on the model's own grid: the default.
+    """A fixed number of steps on the model's own grid, the default solver.
 
-    The result does not depend on batch-mates and is a smooth function of the event, which is what a Hamiltonian
-    sampler differentiates. Bogacki and Shampine's third-order method takes three evaluations of the field a step.
+    The result does not depend on batch-mates and is a smooth function of the event, as a Hamiltonian sampler needs.
+    Bogacki and Shampine's third-order method takes three evaluations of the field a step.
 
     Args:
         steps: number of steps.
-        method: a diffrax Runge-Kutta solver, of which the tableau is used.
+        method: a diffrax Runge-Kutta solver, whose tableau is used.
 
     Raises:
         TypeError: if `method` is of another kind.
-        ValueError: if `steps` is no integer of at least 1, or above a million.
+        ValueError: if `steps` is not an integer from 1 to a million.
     """
 
     steps: int = eqx.field(static=True, default=16)
@@ -94,7 +94,7 @@ class FixedStep(AbstractSolver):
 
 @savable
 class Adaptive(AbstractSolver):
-    """Steps chosen by an error estimate: an option for a single evaluation to a stated tolerance.
+    """Steps chosen by an error estimate, for single evaluations to a stated tolerance.
 
     Derivatives are in reverse mode and of first order; `FixedStep` has those of any order, in either mode.
 
@@ -102,11 +102,11 @@ class Adaptive(AbstractSolver):
         rtol: relative tolerance per step.
         atol: absolute tolerance per step, in whitened units and nats.
         method: a diffrax solver with an error estimate.
-        max_steps: the solve fails with diffrax's error beyond as many steps.
+        max_steps: largest number of steps, beyond which diffrax raises an error.
 
     Raises:
         TypeError: if `method` is of another kind.
-        ValueError: if a tolerance is below 0, or both are 0, or `max_steps` is no integer of at least 1, or above a million.
+        ValueError: if a tolerance is below 0, or both are 0, or `max_steps` is not an integer from 1 to a million.
     """
 
     rtol: float = eqx.field(static=True, default=1e-5)
@@ -162,7 +162,12 @@ def noise_from_event(
     """The standard-normal noise, shape `(dim,)`, that the flow carries to `event`."""
     encoded, _ = model.context_scaling.whiten(context)
     state, _ = model.scaling.whiten(event)
-    return solver.integrate(lambda s, y: model.velocity(s, y, encoded), model.times, state, reverse=True)
+    return noise_from_state(model, state, encoded, solver)
+
+
+def noise_from_state(model: AbstractProbabilityFlow, state: State, context: Context, solver: AbstractSolver) -> State:
+    """The noise, shape `(dim,)`, that the flow carries to a whitened state, given a whitened context."""
+    return solver.integrate(lambda s, y: model.velocity(s, y, context), model.times, state, reverse=True)
 
 
 def log_prob(

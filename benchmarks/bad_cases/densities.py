@@ -176,14 +176,19 @@ DENSITIES: Groups = [
         },
     ),
     cases(
-        "fd.AmortizedDensity(energy, flow)",
-        {"energy": ENERGY, "flow": PLAIN, "density": PLAIN, "data": DATA},
-        {"a density for `energy`": {"energy": PLAIN}, "a model for `flow`": {"flow": PLAIN.model}},
+        "fd.AmortizedDensity(network, flow)",
+        {"network": ENERGY, "flow": PLAIN, "density": PLAIN, "data": DATA},
+        {"a density for `network`": {"network": PLAIN}, "a model for `flow`": {"flow": PLAIN.model}},
     ),
     cases(
         "density.log_prob(value)",
         {"density": AMORTIZED},
         {"events with a column too many, for an amortized density": {"value": TOO_WIDE}},
+    ),
+    cases(
+        "density.with_divergence(divergence)",
+        {"density": AMORTIZED},
+        {"an amortized density, which integrates no divergence": {"divergence": fd.ExactDivergence()}},
     ),
     cases(
         "density.sample(key, sample_shape)",

@@ -19,13 +19,20 @@ def described(density: Any, parts: Any, network: Any = None) -> str:
         network: the network that has the log density; None if it is integrated along the ODE.
     """
     model, divergence, solver = parts
-    lines = [f"<{type(density).__name__} of {_events(density, model.scaling)}, batch shape {density.batch_shape}"]
+    stack = np.shape(model.scaling.location)[:-1]
+    stacked = f", a stack of {stack}" if stack and stack != density.batch_shape else ""
+    lines = [
+        f"<{type(density).__name__} of {_events(density, model.scaling)}, batch shape {density.batch_shape}{stacked}"
+    ]
     shape = model.context_scaling.event_shape
     if shape != (0,):
-        contexts = _sites(model.context_scaling) or f"shape {shape}"
+        contexts = _sites(model.context_scaling) or f"a context of shape {shape}"
         lines.append(f"conditional on {contexts}, {'not given' if density.context is None else 'given'}")
-    flow = f"{type(model).__name__} from {_dim(model.scaling)} dimensions with {divergence} and {solver}"
-    lines.append(flow if network is None else f"log_prob by {network}; samples by {flow}")
+    flow = f"{type(model).__name__}(dim={_dim(model.scaling)}) with"
+    if network is None:
+        lines.append(f"{flow} {divergence} and {solver}")
+    else:
+        lines.append(f"log_prob by {network}; samples by {flow} {solver}")
     return "\n ".join(lines) + ">"
 
 

@@ -19,16 +19,16 @@ from .._typing import Key
 class PathGradientELBO(ELBO):
     r"""`Trace_ELBO` with the gradient of Roeder et al. (2017, arXiv 1703.09194), "sticking the landing".
 
-    Its value is that of the evidence lower bound. Of the gradient of $\log q_\lambda(z(\lambda))$ the part at a fixed $z$,
-    whose mean is zero, is left out, so that at a perfect guide the gradient has no variance. For that the log density of the
-    guide is evaluated anew at its sample: for a flow, a second solve. Every latent site must be reparametrised.
+    Its value is that of the evidence lower bound. Its gradient leaves out that of $\log q_\lambda(z)$ at a fixed $z$, whose mean
+    is zero, so that the gradient has no variance at a perfect guide. For that, the log density of the guide is evaluated a second
+    time at its sample: for a flow, a second solve. Every latent site must be reparametrized.
 
     Args:
         num_particles: samples in each estimate.
         vectorize_particles: as in numpyro's `ELBO`.
 
     Raises:
-        ValueError: if `num_particles` is no integer of at least 1.
+        ValueError: if `num_particles` is not an integer of at least 1.
         NotImplementedError: in training, if the model or the guide has mutable state.
     """
 

@@ -26,26 +26,26 @@ from .checks import check_density, check_given
 from .flow import FlowDensity
 from .sites import JointSite, sample_joint
 
-REACH = 8.0
-"""Radius of the squash of a guide that has seen no data, in multiples of that of the noise, the root of the dimension."""
+GUIDE_REACH = 8.0
+"""Reach of a guide, which has no data to measure it from, in multiples of the root of the dimension, the radius of the noise."""
 
 
 def flow_module(name: str, density: FlowDensity) -> FlowDensity:
-    """Register the weights of a density's network as parameters, in a guide or a model: they are trained from where they are.
+    """Register the weights of a density's network as parameters of a guide or a model, which start at their present values.
 
     A distilled divergence would be stale after a step. The density that comes back has its exact one in up to sixteen
     dimensions and above a fresh Hutchinson probe in every step, which leaves the gradient of an ELBO unbiased. When the
-    training is done, `fit_divergence` distils it.
+    training is done, `fit_divergence` distills it.
 
     Args:
         name: the parameters are called `name$params`.
-        density: where to start; if conditional, with its context.
+        density: the density to start from; if conditional, with its context.
 
     Returns:
         The density with the parameters' current values.
 
     Raises:
-        TypeError: if `density` is no `FlowDensity`.
+        TypeError: if `density` is not a `FlowDensity`.
         ValueError: if it is conditional and has no context.
     """
     _check_density("flow_module", density)
@@ -54,13 +54,13 @@ def flow_module(name: str, density: FlowDensity) -> FlowDensity:
     model = off_path(model)
     model = with_network(model, eqx_module(name, model.network))
     key = numpyro.prng_key()
-    # Without a seed nothing is being trained: a handler has substituted all that is random.
+    # Without a seed nothing is being trained: a handler has substituted everything random.
     divergence = ExactDivergence() if key is None else unbiased_divergence(key, model.dim)
     return density._variant(model=model, divergence=divergence)
 
 
 def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str, Any]]:
-    """A guide from a fitted density, for `SVI`, `Predictive` and importance sampling; its weights train on from the fit.
+    """A guide from a fitted density, for `SVI`, `Predictive` and importance sampling, whose weights are trained further.
 
     Args:
         density: over named values, which are the guide's sites, or else over the one site `name`; if conditional, with its
@@ -93,7 +93,7 @@ class AutoFlow(AutoContinuous):
     r"""A guide for any model with continuous latent variables: a probability flow over all of them, on the real line.
 
     The posterior is the image of $N(0, I)$ under an ODE whose network starts at zero, then scaled by `<prefix>_scale` and
-    moved by `<prefix>_loc`: training starts at a diagonal normal guide. Samples are reparametrised, and come with their
+    moved by `<prefix>_loc`: training starts at a diagonal normal guide. Samples are reparametrized, and come with their
     log density from the same solve. The divergence is that of `flow_module`.
 
     Args:
@@ -154,19 +154,19 @@ class AutoFlow(AutoContinuous):
             path=Trigonometric(),
             scaling=Scaling(location, scale, constraints.real, (dim,)),
             context_scaling=identity_scaling((0,)),
-            reach=jnp.asarray(REACH * np.sqrt(dim)),
+            reach=jnp.asarray(GUIDE_REACH * np.sqrt(dim)),
         )
         return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))
 
     def get_transform(self, params: dict[str, Any]) -> NoReturn:
-        """There is none in numpyro's form; `get_posterior(params)` carries noise to latent variables by its `from_base`."""
+        """Raise, since the map is an ODE; `from_base` of `get_posterior(params)` carries noise to latent variables."""
         raise NotImplementedError(
             "AutoFlow expected a use that needs no `get_transform`, as NeuTraReparam does: its map is an ODE. "
             "Other guides can. Fix: guide = numpyro.infer.autoguide.AutoBNAFNormal(model)"
         )
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDensity:
-        """The density of the unconstrained latent variables, with its exact divergence; `fit_divergence` distils it."""
+        """The density of the unconstrained latent variables, with its exact divergence; `fit_divergence` distills it."""
         posterior: Any = handlers.substitute(self._get_posterior, data=params)()
         return posterior.with_divergence(ExactDivergence())
 

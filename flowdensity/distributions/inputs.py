@@ -27,7 +27,7 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
     Args:
         caller: class whose name the errors carry.
         model: the probability flow that the context is for.
-        context: an array, or a dict of arrays where the model was learned with names; None if there is none.
+        context: an array, or a dict of arrays if the model was learned with names; None if there is none.
 
     Returns:
         The array. It is empty for an unconditional model; for a conditional one without a context it is None.

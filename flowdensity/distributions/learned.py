@@ -222,14 +222,12 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         """The same density with another divergence of its velocity, for example `ExactDivergence()`.
 
         Raises:
-            TypeError: if `divergence` is of another kind.
-            NotImplementedError: if `log_prob` uses no divergence.
+            TypeError: if `divergence` is of another kind, or `log_prob` uses no divergence.
         """
         if self.is_amortized:
-            raise NotImplementedError(
+            raise TypeError(
                 f"{self._called('with_divergence')} expected a density whose `log_prob` integrates a divergence; that of "
-                f"{type(self).__name__} is one pass of a network. Its flow has the divergence. "
-                "Fix: density = density.flow.with_divergence(divergence)"
+                f"{type(self).__name__} is one pass of a network. Its flow has the divergence. Fix: density = density.flow"
             )
         return self._variant(divergence=divergence)
 

@@ -11,7 +11,7 @@ from numpyro.infer.reparam import Reparam
 
 from .._numpyro import unwrapped
 from .._typing import Array
-from .given import Asked, Given, Placed, given, innermost, placed
+from .handler_values import HandlerValue, Override, Query, handler_value, innermost, overriding
 from .learned import AbstractLearnedDensity
 
 
@@ -27,11 +27,11 @@ class FlowReparam(Reparam):
     has one mode whatever it looks like in $\theta$, so a chain crosses between modes; no divergence is needed. The site
     `theta` becomes deterministic, and `theta_base` is what is sampled.
 
-    A value of `theta` that handlers or initialization strategies give is carried to the noise. It cannot be observed there.
+    A value of `theta` that handlers or initialization strategies give is carried to the noise. An observed `theta` is refused.
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[Any, Any]:
-        if isinstance(unwrapped(fn), Asked):
+        if isinstance(unwrapped(fn), Query):
             return fn, obs
         density, expand_shape, event_dim = self._unwrap(fn)
         if not isinstance(density, AbstractLearnedDensity):
@@ -50,14 +50,16 @@ class FlowReparam(Reparam):
             _sample_noise_of(name, base, density, value)
         return None, jnp.broadcast_to(value.value, fn.shape())
 
-    def _value_of(self, name: str, fn: dist.Distribution, base: dist.Distribution, obs: Array | None) -> Given | None:
-        """What handlers give to the site; None where they know nothing of it, or give its noise."""
-        if obs is None and given(base_name(name), Asked(constraints.real, base.batch_shape, base.event_shape)):
+    def _value_of(
+        self, name: str, fn: dist.Distribution, base: dist.Distribution, obs: Array | None
+    ) -> HandlerValue | None:
+        """The value that handlers give to the site; None if they do not know it, or give its noise."""
+        if obs is None and handler_value(base_name(name), Query(constraints.real, base.batch_shape, base.event_shape)):
             return None
         support: Any = fn.support
         # Scopes inside the handler that holds this strategy have changed the name already.
         outside = None if obs is not None else innermost(lambda handler: self._is_held_by(handler, name))
-        value = given(name, Asked(support, fn.batch_shape, fn.event_shape), outside)
+        value = handler_value(name, Query(support, fn.batch_shape, fn.event_shape), outside)
         if (obs is not None and value is None) or (value is not None and value.observed):
             raise ValueError(
                 f"FlowReparam expected site `{name}` to be latent; it is observed. An observed event needs its log "
@@ -71,10 +73,10 @@ class FlowReparam(Reparam):
         return callable(handler.config) or (handler.config or {}).get(name) is self
 
 
-def _sample_noise_of(name: str, base: dist.Distribution, density: AbstractLearnedDensity, value: Given) -> None:
+def _sample_noise_of(name: str, base: dist.Distribution, density: AbstractLearnedDensity, value: HandlerValue) -> None:
     called = base_name(name)
-    handler = Placed(lambda other: other.endswith(called), lambda _: density.to_base(value.value), observed=False)
-    with placed(handler, value.handler):
+    handler = Override(lambda other: other.endswith(called), lambda _: density.to_base(value.value), observed=False)
+    with overriding(handler, value.handler):
         numpyro.sample(called, base)
     if not handler.used:
         raise ValueError(

@@ -22,8 +22,8 @@ from ..data.interior import interior_point
 from ..data.rounding import units_of
 from ..data.supports import free_size
 
-ROWS = 2**16
-"""Number of events whose density is evaluated at once: with more, a few points of every cell at a time."""
+MAX_EVENTS = 2**16
+"""Largest number of events whose density is evaluated at once. With more, a few points of every cell are taken at a time."""
 
 
 class _Recorded(constraints.Constraint):
@@ -47,27 +47,33 @@ class _Recorded(constraints.Constraint):
 
 @final
 class Rounded(dist.Distribution):
-    r"""What is recorded of a continuous density whose values are rounded to the nearest multiple of a unit.
+    r"""Values of a continuous density after rounding to the nearest multiple of a unit.
 
     The log probability of a recorded value is that of its cell,
 
     $$\log P(x) = \log\int_{[-1/2, 1/2]^D} p(x + w \odot u)\,\mathrm{d}u + \sum_{i: w_i > 0}\log w_i ,$$
 
     over a scrambled Sobol sequence (Owen 1998, J. Complexity 14, 466), the same for every value: it is deterministic, and smooth
-    in what `base` depends on. What of a cell is beyond the support of `base` counts for nothing. Where the unit of a coordinate
-    is 0 it is not rounded, and what comes is a density in it. How many points are needed grows with the dimension and with the
-    cells: docs, "Real columns".
+    in the parameters of `base`. The part of a cell beyond the support of `base` counts for nothing. A coordinate whose unit is 0
+    is not rounded, and `log_prob` is then a density in it. The number of points that are needed grows with the dimension and with
+    the cells: docs, "Real columns".
 
     Args:
+<<<<<<< HEAD
         base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantize`d rows.
         unit: what values are rounded to, in their own units; of a shape that broadcasts to the event shape.
         points: evaluations of `base` for each value, a power of 2; 1 takes the density in the middle for that of the whole cell.
+=======
+        base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantise`d rows.
+        unit: the values are rounded to multiples of it; a shape that broadcasts to the event shape.
+        points: evaluations of `base` for each value, a power of 2; 1 uses the density in the middle of the cell.
+>>>>>>> 35e10c9 (The contract of learned densities is tested and shown)
         validate_args: as in numpyro.
 
     Raises:
-        TypeError: if `base` is no distribution, or `unit` are no numbers that are known before tracing.
+        TypeError: if `base` is not a distribution, or `unit` is not known before tracing.
         ValueError: if `base` is discrete or on a surface, such as a simplex; if a unit is negative or of another shape; if
-            `points` is no power of 2.
+            `points` is not a power of 2.
     """
 
     arg_constraints = {}
@@ -105,7 +111,7 @@ class Rounded(dist.Distribution):
 
     @property
     def unit(self) -> Array:
-        """What values are rounded to, shape `event_shape`."""
+        """Unit of each coordinate, shape `event_shape`."""
         return self._one_cell[0]
 
     @property
@@ -146,7 +152,7 @@ class Rounded(dist.Distribution):
         batch = jnp.broadcast_shapes(value.shape[:axes], self.batch_shape)
         points = len(self.offsets)
         middles = jnp.broadcast_to(value, (*batch, *self.event_shape))
-        some = max(1, ROWS // max(1, math.prod(batch)))
+        some = max(1, MAX_EVENTS // max(1, math.prod(batch)))
         if points <= some:
             log_probs = self._log_probs(middles, self.offsets)
         else:

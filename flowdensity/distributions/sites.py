@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from .._numpyro import unwrapped
 from .._typing import Array
 from ..data.sites import Sites
-from .given import Asked, Given, Placed, fresh_key, given, is_taken, outermost, placed
+from .handler_values import HandlerValue, Override, Query, fresh_key, handler_value, is_taken, outermost, overriding
 from .learned import AbstractLearnedDensity
 from .reparam import base_name
 
@@ -33,7 +33,7 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
         Values by name, each of shape `(*batch_shape, *shape)`.
 
     Raises:
-        TypeError: if the density is none of named values.
+        TypeError: if the density is not one of named values.
         ValueError: if one of the names is taken, if only some of them are given values other than a start, or if these differ
             from the value of the joint site. Values that are traced, as in `Predictive`, are not compared: that of the joint
             site counts.
@@ -49,7 +49,7 @@ class JointSite(NamedTuple):
 
     Attributes:
         name: of the site.
-        density: as it was handed over.
+        density: the density that was handed over, with its wrappers.
         learned: the density of named values inside its wrappers.
         sites: names and shapes.
         is_auxiliary: whether it is auxiliary, as that of a guide.
@@ -72,7 +72,7 @@ class JointSite(NamedTuple):
 
     def key(self) -> Any:
         """A key from the seed around this site."""
-        return fresh_key(self.name, self.asked(self.learned.model.scaling.support, self.learned.event_shape))
+        return fresh_key(self.name, self.query(self.learned.model.scaling.support, self.learned.event_shape))
 
     def draw(self, key: Any, batch_shape: tuple[int, ...]) -> Any:
         """A draw of the density for each of a batch."""
@@ -83,31 +83,32 @@ class JointSite(NamedTuple):
             )
         return self.density.expand(batch_shape).sample(key)
 
-    def asked(self, support: constraints.Constraint, shape: tuple[int, ...]) -> Asked:
-        """What a message has that asks for a value on a support, one for each event of this density."""
+    def query(self, support: constraints.Constraint, shape: tuple[int, ...]) -> Query:
+        """Distribution in a message that asks for a value on a support, one for each event of this density."""
         outer = self.density.event_shape[: self.density.event_dim - self.learned.event_dim]
-        return Asked(support, self.density.batch_shape, (*outer, *shape))
+        return Query(support, self.density.batch_shape, (*outer, *shape))
 
-    def by_name(self) -> dict[str, Given]:
-        """What handlers give to the named values."""
+    def by_name(self) -> dict[str, HandlerValue]:
+        """The values that handlers give to the named sites."""
         support = self.learned.model.scaling.support
         parts = getattr(support, "parts", (support,) * len(self.sites.names))
         found = {
-            site: given(site, self.asked(part, shape)) for site, shape, part in zip(*self.sites, parts, strict=True)
+            site: handler_value(site, self.query(part, shape))
+            for site, shape, part in zip(*self.sites, parts, strict=True)
         }
         return {site: one for site, one in found.items() if one is not None}
 
-    def as_one(self) -> Given | None:
-        """What handlers give to the joint site, or to the noise that it is the image of."""
-        asked = self.asked(self.learned.model.scaling.support, self.learned.event_shape)
-        noise = self.asked(constraints.real, (self.learned.model.dim,))
-        found = [given(self.name, asked), given(base_name(self.name), noise)]
+    def as_one(self) -> HandlerValue | None:
+        """The value that handlers give to the joint site, or to the noise that it is the image of."""
+        joint = self.query(self.learned.model.scaling.support, self.learned.event_shape)
+        noise = self.query(constraints.real, (self.learned.model.dim,))
+        found = [handler_value(self.name, joint), handler_value(base_name(self.name), noise)]
         # An auxiliary site of a guide that has the same name is no value of this one.
         return next((one for one in found if one is not None and not one.problem and not one.is_auxiliary), None)
 
 
 def sample_joint(joint: JointSite) -> dict[str, Any]:
-    """Sample a joint site; where handlers give its named values, with the value that they make.
+    """Sample a joint site; if handlers give its named values, with the value that these make.
 
     Raises:
         ValueError: as `sample_sites`.
@@ -128,11 +129,11 @@ def sample_joint(joint: JointSite) -> dict[str, Any]:
     return joint.sample()
 
 
-def _is_replayed(one: Given, whole: Given | None) -> bool:
+def _is_replayed(one: HandlerValue, whole: HandlerValue | None) -> bool:
     return bool(one.problem) and whole is not None and one.handler is whole.handler
 
 
-def _sample_beside(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
+def _sample_beside(joint: JointSite, by_name: dict[str, HandlerValue]) -> dict[str, Array]:
     """Sample the joint site, and give back the values of an intervention."""
     _check_complete(joint, by_name)
     sampled = joint.sample()
@@ -140,7 +141,7 @@ def _sample_beside(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Arr
     return {site: jnp.broadcast_to(values[site], sampled[site].shape) for site in sampled}
 
 
-def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array]:
+def _sample_from(joint: JointSite, by_name: dict[str, HandlerValue]) -> dict[str, Array]:
     """Sample the joint site with the value that named ones make."""
     values = {site: one.value for site, one in by_name.items()}
     is_complete = len(values) == len(joint.sites.names)
@@ -156,8 +157,8 @@ def _sample_from(joint: JointSite, by_name: dict[str, Given]) -> dict[str, Array
 
     last = outermost(by_name.values())
     called = last.prefix + joint.name
-    handler = Placed(lambda name: name == called, value_of, observed=last.observed)
-    with placed(handler, last.handler):
+    handler = Override(lambda name: name == called, value_of, observed=last.observed)
+    with overriding(handler, last.handler):
         sampled = joint.sample()
     if not handler.used:
         raise ValueError(
@@ -207,7 +208,7 @@ def _renamed(joint: JointSite, clashes: list[str]) -> str:
     return f"with numpyro.handlers.scope(prefix={joint.name!r}): fd.sample_sites({joint.name!r}, density)"
 
 
-def _check_kinds(joint: JointSite, by_name: dict[str, Given]) -> None:
+def _check_kinds(joint: JointSite, by_name: dict[str, HandlerValue]) -> None:
     """Check that handlers do one thing to all names, and one that the joint site can have in their place."""
     for site, one in by_name.items():
         if one.problem:
@@ -226,7 +227,7 @@ def _check_kinds(joint: JointSite, by_name: dict[str, Given]) -> None:
             )
 
 
-def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
+def _check_complete(joint: JointSite, by_name: dict[str, HandlerValue]) -> None:
     missing = [site for site in joint.sites.names if site not in by_name]
     if missing:
         raise ValueError(
@@ -237,7 +238,7 @@ def _check_complete(joint: JointSite, by_name: dict[str, Given]) -> None:
         )
 
 
-def _check_agreement(joint: JointSite, by_name: dict[str, Given], whole: Given) -> None:
+def _check_agreement(joint: JointSite, by_name: dict[str, HandlerValue], whole: HandlerValue) -> None:
     """Check that named values are those in the value of the joint site, where neither is traced."""
     inside = joint.learned.unpack(whole.value)
     for site, one in by_name.items():

@@ -98,7 +98,7 @@ def test_rounded_events_take_a_few_points_at_a_time(monkeypatch):
     rounded = fd.Rounded(BASE, 0.1, points=8)
     expected = np.asarray(rounded.log_prob(ROWS))
     slope = slopes(rounded, ROWS)
-    monkeypatch.setattr("flowdensity.distributions.rounded.ROWS", 2 * len(ROWS))
+    monkeypatch.setattr("flowdensity.distributions.rounded.MAX_EVENTS", 2 * len(ROWS))
     assert "scan" in str(jax.make_jaxpr(rounded.log_prob)(ROWS))
     np.testing.assert_array_equal(rounded.log_prob(ROWS), expected)
     np.testing.assert_allclose(slopes(rounded, ROWS), slope, rtol=1e-5, atol=1e-6)

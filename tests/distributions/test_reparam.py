@@ -160,7 +160,7 @@ REFUSED = {
     "another distribution": (
         lambda: numpyro.sample("theta", dist.Normal()),
         TypeError,
-        "expected site `theta` to have a FlowDensity; got Normal",
+        "expected site `theta` to have a FlowDensity or an AmortizedDensity; got Normal",
     ),
     "another distribution, wrapped": (
         lambda: numpyro.sample("theta", dist.Normal().expand((3,)).to_event(1)),

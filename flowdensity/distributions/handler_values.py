@@ -1,10 +1,10 @@
 """Values that handlers would give to a site of some name, whether or not the model samples such a site.
 
 A joint site holds several named values in one vector, and `FlowReparam` samples the noise of a site in its place. numpyro's
-handlers know nothing of either: they pass over a value for a name that no sample site has. So the handlers are asked. A message
-for the name goes through them as that of a sample site would, and another for a name that nobody knows. A handler that
-answers both alike, as the initialization strategies do, has made its answer up; one that answers them differently was given a
-value for that name. No kind of handler is singled out, so that those of a user count as numpyro's own.
+handlers know about neither: they ignore a value for a name that no sample site has. So the handlers are queried. One message
+for the name goes through them as that of a sample site would, and a control message for a name that no model has. A handler that
+answers both alike, as the initialization strategies do, has made its answer up; a handler that answers them differently holds a
+value for that name. No kind of handler is treated specially, so a user's handlers count like numpyro's own.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,25 +23,25 @@ from numpyro.primitives import Messenger
 
 from .._numpyro import HANDLERS
 
-NOBODY = "_flowdensity_name_that_nobody_knows"
-"""Name of the second message."""
+UNKNOWN_NAME = "_flowdensity_name_that_nobody_knows"
+"""Name in the control message, which no site has."""
 
 
-class Asked(dist.ImproperUniform):
-    """Distribution of a message that asks what handlers would give. It has a support and a shape, and no draws."""
+class Query(dist.ImproperUniform):
+    """Distribution in a message that queries handlers. It has a support and a shape, and no draws."""
 
 
-class Given(NamedTuple):
-    """What a handler gives to a site.
+class HandlerValue(NamedTuple):
+    """The value that a handler gives to a site.
 
     Attributes:
         name: of the site.
-        value: of the site; None where the handler does something else to it.
-        handler: which gives it.
-        prefix: what scopes have put before the name of the site there.
+        value: of the site; None if the handler does something else to it.
+        handler: the handler that gives it.
+        prefix: what the scopes inside the handler have put before the name of the site.
         observed: whether the site becomes an observed one, as under `condition`.
         intervened: whether the site itself is sampled all the same, and only what follows sees the value, as under `do`.
-        is_start: whether the handler gives a value to any site, as initialization strategies do.
+        is_start: whether the handler gives a value to every site, as initialization strategies do.
         is_auxiliary: whether the value is that of an auxiliary site of a guide.
         problem: what the handler does that cannot be honored; empty otherwise.
     """
@@ -69,8 +69,8 @@ class _Step(NamedTuple):
     error: Exception | None
 
 
-class _Aside(Messenger):
-    """Keeps what handlers send while they are asked from all other handlers, and notes its name."""
+class _Isolation(Messenger):
+    """Keeps the messages that handlers send while they are queried from all other handlers, and records their names."""
 
     def __init__(self, key: Any):
         super().__init__()
@@ -87,8 +87,8 @@ class _Aside(Messenger):
             msg["value"] = jnp.zeros(msg["fn"].shape())
 
 
-class Placed(Messenger):
-    """A handler that gives one site a value; `placed` puts it where a handler gave its parts.
+class Override(Messenger):
+    """A handler that gives one site a value; `overriding` puts it where a handler gave its parts.
 
     Args:
         is_meant: whether a name, as scopes have made it there, is that of the site.
@@ -111,10 +111,10 @@ class Placed(Messenger):
 
 
 @contextmanager
-def placed(handler: Placed, outside: Any) -> Iterator[Placed]:
-    """Put a handler right outside another one for a while.
+def overriding(handler: Override, outside: Any) -> Iterator[Override]:
+    """Put a handler directly outside another one for the duration of a `with` block.
 
-    An initialization strategy that gives values to all sites has its say first, and a `block` farther out hides neither.
+    An initialization strategy that gives values to all sites comes first, and a `block` farther out hides neither.
     """
     HANDLERS.insert(_position(outside), handler)
     try:
@@ -125,30 +125,30 @@ def placed(handler: Placed, outside: Any) -> Iterator[Placed]:
             HANDLERS.remove(handler)
 
 
-def outermost(found: Iterable[Given]) -> Given:
-    """The one whose handler has the last word."""
+def outermost(found: Iterable[HandlerValue]) -> HandlerValue:
+    """The value of the outermost handler, which overrides the others."""
     return min(found, key=lambda one: _position(one.handler))
 
 
 def innermost(is_meant: Callable[[Any], bool]) -> Any:
-    """The first handler of some kind that a message comes to; None where there is none."""
+    """The first handler of some kind that a message reaches; None if there is no such handler."""
     return next((handler for handler in reversed(HANDLERS) if is_meant(handler)), None)
 
 
-def given(name: str, fn: Asked, outside: Any = None) -> Given | None:
-    """What handlers would give to a sample site.
+def handler_value(name: str, fn: Query, outside: Any = None) -> HandlerValue | None:
+    """The value that handlers would give to a sample site.
 
     Args:
         name: of the site.
         fn: its support and shape.
-        outside: only handlers outside of this one are asked; None asks all.
+        outside: only handlers outside of this one are queried; None queries all of them.
 
     Returns:
-        What they give; None where they know nothing of the name.
+        The value; None if the handlers do not know the name.
     """
-    # Made-up values are compared, and so have to be numbers, even where a model is being compiled.
+    # Made-up values are compared, so they have to be concrete even while a model is being compiled.
     with jax.ensure_compile_time_eval():
-        asked, made_up = _steps(name, fn, outside), _steps(NOBODY, fn, outside)
+        asked, made_up = _steps(name, fn, outside), _steps(UNKNOWN_NAME, fn, outside)
         if not asked:
             return None
         last, other = asked[-1], made_up[min(len(asked), len(made_up)) - 1]
@@ -166,7 +166,7 @@ def given(name: str, fn: Asked, outside: Any = None) -> Given | None:
     is_start = elsewhere is not None and (elsewhere.value is not None or elsewhere.error is not None)
     prefix = step.called.removesuffix(name)
     value = None if problem else step.value
-    return Given(
+    return HandlerValue(
         name,
         value,
         step.handler,
@@ -181,7 +181,7 @@ def given(name: str, fn: Asked, outside: Any = None) -> Given | None:
 
 def is_taken(name: str) -> bool:
     """Whether a site of this name has been recorded, in the scope at hand."""
-    fn = Asked(constraints.real, (), ())
+    fn = Query(constraints.real, (), ())
     with jax.ensure_compile_time_eval():
         return any(isinstance(step.handler, trace) and step.called in step.handler.trace for step in _steps(name, fn))
 
@@ -190,20 +190,20 @@ def _position(handler: Any) -> int:
     return next(i for i, other in enumerate(HANDLERS) if other is handler)
 
 
-def fresh_key(name: str, fn: Asked) -> Any:
-    """The key that a `seed` would give to a sample site; None where there is none."""
+def fresh_key(name: str, fn: Query) -> Any:
+    """The key that a `seed` would give to a sample site; None if there is no `seed`."""
     message = _message(name, fn, None)
     _sent(message, HANDLERS)
     return message["kwargs"]["rng_key"]
 
 
-def _steps(name: str, fn: Asked, outside: Any = None) -> list[_Step]:
-    # With a key of its own, the message takes none from a `seed`, whose other draws stay what they are.
+def _steps(name: str, fn: Query, outside: Any = None) -> list[_Step]:
+    # The message has its own key. Otherwise it would take one from a `seed`, whose later draws would change.
     message = _message(name, fn, jr.key(0))
     return _sent(message, HANDLERS[: None if outside is None else _position(outside)])
 
 
-def _message(name: str, fn: Asked, key: Any) -> dict[str, Any]:
+def _message(name: str, fn: Query, key: Any) -> dict[str, Any]:
     return {
         "type": "sample",
         "name": name,
@@ -220,10 +220,10 @@ def _message(name: str, fn: Asked, key: Any) -> dict[str, Any]:
 
 
 def _sent(message: dict[str, Any], handlers: list[Any]) -> list[_Step]:
-    """Send a message through handlers, and leave no trace of it."""
+    """Send a message through handlers without a trace of it in any of them."""
     steps: list[_Step] = []
     handlers = list(reversed(handlers))
-    aside = _Aside(jr.key(0))
+    aside = _Isolation(jr.key(0))
     with aside:
         for handler in handlers:
             step = _step(handler, message, aside)
@@ -233,12 +233,12 @@ def _sent(message: dict[str, Any], handlers: list[Any]) -> list[_Step]:
     return steps
 
 
-def _step(handler: Any, message: dict[str, Any], aside: _Aside) -> _Step:
+def _step(handler: Any, message: dict[str, Any], aside: _Isolation) -> _Step:
     called, error = message["name"], None
     aside.sent.clear()
     try:
         handler.process_message(message)
-    except Exception as raised:  # Whatever a handler raises at a site that it did not expect is its answer.
+    except Exception as raised:  # Any error of a handler at an unexpected site is its answer.
         error = raised
     observed = bool(message.get("is_observed", False))
     auxiliary = bool(message.get("infer", {}).get("is_auxiliary"))
