@@ -343,7 +343,9 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     def _checked(self, method: str, value: ArrayLike) -> tuple[Array, Array]:
         """Events as an array of the right shape, and flat contexts."""
         context = self._given(method, "value")
-        return event_array(self._called(method), "value", value, self.event_shape, self.sites), context
+        # The sites matter to the message alone, if named values came in place of an event.
+        sites = self.sites if hasattr(value, "keys") else None
+        return event_array(self._called(method), "value", value, self.event_shape, sites), context
 
     def _given(self, method: str, argument: str) -> Array:
         """Flat contexts; `argument` is what the call of `method` has, as in the fix for a stack."""

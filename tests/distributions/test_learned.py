@@ -13,7 +13,7 @@ from numpyro.distributions.batch_util import vmap_over
 from references import (
     CONTEXTS,
     NAMED,
-    GaussianFlow,
+    ExactGaussianFlow,
     amortized,
     conditional_gaussian_flow,
     gaussian_flow,
@@ -190,35 +190,35 @@ SHOWN = {
         FLOW,
         "<FlowDensity of shape (4,), sites a: real, tau: positive, v[2]: positive, batch shape ()\n"
         " conditional on sites s[2]: real, t: real, given\n"
-        " GaussianFlow(dim=4) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
+        " ExactGaussianFlow(dim=4) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
     ),
     "amortized": (
         amortized(fd.FlowDensity(gaussian_flow())),
         "<AmortizedDensity of shape (2,), support real, batch shape ()\n"
-        " log_prob by EnergyNetwork(1,196 weights); samples by GaussianFlow(dim=2) with "
+        " log_prob by EnergyNetwork(1,196 weights); samples by ExactGaussianFlow(dim=2) with "
         "FixedStep(steps=16, method=Bosh3())>",
     ),
     "contexts": (
         GIVEN_LATER.given(CONTEXTS),
         "<FlowDensity of shape (2,), support real, batch shape (4,)\n"
         " conditional on a context of shape (3,), given\n"
-        " GaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
+        " ExactGaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
     ),
     "a stack": (
         STACK,
         "<FlowDensity of shape (2,), support real, batch shape (), a stack of (3,)\n"
         " conditional on a context of shape (3,), not given\n"
-        " GaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
+        " ExactGaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=4, method=Bosh3())>",
     ),
     "a simplex": (
-        fd.FlowDensity(GaussianFlow(np.zeros(2), np.eye(2), support=dist.constraints.simplex, event_shape=(3,))),
+        fd.FlowDensity(ExactGaussianFlow(np.zeros(2), np.eye(2), support=dist.constraints.simplex, event_shape=(3,))),
         "<FlowDensity of shape (3,), support simplex, batch shape ()\n"
-        " GaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=16, method=Bosh3())>",
+        " ExactGaussianFlow(dim=2) with ExactDivergence() and FixedStep(steps=16, method=Bosh3())>",
     ),
     "bounds that are arrays": (
-        fd.FlowDensity(GaussianFlow(np.zeros(1), np.eye(1), support=dist.constraints.interval(jnp.zeros(1), jnp.ones(1)))),
+        fd.FlowDensity(ExactGaussianFlow(np.zeros(1), np.eye(1), support=dist.constraints.interval(jnp.zeros(1), jnp.ones(1)))),
         "<FlowDensity of shape (1,), support _Interval, batch shape ()\n"
-        " GaussianFlow(dim=1) with ExactDivergence() and FixedStep(steps=16, method=Bosh3())>",
+        " ExactGaussianFlow(dim=1) with ExactDivergence() and FixedStep(steps=16, method=Bosh3())>",
     ),
 }  # fmt: skip
 
