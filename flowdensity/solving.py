@@ -242,7 +242,7 @@ def event_from_diffusion(
     $\sqrt{2\cot\phi}$; with the cosine every coefficient is bounded). It ends where the model's times do.
 
     Args:
-        model: a model on the circle.
+        model: a model that follows a Gaussian path.
         key: JAX PRNG key of the noise on the way.
         noise: where to start.
         context: one context in the user's units.
