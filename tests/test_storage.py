@@ -239,7 +239,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 def log_probs(density: Any) -> np.ndarray:
-    flow = density.flow if isinstance(density, fd.AmortizedDensity) else density
+    flow = density.flow
     if flow.context is None:
         density = density.given(jnp.asarray(CONTEXT))
         flow = density

@@ -59,15 +59,9 @@ class Rounded(dist.Distribution):
     the cells: docs, "Real columns".
 
     Args:
-<<<<<<< HEAD
         base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantize`d rows.
-        unit: what values are rounded to, in their own units; of a shape that broadcasts to the event shape.
-        points: evaluations of `base` for each value, a power of 2; 1 takes the density in the middle for that of the whole cell.
-=======
-        base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantise`d rows.
         unit: the values are rounded to multiples of it; a shape that broadcasts to the event shape.
         points: evaluations of `base` for each value, a power of 2; 1 uses the density in the middle of the cell.
->>>>>>> 35e10c9 (The contract of learned densities is tested and shown)
         validate_args: as in numpyro.
 
     Raises:
