@@ -11,7 +11,18 @@ import flowdensity as fd
 PACKAGE = Path(fd.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 WINGS = [
-    {"_typing", "_arrays", "_checks", "_pytree", "_blocks", "_container", "_warnings", "_display", "_registry", "_numpyro"},
+    {
+        "_typing",
+        "_arrays",
+        "_checks",
+        "_pytree",
+        "_blocks",
+        "_container",
+        "_warnings",
+        "_display",
+        "_registry",
+        "_numpyro",
+    },
     {"data"},
     {"models"},
     {"divergence"},

@@ -78,9 +78,7 @@ def save(file: str | os.PathLike[str], density: AbstractLearnedDensity, report: 
     write(file, header, tensors)
 
 
-def load(
-    file: str | os.PathLike[str], *, network: Any = None, classes: Iterable[type] = ()
-) -> AbstractLearnedDensity:
+def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable[type] = ()) -> AbstractLearnedDensity:
     """The density that `save` has written.
 
     Nothing of a file is executed; one that is damaged or made up is an error. The checksum finds accidents. It is no signature:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flowdensity._registry import NAMES
 from numpyro.distributions import constraints
 from references import x64
 
+from flowdensity._registry import NAMES
 from flowdensity.data.scaling import fit_scaling
 from flowdensity.data.supports import joint
 from flowdensity.data.transforms import candidates
