@@ -2,6 +2,7 @@
 
 from .data.rounding import bits_per_dimension as bits_per_dimension
 from .data.rounding import dequantize as dequantize
+from .diagnostics import checks as checks
 from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
 from .diagnostics.diagnose import diagnose as diagnose
 from .diagnostics.findings import Diagnosis as Diagnosis

@@ -1,6 +1,8 @@
 """How far a density can be trusted, in figures."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +18,10 @@ from ..data.tables import Named, Sample
 from ..distributions.checks import check_density
 from ..distributions.learned import AbstractLearnedDensity
 from ..training.prepare import whitened_contexts, whitened_events
-from . import data_checks, log_prob_checks
-from .data_checks import LEAST, ROWS
-from .findings import Diagnosis, Evidence
-from .log_prob_checks import FACTORS
-from .subject import subject
-
-POINTS = 512
-"""Points at which log densities are compared; fewer where the exact divergence is dear."""
-DEAR = 16
-"""Dimension above which it is."""
+from .checks.check import AbstractCheck
+from .checks.default import CHECKS
+from .findings import Diagnosis, Finding
+from .subject import MAX_HELD_OUT_ROWS, Subject, make_subject
 
 
 def diagnose(
@@ -34,12 +30,13 @@ def diagnose(
     samples: ArrayLike | Named | None = None,
     *,
     context: ArrayLike | Named | None = None,
+    checks: Sequence[AbstractCheck] = CHECKS,
     progress: bool = True,
 ) -> Diagnosis:
     r"""Measure how far a learned or amortized density can be trusted.
 
-    Each figure has a standard error and a verdict against a stated threshold: bad where it is beyond it by more than 3.3 standard
-    errors, so that at most one in a hundred diagnoses of a density that keeps within all of them finds fault with it.
+    Each figure has a standard error and a verdict against a stated threshold. It is bad if it is beyond the threshold by more
+    than 3.3 standard errors, so that at most one in a hundred diagnoses of a density within all thresholds finds a fault.
 
     - `log_prob` against the exact divergence: root mean square, bias and gradient. Above 64 dimensions by the product of two
       independent Hutchinson averages $H_1, H_2$: $\mathbb{E}[(\ell - H_1)(\ell - H_2)]$ is the mean squared error of $\ell$.
@@ -47,20 +44,21 @@ def diagnose(
     - The solver: the change when its steps are doubled.
     - The integral, by importance sampling from the flow and, in one or two dimensions, by quadrature.
     - Tails: samples moved outwards by 2, 4 and 10.
-    - With held-out rows: a nearest-neighbour test of goodness of fit, coverage of 90 % intervals, and the log score beside those
+    - With held-out rows: a nearest-neighbor test of goodness of fit, coverage of 90 % intervals, and the log score beside those
       of a Gaussian, a mixture of Gaussians and a kernel density.
 
     Args:
         key: JAX PRNG key.
         density: the density, with or without its context.
-        samples: rows that it was not trained on, shape `(n, *event_shape)` or by name; without them what needs them is left out,
-            and log densities are compared at samples of the model.
+        samples: rows that it was not trained on, shape `(n, *event_shape)` or by name; without them the checks that need them
+            are not run, and log densities are compared at samples of the model.
         context: for a conditional density without its context: one for each row of `samples` or, without these, contexts to
             draw from, shape `(n, *context_shape)` or by name.
+        checks: the checks to run, in order; `(*fd.checks.CHECKS, MyCheck())` adds one.
         progress: whether to show a bar.
 
     Returns:
-        The figures; `print` shows them.
+        The findings by id, such as `diagnosis["log_prob.rmse"]`; `print` shows them.
 
     Raises:
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
@@ -68,47 +66,45 @@ def diagnose(
     caller = "diagnose"
     check_key(caller, key)
     check_density(caller, density)
+    _check_checks(caller, checks)
     density = in_session(density)
-    rows_key, subject_key, drawn_key, residual_key, fit_key, cover_key, score_key = jr.split(key, 7)
-    held, contexts = _rows(caller, rows_key, density, samples, context)
-    looked_at = subject(subject_key, density, held, contexts)
-    count = POINTS if looked_at.model.dim <= DEAR else POINTS // 2
+    rows_key, estimate_key, sample_key, *keys = jr.split(key, 3 + sum(check.randomized for check in checks))
+    held_out, contexts = _rows(caller, rows_key, density, samples, context)
+    subject = make_subject(estimate_key, sample_key, density, held_out, contexts)
+    _check_ids(caller, checks, subject)
+    findings, evidence = [], {}
     started = time.monotonic()
-    with tqdm(total=8, desc=caller, unit="check", disable=not progress) as bar:
-        drawn = looked_at.draw(drawn_key, count)
-        enough = held if held is not None and len(held.states) >= LEAST else None
-        points = drawn if enough is None else enough.take(jnp.arange(min(count, len(enough.states))))
-        where = "samples" if enough is None else "held-out rows"
-        own, error = log_prob_checks.errors(looked_at, points)
-        findings = log_prob_checks.agreement(looked_at, error, where)
-        bar.update()
-        findings += log_prob_checks.gradients(looked_at, points.take(jnp.arange(min(count // 4, len(points.states)))))
-        bar.update()
-        found, residuals = log_prob_checks.residuals(residual_key, looked_at)
+    for check in tqdm(checks, desc=caller, unit="check", disable=not progress):
+        found, behind = check.run(keys.pop(0) if check.randomized else sample_key, subject)
         findings += found
-        bar.update()
-        findings += log_prob_checks.steps(looked_at, points, own)
-        bar.update()
-        findings += log_prob_checks.normaliser(
-            looked_at, drawn, error if enough is None else log_prob_checks.errors(looked_at, drawn)[1]
-        )
-        bar.update()
-        found, beyond = log_prob_checks.tails(looked_at, drawn.take(jnp.arange(count // 2)))
-        findings += found
-        bar.update()
-        if enough is None:
-            reason = f"it needs held-out rows, at least {LEAST}. Fix: fd.diagnose(key, density, samples)"
-            findings += data_checks.absent(reason)
-            bar.update(2)
-        else:
-            some = enough.take(jnp.arange(min(POINTS, len(enough.states))))
-            findings += data_checks.goodness_of_fit(fit_key, looked_at, some)
-            findings += data_checks.coverage(cover_key, looked_at, some)
-            bar.update()
-            findings += data_checks.log_score(score_key, looked_at, enough)
-            bar.update()
-    evidence = Evidence(own, error.mean(0), residuals, np.asarray(FACTORS), beyond)
+        if behind is not None:
+            evidence[check.name] = behind
     return Diagnosis(tuple(findings), evidence, time.monotonic() - started)
+
+
+def _check_checks(caller: str, checks: object) -> None:
+    """Raise a TypeError unless `checks` is a sequence of checks."""
+    if isinstance(checks, AbstractCheck):
+        raise TypeError(f"{caller} expected `checks` as a sequence of checks; got one check. Fix: checks = (checks,)")
+    if not isinstance(checks, Sequence) or not all(isinstance(check, AbstractCheck) for check in checks):
+        kinds = sorted({type(check).__name__ for check in checks}) if isinstance(checks, Sequence) else []
+        got = f"a sequence of {', '.join(kinds)}" if kinds else type(checks).__name__
+        raise TypeError(
+            f"{caller} expected `checks` as a sequence of checks, instances of fd.checks.AbstractCheck; got {got}. "
+            "Fix: checks = fd.checks.CHECKS"
+        )
+
+
+def _check_ids(caller: str, checks: Sequence[AbstractCheck], subject: Subject) -> None:
+    """Raise a ValueError unless names of checks and ids of findings are unique."""
+    findings: list[Finding] = [figure for check in checks for figure in check.figures(subject)]
+    for what, names in (("names", [check.name for check in checks]), ("findings", [each.id for each in findings])):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"{caller} expected `checks` with distinct {what}; got {', '.join(twice)} more than once. "
+                "Fix: checks = fd.checks.CHECKS"
+            )
 
 
 def _rows(
@@ -143,7 +139,7 @@ def _rows(
         return None, contexts
     if len(contexts) != len(states):
         contexts = jnp.broadcast_to(contexts, (len(states), contexts.shape[-1]))
-    order = jr.permutation(key, len(states))[:ROWS]
+    order = jr.permutation(key, len(states))[:MAX_HELD_OUT_ROWS]
     return Sample(states, contexts).take(order), contexts
 
 

@@ -1,15 +1,28 @@
-"""What a diagnosis finds: figures with standard errors, each with a verdict against a stated threshold."""
+"""The findings of a diagnosis: figures with standard errors, each with a verdict against a stated threshold."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from ..divergence.calibration import Residuals
+from .._display import Row, html_table, one_line
 
 Verdict = Literal["good", "bad", "unclear", "not measured"]
 SIGNIFICANT = 3.3
-"""Standard errors by which a figure must be on the wrong side of its threshold to be called bad: one in 2,000 by chance."""
+"""Standard errors by which a figure must be beyond its threshold to be called bad; by chance this happens once in 2,000."""
+
+
+class Measured(NamedTuple):
+    """A measured figure.
+
+    Attributes:
+        value: the figure.
+        standard_error: its standard error in the same unit; 0 if it has none.
+        where: the worst place, such as "y[1]", if the figure is the largest of several.
+    """
+
+    value: float
+    standard_error: float = 0.0
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -17,108 +30,151 @@ class Finding:
     """One figure of a diagnosis.
 
     Attributes:
-        section: what is looked at.
-        quantity: what is measured, with its unit.
+        id: a stable name, such as "log_prob.rmse".
+        quantity: description of the figure, with its unit.
+        bound: whether the threshold is an upper or a lower bound.
+        threshold: the bound.
+        advice: what to do if the figure is bad.
+        section: heading under which the figure is shown.
         value: the figure; None if it was not measured.
-        standard_error: of it, in the same unit; 0 for what has none.
-        bound: whether the threshold is the most or the least that it may be.
-        threshold: what it is held against.
-        words: what to do if it is bad; why, if it was not measured.
+        standard_error: its standard error in the same unit; 0 if it has none.
+        where: the worst place, if the figure is the largest of several.
+        reason: why the figure was not measured, and what to do.
     """
 
-    section: str
+    id: str
     quantity: str
-    value: float | None
-    standard_error: float
     bound: Literal["at most", "at least"]
     threshold: float
-    words: str
+    advice: str = ""
+    section: str = ""
+    value: float | None = None
+    standard_error: float = 0.0
+    where: str = ""
+    reason: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it is on the right side of the threshold, beyond 3.3 standard errors on the wrong one, or between."""
+        """Whether the figure is within its threshold, beyond it by more than 3.3 standard errors, or by less."""
         if self.value is None:
             return "not measured"
         excess = self.value - self.threshold if self.bound == "at most" else self.threshold - self.value
-        # Also where the figure is not a number.
+        # A comparison with NaN is false, and a figure that is not a number is bad.
         if not excess <= SIGNIFICANT * self.standard_error:
             return "bad"
         return "good" if excess <= 0.0 else "unclear"
 
+    def measured(self, figure: Measured) -> "Finding":
+        """Return the finding with a measured figure."""
+        return replace(self, value=float(figure.value), standard_error=float(figure.standard_error), where=figure.where)
 
-@dataclass(frozen=True)
-class Evidence:
-    """The arrays behind the findings, for plots.
-
-    Attributes:
-        log_probs: of the points, by the density, in whitened coordinates, shape `(points,)`, nats.
-        errors: by how much these differ from log densities with the exact divergence, same shape; empty if not measured.
-        residuals: of the learned divergence; None where none was learned.
-        factors: by which samples were moved outwards, shape `(factors,)`.
-        tails: log densities there by the density and with the exact divergence, shape `(factors, 2, points)`.
-    """
-
-    log_probs: np.ndarray
-    errors: np.ndarray
-    residuals: Residuals | None
-    factors: np.ndarray
-    tails: np.ndarray
+    @property
+    def text(self) -> tuple[str, str]:
+        """The figure with its standard error, and its threshold."""
+        if self.value is None:
+            return "", ""
+        error = f" ± {self.standard_error:.2g}" if self.standard_error else ""
+        where = f" at {self.where}" if self.where else ""
+        return f"{self.value:.4g}{error}{where}", f"{self.bound} {self.threshold:.3g}"
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """How far a density can be trusted, with a readable `summary()`.
+@dataclass(frozen=True, eq=False)
+class Diagnosis(Mapping[str, Finding]):
+    """Findings about how far a density can be trusted: a mapping from ids, such as "log_prob.rmse", to findings.
 
     Attributes:
-        findings: the figures, in order.
-        evidence: the arrays behind them.
+        findings: the findings, in order.
+        evidence: the arrays behind them, by name of the check.
         seconds: wall time.
     """
 
     findings: tuple[Finding, ...]
-    evidence: Evidence = field(repr=False)
+    evidence: Mapping[str, Any] = field(repr=False)
     seconds: float
+
+    def __getitem__(self, id: str) -> Finding:
+        for finding in self.findings:
+            if finding.id == id:
+                return finding
+        raise KeyError(f"{id!r}; the findings are {', '.join(self)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (finding.id for finding in self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
 
     @property
     def bad(self) -> tuple[Finding, ...]:
         """The findings whose verdict is bad."""
-        return tuple(finding for finding in self.findings if finding.verdict == "bad")
+        return self._with("bad")
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words, such as "2 of 14 figures are bad: log_prob.rmse, tails.2."."""
+        count = len(self) - len(self._with("not measured"))
+        figures = f"{count} figure{'' if count == 1 else 's'}"
+        if self.bad:
+            return f"{len(self.bad)} of {figures} {'is' if len(self.bad) == 1 else 'are'} bad: {_ids(self.bad)}."
+        unclear = self._with("unclear")
+        return f"No fault found in {figures}{f'; unclear: {_ids(unclear)}' if unclear else ''}."
 
     def as_dict(self) -> dict[str, Any]:
-        """Findings by section and quantity, each with its value, standard error, threshold and verdict."""
-        sections: dict[str, Any] = {}
-        for finding in self.findings:
-            entry = {k: v for k, v in asdict(finding).items() if k not in ("section", "quantity")}
-            sections.setdefault(finding.section, {})[finding.quantity] = entry | {"verdict": finding.verdict}
-        return sections
+        """Return the findings by id, each with its section, quantity, value, standard error, threshold and verdict."""
+        return {
+            id: {k: v for k, v in asdict(finding).items() if k != "id"} | {"verdict": finding.verdict}
+            for id, finding in self.items()
+        }
 
     def summary(self) -> str:
-        """A line for each finding, and what to do about the bad ones."""
-        measured = [finding for finding in self.findings if finding.value is not None]
-        width = max(len(finding.quantity) for finding in self.findings)
-        head = (
-            f"{len(self.bad)} of {len(measured)} findings are bad"
-            if self.bad
-            else f"{len(measured)} findings, none bad"
-        )
-        lines = [f"{head} ({self.seconds:.0f} s)"]
-        for section, entries in self.as_dict().items():
-            lines.append(f"\n{section}")
-            for quantity, entry in entries.items():
-                lines.append(f"  {quantity:<{width}}  {_figure(entry)}")
-        if self.bad:
-            lines.append("\nWhat to do")
-            # One remedy may serve several findings.
-            lines += [f"  - {words}" for words in dict.fromkeys(finding.words for finding in self.bad)]
+        """Return the verdict in words, a line for each finding, and what to do about the bad ones."""
+        texts = [(finding.id, finding.quantity, *finding.text) for finding in self.findings]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines, section = [f"{self.conclusion} ({self.seconds:.0f} s)"], None
+        for finding, row in zip(self.findings, texts, strict=True):
+            if finding.section != section:
+                section = finding.section
+                lines.append(f"\n{section}")
+            columns = [f"{text:<{width}}" for text, width in zip(row, widths, strict=True)]
+            lines.append(f"  {'  '.join([*columns, finding.verdict])}")
+        for heading, texts in self._notes().items():
+            lines += [f"\n{heading}", *(f"  - {text}" for text in texts)]
         return "\n".join(lines)
+
+    def _with(self, verdict: Verdict) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.verdict == verdict)
+
+    def _notes(self) -> dict[str, list[str]]:
+        """Advice about bad figures and reasons for those that were not measured, each once, by heading."""
+        advice: dict[str, list[Finding]] = {}
+        reasons: dict[str, list[Finding]] = {}
+        for finding in self.bad:
+            advice.setdefault(finding.advice, []).append(finding)
+        for finding in self._with("not measured"):
+            reasons.setdefault(finding.reason, []).append(finding)
+        notes = {"What to do": [f"{_ids(found)}: {text}" for text, found in advice.items() if text]}
+        notes["Not measured"] = [f"{_ids(found)}: {text}" for text, found in reasons.items()]
+        return {heading: texts for heading, texts in notes.items() if texts}
 
     def __str__(self) -> str:
         return self.summary()
 
+    def __repr__(self) -> str:
+        return one_line(self, self.conclusion)
 
-def _figure(entry: dict[str, Any]) -> str:
-    if entry["value"] is None:
-        return f"not measured: {entry['words']}"
-    error = f" ± {entry['standard_error']:.2g}" if entry["standard_error"] else ""
-    figure = f"{entry['value']:.4g}{error}"
-    return f"{figure:<20}  {entry['bound']} {entry['threshold']:<6.3g}  {entry['verdict']}"
+    def _repr_html_(self) -> str:
+        rows: list[Row | str] = []
+        section = None
+        for finding in self.findings:
+            if finding.section != section:
+                section = finding.section
+                rows.append(section)
+            rows.append(Row((finding.id, finding.quantity, *finding.text), finding.verdict))
+        notes = [f"{heading}: {text}" for heading, texts in self._notes().items() for text in texts]
+        verdict = "bad" if self.bad else "unclear" if self._with("unclear") else "good"
+        header = ("id", "figure", "value", "threshold", "verdict")
+        return html_table("Diagnosis", self.conclusion, rows, header=header, notes=notes, verdict=verdict)
+
+
+def _ids(findings: tuple[Finding, ...] | list[Finding]) -> str:
+    return ", ".join(finding.id for finding in findings)

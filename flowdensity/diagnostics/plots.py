@@ -21,8 +21,7 @@ from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.calibration import Residuals
 from ..training.prepare import event_rows
 from ..training.report import FitReport
-from .findings import Diagnosis, Finding
-from .log_prob_checks import AGREEMENT, TAILS
+from .findings import Diagnosis
 from .posterior import draws, events_of
 from .smoothing import Span, smoothed, span_of
 
@@ -127,20 +126,25 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
     """
     caller = "plot_errors"
     check_kind(caller, "diagnosis", diagnosis, Diagnosis, "diagnosis = fd.diagnose(key, density)")
-    evidence = diagnosis.evidence
+    if not {"log_prob", "tails"} <= set(diagnosis.evidence):
+        raise ValueError(
+            f"{caller} expected `diagnosis` with the checks 'log_prob' and 'tails'; it has {list(diagnosis.evidence)}. "
+            "Fix: diagnosis = fd.diagnose(key, density)"
+        )
+    near, tails = diagnosis.evidence["log_prob"], diagnosis.evidence["tails"]
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
-    rms = _finding(diagnosis, AGREEMENT, "root mean square").value or 0.0
+    rms = diagnosis["log_prob.rmse"].value or 0.0
     first.axhspan(-rms, rms, color=MODEL, alpha=0.15, linewidth=0, label=f"root mean square, {rms:.2g} nats")
-    first.plot(evidence.log_probs, evidence.errors, ".", color=MODEL, markersize=3, alpha=0.6)
+    first.plot(near.log_probs, near.errors, ".", color=MODEL, markersize=3, alpha=0.6)
     first.set_xlabel("log density of whitened coordinates, nats")
-    for place, (own, exact) in enumerate(evidence.tails):
-        beside = place + np.linspace(-0.35, 0.35, len(own))
-        second.plot(beside, own - exact, ".", color=MODEL, markersize=3, alpha=0.6)
+    for place, errors in enumerate(tails.log_probs - tails.exact):
+        beside = place + np.linspace(-0.35, 0.35, len(errors))
+        second.plot(beside, errors, ".", color=MODEL, markersize=3, alpha=0.6)
         label = "" if place else "99 % are below"
-        second.plot(beside[[0, -1]], [np.percentile(own - exact, 99.0)] * 2, color=MODEL, linewidth=2, label=label)
-    limit = _finding(diagnosis, TAILS, "99 %").threshold
+        second.plot(beside[[0, -1]], [np.percentile(errors, 99.0)] * 2, color=MODEL, linewidth=2, label=label)
+    limit = diagnosis[f"tails.{tails.factors[0]:g}"].threshold
     second.axhline(limit, color="black", linewidth=0.8, linestyle="--", label="99 % should be below")
-    second.set_xticks(range(len(evidence.factors)), [f"{factor:g}x" for factor in evidence.factors])
+    second.set_xticks(range(len(tails.factors)), [f"{factor:g}x" for factor in tails.factors])
     second.set_xlabel("samples moved outwards by")
     for axis in panels:
         axis.axhline(0.0, color="black", linewidth=0.8)
@@ -166,7 +170,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
         TypeError, ValueError: if an argument is unusable, or there are no residuals, since no divergence was learned.
     """
     caller = "plot_residuals"
-    found = residuals.evidence.residuals if isinstance(residuals, Diagnosis) else residuals
+    found = residuals.evidence.get("stein") if isinstance(residuals, Diagnosis) else residuals
     found = found.residuals if isinstance(found, FitReport) else found
     if not isinstance(found, Residuals):
         raise TypeError(
@@ -341,10 +345,6 @@ def _legend(*axes: "Axes") -> None:
         axis.set_ylim(low, high + 0.4 * (high - low))
     drawn = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
     axes[-1].legend(handles=drawn, frameon=False, loc="upper right")
-
-
-def _finding(diagnosis: Diagnosis, section: str, start: str) -> Finding:
-    return next(f for f in diagnosis.findings if f.section == section and f.quantity.startswith(start))
 
 
 def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:

@@ -1,7 +1,9 @@
-"""What is diagnosed: a density, its rival with the exact divergence, and the points where the two are compared."""
+"""The density under diagnosis, and what several checks need of it: samples, points, and errors of `log_prob` there."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,17 +21,25 @@ from ..divergence.stochastic import HutchinsonDivergence
 from ..models.flows import AbstractProbabilityFlow
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 
-LARGEST = 64
-"""Dimension up to which the exact divergence is affordable; above, two independent Hutchinson averages take its place."""
-PROBES = 64
-"""Probes of each of them."""
-BATCH = 256
-"""Points that are solved for together."""
+MIN_HELD_OUT_ROWS = 100
+"""Fewer held-out rows say too little about a density."""
+MAX_HELD_OUT_ROWS = 2000
+"""Maximum number of held-out rows that checks use."""
+MAX_POINTS = 512
+"""Number of points at which log densities are compared; half as many above `MAX_CHEAP_DIM` dimensions."""
+MAX_CHEAP_DIM = 16
+"""Dimension above which the exact divergence is so slow that half as many points are compared."""
+MAX_EXACT_DIM = 64
+"""Dimension up to which the exact divergence is computed; above, two independent Hutchinson averages take its place."""
+NUM_PROBES = 64
+"""Probes of each of these Hutchinson averages."""
+BATCH_SIZE = 256
+"""Number of points for which the ODE is solved together."""
 
 LogProb: TypeAlias = Callable[[State, Context], Scalar]
 
 
-class Solved(eqx.Module):
+class SolvedLogProb(eqx.Module):
     """Log density of a whitened state given a whitened context, by solving the ODE."""
 
     model: AbstractProbabilityFlow
@@ -40,10 +50,10 @@ class Solved(eqx.Module):
         return state_log_prob(self.model, self.divergence, state, context, self.solver)
 
 
-class Estimated(eqx.Module):
-    """Log density with a Hutchinson average in place of the exact divergence, with probes of its own for each state.
+class EstimatedLogProb(eqx.Module):
+    """Log density with a Hutchinson average instead of the exact divergence, with separate probes for each state.
 
-    The errors at different states are then independent, and their average goes to zero.
+    The errors at different states are then independent, and their average converges to zero.
     """
 
     model: AbstractProbabilityFlow
@@ -57,76 +67,151 @@ class Estimated(eqx.Module):
         return state_log_prob(self.model, divergence, state, context, self.solver)
 
 
-class Subject(NamedTuple):
-    """A density under diagnosis.
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A density under diagnosis. Everything is in whitened coordinates; cached properties are computed once.
 
     Attributes:
-        density: as it was handed over.
-        log_prob: its log density in whitened coordinates.
-        flow: the flow in it, without context, with its own divergence and solver.
-        rivals: log densities to compare with: the exact one, or two whose errors are independent and average to zero.
-        held: held-out rows, whitened; None if there are none.
-        contexts: whitened contexts, from which those of samples are drawn.
+        density: the density that the user passed.
+        log_prob: its log density.
+        flow: its flow without context, with the flow's own divergence and solver.
+        exact_log_probs: the exact log density, or two independent unbiased estimates of it.
+        held_out: held-out rows, in random order; empty if there are none.
+        contexts: the contexts with which samples are drawn.
+        key: key of `samples`.
     """
 
     density: AbstractLearnedDensity
     log_prob: LogProb
     flow: FlowDensity
-    rivals: tuple[Solved | Estimated, ...]
-    held: Sample | None
+    exact_log_probs: tuple[SolvedLogProb | EstimatedLogProb, ...]
+    held_out: Sample
     contexts: ContextRows
-
-    @property
-    def exact(self) -> bool:
-        """Whether the density is the exact one itself."""
-        return self.density.flow is self.density and self.density.divergence.is_exact
+    key: Key
 
     @property
     def model(self) -> AbstractProbabilityFlow:
         """The probability flow."""
         return self.flow.model
 
+    @property
+    def amortized(self) -> bool:
+        """Whether the density is amortized, and not the flow itself."""
+        return self.density.is_amortized
+
+    @property
+    def exact(self) -> bool:
+        """Whether `log_prob` is the exact log density."""
+        return self.density.flow is self.density and self.density.divergence.is_exact
+
+    @property
+    def exact_line(self) -> str:
+        """The line that replaces the density by its flow with the exact divergence, as a fix."""
+        whose = "density.flow" if self.amortized else "density"
+        return f"Fix: density = {whose}.with_divergence(fd.ExactDivergence())"
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are enough held-out rows."""
+        return len(self.held_out.states) >= MIN_HELD_OUT_ROWS
+
+    @property
+    def num_points(self) -> int:
+        """Number of points at which log densities are compared."""
+        return MAX_POINTS if self.model.dim <= MAX_CHEAP_DIM else MAX_POINTS // 2
+
+    @cached_property
+    def samples(self) -> Sample:
+        """Samples of the model, as many as `num_points`."""
+        return self.draw(self.key, self.num_points)
+
+    @cached_property
+    def points(self) -> Sample:
+        """Points at which log densities are compared: held-out rows, or samples if there are too few of them."""
+        return first_rows(self.held_out, self.num_points) if self.has_held_out else self.samples
+
+    @cached_property
+    def log_probs(self) -> np.ndarray:
+        """Log densities of the points, shape `(points,)`, nats."""
+        return values(self.log_prob, self.points)
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Errors of the log densities of the points, by each of one or two comparisons, shape `(2, points)`, nats."""
+        return self._errors(self.log_probs, self.points)
+
+    @cached_property
+    def sample_errors(self) -> np.ndarray:
+        """Errors of the log densities of the samples, shape `(2, samples)`, nats."""
+        return self._errors(values(self.log_prob, self.samples), self.samples) if self.has_held_out else self.errors
+
     def draw(self, key: Key, count: int) -> Sample:
-        """Samples of the model, whitened, each with a context of those that there are."""
+        """Draw samples of the model, each with one of the contexts."""
         context_key, noise_key = jr.split(key)
         contexts = self.contexts[jr.randint(context_key, (count,), 0, len(self.contexts))]
-        return Sample(jnp.asarray(self.at(noise_key, contexts), float), contexts)
+        return Sample(jnp.asarray(self.draw_given(noise_key, contexts), float), contexts)
 
-    def at(self, key: Key, contexts: ContextRows) -> np.ndarray:
-        """One sample of the model, whitened, for each of some whitened contexts; float64."""
+    def draw_given(self, key: Key, contexts: ContextRows) -> np.ndarray:
+        """Draw one sample of the model for each of some whitened contexts, float64."""
         noise = jr.normal(key, (len(contexts), self.model.dim))
-        return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH)
+        return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH_SIZE)
+
+    def _errors(self, own: np.ndarray, points: Sample) -> np.ndarray:
+        if self.exact:
+            return np.broadcast_to(own - own, (2, len(own)))  # NaN where a log density is not finite
+        exact = np.stack([values(log_prob, points) for log_prob in self.exact_log_probs])
+        return own - np.broadcast_to(exact, (2, len(own)))
 
 
-def subject(key: Key, density: AbstractLearnedDensity, held: Sample | None, contexts: ContextRows) -> Subject:
-    """What `diagnose` looks at, once its arguments are checked."""
+def make_subject(
+    estimate_key: Key,
+    sample_key: Key,
+    density: AbstractLearnedDensity,
+    held_out: Sample | None,
+    contexts: ContextRows,
+) -> Subject:
+    """Return the subject of a diagnosis.
+
+    Args:
+        estimate_key: key of the estimates above `MAX_EXACT_DIM` dimensions.
+        sample_key: key of the samples.
+        density: a density whose arguments have been checked.
+        held_out: held-out rows, whitened; None if there are none.
+        contexts: whitened contexts to draw from, shape `(n, context_dim)`, n >= 1.
+    """
     model, divergence, solver = density.model, density.divergence, density.solver
-    if model.dim <= LARGEST:
-        rivals: tuple[Solved | Estimated, ...] = (Solved(model, ExactDivergence(), solver),)
+    if model.dim <= MAX_EXACT_DIM:
+        exact: tuple[SolvedLogProb | EstimatedLogProb, ...] = (SolvedLogProb(model, ExactDivergence(), solver),)
     else:
-        rivals = tuple(Estimated(model, solver, each, PROBES) for each in jr.split(key))
+        exact = tuple(EstimatedLogProb(model, solver, key, NUM_PROBES) for key in jr.split(estimate_key))
     return Subject(
-        density,
-        density.state_log_prob,
-        FlowDensity(model, divergence=divergence, solver=solver),
-        rivals,
-        held,
-        contexts,
+        density=density,
+        log_prob=density.state_log_prob,
+        flow=FlowDensity(model, divergence=divergence, solver=solver),
+        exact_log_probs=exact,
+        held_out=Sample(jnp.zeros((0, model.dim)), contexts[:0]) if held_out is None else held_out,
+        contexts=contexts,
+        key=sample_key,
     )
 
 
+def first_rows(rows: Sample, count: int) -> Sample:
+    """Return the first rows, at most `count` of them."""
+    return rows.take(jnp.arange(min(count, len(rows.states))))
+
+
 def values(function: LogProb, rows: Sample) -> np.ndarray:
-    """A log density of many rows, float64."""
-    return _in_batches(_values, function, rows, BATCH)
+    """Return a log density of many rows, float64."""
+    return _in_batches(_values, function, rows, BATCH_SIZE)
 
 
-def slopes(function: LogProb, rows: Sample) -> np.ndarray:
-    """Gradients of a log density at many rows, float64."""
-    return _in_batches(_slopes, function, rows, BATCH // 2)
+def gradients(function: LogProb, rows: Sample) -> np.ndarray:
+    """Return the gradients of a log density at many rows, float64."""
+    return _in_batches(_gradients, function, rows, BATCH_SIZE // 2)
 
 
 def _in_batches(compiled: Callable[..., Any], first: Any, rows: Any, size: int) -> np.ndarray:
-    """`compiled(first, rows)` in batches of one size, whatever the number of rows: one compilation for all of them."""
+    """Return `compiled(first, rows)` in batches of one size, so that one compilation serves any number of rows."""
     count = len(jax.tree.leaves(rows)[0])
     padded = jax.tree.map(lambda leaf: leaf[jnp.arange(-(-count // size) * size) % count], rows)
     parts = [
@@ -142,7 +227,7 @@ def _values(function: Any, rows: Sample) -> Float[Array, " rows"]:
 
 
 @eqx.filter_jit
-def _slopes(function: Any, rows: Sample) -> Rows:
+def _gradients(function: Any, rows: Sample) -> Rows:
     return jax.vmap(jax.grad(function))(rows.states, rows.contexts)
 
 

@@ -22,40 +22,47 @@ from scipy.stats import binom
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.diagnostics import data_checks, log_prob_checks
+from flowdensity.diagnostics.checks import (
+    CHECKS,
+    Coverage,
+    GradientError,
+    IntegralByQuadrature,
+    IntegralBySampling,
+    LogProbError,
+    LogScore,
+    NearestNeighborTest,
+    SolverError,
+    SteinResiduals,
+    Subject,
+    Tails,
+)
 from flowdensity.diagnostics.findings import SIGNIFICANT, Finding
-from flowdensity.diagnostics.subject import Subject, subject
+from flowdensity.diagnostics.subject import first_rows, make_subject, values
 from flowdensity.training.prepare import whitened_events
 
 CONDITIONAL = fd.FlowDensity(conditional_gaussian_flow())
 HELD = MIXTURE.sample(np.random.default_rng(77), 1000)
 
 
-COUNT = 512
-"""Samples at which log densities are compared, as in `diagnose`."""
+def figures(looked_at: Subject, *checks, key=None) -> dict[str, Finding]:
+    """The findings of some checks by id."""
+    key = jr.key(0) if key is None else key
+    return {finding.id: finding for check in checks for finding in check.run(key, looked_at)[0]}
 
 
-def bad(findings):
-    """Section and quantity of each finding that is bad."""
-    return {
-        (finding.section.split(",")[0], finding.quantity.split(",")[0])
-        for finding in findings
-        if finding.verdict == "bad"
-    }
+def bad(found: dict[str, Finding]) -> set[str]:
+    """The ids of the findings that are bad."""
+    return {id for id, finding in found.items() if finding.verdict == "bad"}
 
 
-def unconditional(seed: int, density) -> Subject:
+def unconditional(seed: int, density, held_out=None) -> Subject:
     """A density without context under diagnosis: one check of it takes a tenth of what all of them take."""
-    return subject(jr.key(seed), density, None, jnp.zeros((1, 0)))
+    return make_subject(jr.key(seed), jr.key(seed + 1), density, held_out, jnp.zeros((1, 0)))
 
 
 def held_out(model, rows) -> Sample:
     """Rows as the checks take them."""
     return Sample(whitened_events("test", "rows", model, rows), jnp.zeros((len(rows), 0)))
-
-
-def sections(diagnosis):
-    return {finding.section.split(",")[0] for finding in diagnosis.bad}
 
 
 class Wavy(fd.AbstractDivergence):
@@ -85,24 +92,26 @@ def test_a_sound_density_passes(sound, mixture_fit, exact_mixture):
     assert all(finding.verdict == "good" for finding in sound.findings)
     # Its first figure against the same points, compared by hand.
     error = np.asarray(mixture_fit.density.log_prob(HELD) - exact_mixture.log_prob(HELD), np.float64)
-    rmse = sound.findings[0]
+    rmse = sound["log_prob.rmse"]
     expected = math.sqrt(np.mean(error**2))
     assert abs(rmse.value - expected) < 4.0 * rmse.standard_error
-    assert len(sound.evidence.errors) == 512
-    assert sound.evidence.tails.shape == (3, 2, 256)
+    near, tails = sound.evidence["log_prob"], sound.evidence["tails"]
+    assert near.log_probs.shape == near.errors.shape == (512,)
+    assert tails.log_probs.shape == tails.exact.shape == (3, 256)
+    assert isinstance(sound.evidence["stein"], fd.Residuals)
 
 
 @pytest.mark.slow
 def test_the_report_reads_as_text_and_as_a_dict(sound):
     text = str(sound)
-    assert text.startswith(f"{len(sound.findings)} findings, none bad")
+    assert text.startswith(f"No fault found in {len(sound)} figures. (")
     tree = sound.as_dict()
-    assert sum(len(section) for section in tree.values()) == len(sound.findings)
-    for section, entries in tree.items():
-        assert f"\n{section}\n" in text
-        for quantity, entry in entries.items():
-            assert quantity in text
-            assert entry["verdict"] == "good"
+    assert list(tree) == list(sound) == [finding.id for finding in sound.findings]
+    for id, entry in tree.items():
+        assert f"\n{entry['section']}\n" in text
+        assert f"  {id} " in text
+        assert entry["quantity"] in text
+        assert entry["verdict"] == "good"
     json.dumps(tree)
 
 
@@ -121,7 +130,7 @@ def test_the_report_reads_as_text_and_as_a_dict(sound):
     ],
 )
 def test_verdicts(value, error, bound, verdict):
-    assert Finding("", "", value, error, bound, 1.0, "").verdict == verdict
+    assert Finding("", "", bound, 1.0, value=value, standard_error=error).verdict == verdict
 
 
 @pytest.mark.slow
@@ -130,41 +139,28 @@ def test_a_bias_is_found(mixture_fit):
     # A constant rate over the quarter circle: 0.3 nats.
     biased = eqx.tree_at(lambda h: h.offset, head, head.offset.at[0].add(0.3 / (0.5 * math.pi)))
     looked_at = unconditional(1, mixture_fit.density.with_divergence(fd.SteinDivergence(biased)))
-    drawn = looked_at.draw(jr.key(2), COUNT)
-    _, error = log_prob_checks.errors(looked_at, drawn)
-    found = [
-        *log_prob_checks.agreement(looked_at, error, "samples"),
-        *log_prob_checks.residuals(jr.key(3), looked_at)[0],
-        *log_prob_checks.normaliser(looked_at, drawn, error),
-    ]
-    assert bad(found) == {
-        ("log_prob against the exact divergence", "size of the bias"),
-        ("Stein residuals of the learned divergence", "bias that they imply"),
-        ("Normalisation", "size of the log integral by samples"),
-        ("Normalisation", "size of the log integral by quadrature"),
-    }
+    checks = (LogProbError(), SteinResiduals(), IntegralBySampling(), IntegralByQuadrature())
+    found = figures(looked_at, *checks, key=jr.key(3))
+    assert bad(found) == {"log_prob.bias", "stein.bias", "integral.sampling", "integral.quadrature"}
     # The calibrated head has a bias of its own: its standard error is beside it.
     own = mixture_fit.report.residuals.bias[1]
-    for quantity in ("size of the bias", "bias that they imply"):
-        bias = next(finding for finding in found if finding.quantity.startswith(quantity))
-        assert abs(bias.value - 0.3) < 4.5 * math.hypot(bias.standard_error, own)
+    for id in ("log_prob.bias", "stein.bias"):
+        assert abs(found[id].value - 0.3) < 4.5 * math.hypot(found[id].standard_error, own)
     fix = "Fix: density = density.with_divergence(fd.ExactDivergence())"
-    assert all(finding.words.endswith(fix) for finding in found if finding.verdict == "bad")
+    assert all(found[id].advice.endswith(fix) for id in bad(found))
 
 
 @pytest.mark.slow
 def test_an_error_without_a_bias_is_found(mixture_fit):
     """A wave whose size and constant make an error of 0.5 nats at samples of the model, and no bias."""
 
-    def errors(size, constant):
-        density = mixture_fit.density.with_divergence(Wavy(fd.ExactDivergence(), size, constant))
-        looked_at = unconditional(3, density)
-        return looked_at, log_prob_checks.errors(looked_at, looked_at.draw(jr.key(4), COUNT))[1]
+    def with_wave(size, constant):
+        return unconditional(3, mixture_fit.density.with_divergence(Wavy(fd.ExactDivergence(), size, constant)))
 
-    unit = errors(1.0, 0.0)[1][0]
+    unit = with_wave(1.0, 0.0).errors[0]
     size = 0.5 / unit.std()
-    looked_at, error = errors(size, float(size * unit.mean() / (0.5 * math.pi)))
-    rmse, bias = log_prob_checks.agreement(looked_at, error, "samples")
+    looked_at = with_wave(size, float(size * unit.mean() / (0.5 * math.pi)))
+    rmse, bias = LogProbError().run(jr.key(4), looked_at)[0]
     # The wave adds to the rate and not to the states: its error is that of the unit wave times its size, but for rounding.
     assert rmse.value == pytest.approx(0.5, abs=1e-3)
     assert bias.value < 1e-3
@@ -176,10 +172,9 @@ def test_too_few_steps_are_found(mixture_fit):
     found = []
     for count in (2, mixture_fit.density.solver.steps):
         looked_at = unconditional(4, mixture_fit.density.with_solver(fd.FixedStep(count)))
-        drawn = looked_at.draw(jr.key(5), COUNT)
-        found += log_prob_checks.steps(looked_at, drawn, log_prob_checks.errors(looked_at, drawn)[0])
+        found.append(figures(looked_at, SolverError())["solver.change"])
     assert [finding.verdict for finding in found] == ["bad", "good"]
-    assert "density.with_solver(fd.FixedStep(steps=8))" in found[0].words
+    assert "density.with_solver(fd.FixedStep(steps=8))" in found[0].advice
 
 
 class WithoutTails(fd.AbstractDivergence):
@@ -197,41 +192,32 @@ def test_tails_that_are_wrong_are_found():
     """The samples do not reach them: no other check of the log density sees it."""
     model = gaussian_flow()
     whole = unconditional(5, fd.FlowDensity(model, divergence=WithoutTails(fd.ExactDivergence(), jnp.asarray(jnp.inf))))
-    drawn = whole.draw(jr.key(6), COUNT)
-    radius = jnp.max(jnp.linalg.norm(drawn.states, axis=1))
+    radius = jnp.max(jnp.linalg.norm(whole.samples.states, axis=1))
     without = unconditional(5, fd.FlowDensity(model, divergence=WithoutTails(fd.ExactDivergence(), radius)))
-    quantities = {("Tails", f"99 % of the excess at {factor}x") for factor in (4, 10)}
-    assert quantities <= bad(log_prob_checks.tails(without, drawn)[0]) <= quantities | {
-        ("Tails", "99 % of the excess at 2x"), ("Tails", "share of rays beyond all samples on which it rises")
-    }  # fmt: skip
-    assert not bad(log_prob_checks.tails(whole, drawn)[0])
-    assert not bad(log_prob_checks.agreement(without, log_prob_checks.errors(without, drawn)[1], "samples"))
+    far = {"tails.4", "tails.10"}
+    assert far <= bad(figures(without, Tails())) <= far | {"tails.2", "tails.rising"}
+    assert not bad(figures(whole, Tails()))
+    assert not bad(figures(without, LogProbError()))
 
 
 @pytest.mark.slow
 def test_samples_of_another_distribution_are_found(mixture_fit):
-    looked_at = unconditional(6, mixture_fit.density)
-    for shift, expected in ((0.0, False), (0.4, True)):
+    for shift, expected in ((0.0, "good"), (0.4, "bad")):
         rows = held_out(mixture_fit.density.model, HELD + np.array([shift, 0.0]))
-        found = data_checks.goodness_of_fit(jr.key(7), looked_at, rows.take(jnp.arange(COUNT)))
-        assert [finding.verdict == "bad" for finding in found] == [expected]
+        found = figures(unconditional(6, mixture_fit.density, rows), NearestNeighborTest(), key=jr.key(7))
+        assert found["samples.neighbors"].verdict == expected
 
 
 @pytest.mark.slow
 def test_an_under_trained_flow_is_found(mixture_fit):
     """A flow before its training is the fitted Gaussian: there is nothing wrong but that it has not learned the data."""
     model = untrained_flow(jr.key(0), mixture_fit.data)
-    looked_at = unconditional(7, fd.FlowDensity(model))
-    found = data_checks.log_score(jr.key(8), looked_at, held_out(model, HELD))
-    assert [finding.verdict for finding in found] == ["good", "bad", "bad"]
-    drawn = looked_at.draw(jr.key(9), COUNT)
-    own, error = log_prob_checks.errors(looked_at, drawn)
-    for finding in (
-        *log_prob_checks.agreement(looked_at, error, "samples"),
-        *log_prob_checks.steps(looked_at, drawn, own),
-        *log_prob_checks.normaliser(looked_at, drawn, error),
-    ):
-        assert finding.verdict == "good"
+    looked_at = unconditional(7, fd.FlowDensity(model), held_out(model, HELD))
+    checks = (LogScore(), LogProbError(), SolverError(), IntegralBySampling(), IntegralByQuadrature())
+    found = figures(looked_at, *checks, key=jr.key(8))
+    verdicts = {id: finding.verdict for id, finding in found.items() if finding.verdict != "good"}
+    assert verdicts == {"score.mixture": "bad", "score.kernel": "bad"}
+    assert found["score.gaussian"].verdict == found["integral.sampling"].verdict == "good"
 
 
 @pytest.mark.slow
@@ -258,18 +244,18 @@ def test_a_density_with_its_context_and_an_amortized_one_pass():
 
 
 @pytest.mark.slow
-def test_false_alarms_stay_within_the_stated_rate(monkeypatch):
+def test_false_alarms_stay_within_the_stated_rate():
     """Of held-out rows that are samples of the model: p-values are uniform, intervals cover, and no verdict is bad."""
-    monkeypatch.setattr(data_checks, "PERMUTATIONS", 99)
     trials, rows = 200, 100
     model = untrained_flow(jr.key(0), HELD)
-    looked_at = unconditional(10, fd.FlowDensity(model, solver=fd.FixedStep(1)))
+    density = fd.FlowDensity(model, solver=fd.FixedStep(1))
+    looked_at = unconditional(10, density)
     found, off = [], []
     for key in jr.split(jr.key(11), trials):
         held_key, fit_key, cover_key = jr.split(key, 3)
-        held = looked_at.draw(held_key, rows)
-        found += data_checks.goodness_of_fit(fit_key, looked_at, held)
-        off += data_checks.coverage(cover_key, looked_at, held)
+        drawn = unconditional(10, density, looked_at.draw(held_key, rows))
+        found += NearestNeighborTest(permutations=99).run(fit_key, drawn)[0]
+        off += Coverage().run(cover_key, drawn)[0]
     p = np.array([finding.value for finding in found])
     for level in (0.05, 0.2, 0.5):
         # Not more often than stated and, since equal scores are few, next to as often.
@@ -287,7 +273,7 @@ def test_false_alarms_stay_within_the_stated_rate(monkeypatch):
 @pytest.mark.slow
 def test_an_amortized_density_that_is_off_is_found():
     found = fd.diagnose(jr.key(11), amortized(fd.FlowDensity(gaussian_flow())), progress=False)
-    assert "log_prob against the exact divergence" in sections(found)
+    assert {"log_prob.rmse", "log_prob.gradient"} <= {finding.id for finding in found.bad}
     assert "Fix: density = density.flow.with_divergence(fd.ExactDivergence())" in str(found)
 
 
@@ -295,32 +281,32 @@ def test_the_exact_density_of_a_closed_form_is_without_fault():
     """Nothing was learned: what is left is the solver's error, and the log integral is zero."""
     found = fd.diagnose(jr.key(12), fd.FlowDensity(gaussian_flow(), solver=fd.FixedStep(16)), progress=False)
     assert not found.bad
-    figures = {(f.section, f.quantity): f for f in found.findings}
-    assert figures["log_prob against the exact divergence", "root mean square over samples, nats"].value == 0.0
-    assert figures["Normalisation", "size of the log integral by quadrature, nats"].value < 0.01
-    assert figures["Stein residuals of the learned divergence", "bias that they imply, nats"].verdict == "not measured"
+    assert found["log_prob.rmse"].value == 0.0
+    assert found["integral.quadrature"].value < 0.01
+    assert found["stein.bias"].verdict == "not measured"
+    assert "was not learned" in found["stein.bias"].reason
 
 
 @pytest.mark.slow
-def test_with_two_rivals_the_mean_squared_error_has_no_bias(monkeypatch):
+def test_with_two_estimates_the_mean_squared_error_has_no_bias(monkeypatch):
     """In many dimensions nothing is exact: two estimates of one probe each are far noisier than the error."""
     model = random_flow(jr.key(13), 6)
     density = fd.FlowDensity(model, divergence=Wavy(fd.ExactDivergence(), 0.4, 0.1))
-    monkeypatch.setattr("flowdensity.diagnostics.subject.LARGEST", 4)
-    monkeypatch.setattr("flowdensity.diagnostics.subject.PROBES", 1)
+    monkeypatch.setattr("flowdensity.diagnostics.subject.MAX_EXACT_DIM", 4)
+    monkeypatch.setattr("flowdensity.diagnostics.subject.NUM_PROBES", 1)
     looked_at = unconditional(14, density)
-    assert len(looked_at.rivals) == 2
-    drawn = looked_at.draw(jr.key(15), 512)
-    own, error = log_prob_checks.errors(looked_at, drawn)
+    assert len(looked_at.exact_log_probs) == 2
+    drawn = looked_at.samples
     exact = np.asarray(density.with_divergence(fd.ExactDivergence()).log_prob(drawn.states), np.float64)
-    truth = own - exact
-    rmse, bias = log_prob_checks.agreement(looked_at, error, "samples")
-    assert math.sqrt(np.mean(error[0] ** 2)) > 1.5 * math.sqrt(np.mean(truth**2))
+    truth = values(looked_at.log_prob, drawn) - exact
+    found = figures(looked_at, LogProbError(), GradientError(), IntegralBySampling())
+    rmse, bias, gradient = (found[f"log_prob.{name}"] for name in ("rmse", "bias", "gradient"))
+    assert math.sqrt(np.mean(looked_at.errors[0] ** 2)) > 1.5 * math.sqrt(np.mean(truth**2))
     assert abs(rmse.value - math.sqrt(np.mean(truth**2))) < 4.0 * rmse.standard_error
     assert abs(bias.value - abs(truth.mean())) < 4.0 * bias.standard_error
-    (gradient,) = log_prob_checks.gradients(looked_at, Sample(drawn.states[:128], drawn.contexts[:128]))
+    assert found["integral.sampling"].verdict == "not measured"
     slopes = [
-        np.asarray(jax.vmap(jax.grad(d.log_prob))(drawn.states[:128]), np.float64)
+        np.asarray(jax.vmap(jax.grad(d.log_prob))(first_rows(drawn, 128).states), np.float64)
         for d in (density, density.with_divergence(fd.ExactDivergence()))
     ]
     share = math.sqrt(np.mean(np.square(slopes[0] - slopes[1])) / np.mean(np.square(slopes[1])))
@@ -351,3 +337,98 @@ def test_bad_input(mixture_fit, make, error, message):
     density, samples, context = make(mixture_fit.density)
     with pytest.raises(error, match=f"^diagnose .*{message}"):
         fd.diagnose(jr.key(0), density, samples, context=context, progress=False)
+
+
+class MeanShift(fd.checks.AbstractCheck):
+    """A user's own check: the largest difference of a mean of held-out rows from that of samples."""
+
+    name = "mean"
+    section = "My own"
+    needs = (fd.checks.held_out_rows,)
+    randomized = True
+
+    def figures(self, subject):
+        return (fd.checks.Finding("mean.shift", "largest shift of a mean, <sd>", "at most", 0.2, "Fit again."),)
+
+    def measure(self, key, subject):
+        rows = np.asarray(subject.held_out.states)
+        shifts = np.abs(rows.mean(0) - subject.draw_given(key, subject.held_out.contexts).mean(0))
+        return {"mean.shift": fd.checks.Measured(shifts.max(), 2.0 / math.sqrt(len(rows)))}, shifts
+
+
+SOUND_GAUSSIAN = fd.FlowDensity(gaussian_flow(), solver=fd.FixedStep(16))
+ROWS = np.asarray(SOUND_GAUSSIAN.sample(jr.key(20), (150,)))
+
+
+def test_a_check_of_ones_own_is_run_beside_the_others_and_leaves_their_figures_as_they_are():
+    few = (LogProbError(), Coverage())
+    before = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=few, progress=False)
+    after = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS + np.array([1.0, 0.0]), checks=(*few, MeanShift()), progress=False)
+    assert list(before) == ["log_prob.rmse", "log_prob.bias", "samples.coverage"]
+    assert list(after) == [*before, "mean.shift"]
+    again = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=(*few, MeanShift()), progress=False)
+    assert again.findings[:3] == before.findings
+    assert again["mean.shift"].verdict == "good"
+    assert after["mean.shift"].verdict == "bad"
+    assert after["mean.shift"].section == "My own"
+    assert after["mean.shift"].value == after.evidence["mean"].max()
+    assert "mean.shift" in after.conclusion
+    assert "mean.shift: Fit again." in after.summary()
+
+
+@pytest.mark.parametrize(("samples", "got"), [(None, "needed. Fix"), (ROWS[:60], "needed; there are 60. Fix")])
+def test_a_check_that_lacks_held_out_rows_is_not_run_and_says_why(samples, got):
+    checks = (NearestNeighborTest(), Coverage(), LogScore(), MeanShift())
+    found = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, samples, checks=checks, progress=False)
+    assert len(found) == 6
+    assert {finding.verdict for finding in found.findings} == {"not measured"}
+    assert {finding.reason for finding in found.findings} == {
+        f"at least 100 held-out rows are {got}: diagnosis = fd.diagnose(key, density, samples)"
+    }
+    assert not found.bad
+    assert not found.evidence
+    assert found.conclusion == "No fault found in 0 figures."
+    assert found.summary().count("at least 100 held-out rows") == 1
+
+
+def test_quadrature_is_left_out_above_two_dimensions():
+    looked_at = unconditional(21, fd.FlowDensity(random_flow(jr.key(13), 3)))
+    assert figures(looked_at, IntegralByQuadrature())["integral.quadrature"].verdict == "not measured"
+
+
+def test_ids_are_unique_and_stable():
+    """Scripts, plots and benchmarks find figures by these."""
+    looked_at = unconditional(22, SOUND_GAUSSIAN)
+    assert [figure.id for check in CHECKS for figure in check.figures(looked_at)] == [
+        *("log_prob.rmse", "log_prob.bias", "log_prob.gradient", "stein.bias", "stein.coordinate", "solver.change"),
+        *("integral.sampling", "integral.quadrature", "tails.2", "tails.4", "tails.10", "tails.rising"),
+        *("samples.neighbors", "samples.coverage", "score.gaussian", "score.mixture", "score.kernel"),
+    ]
+
+
+def test_an_unknown_id_is_said_to_be_unknown():
+    found = fd.Diagnosis((Finding("a.b", "", "at most", 1.0, value=0.5),), {}, 1.0)
+    assert found["a.b"] is found.findings[0]
+    assert "a.b" in found
+    assert "a.c" not in found
+    with pytest.raises(KeyError, match=r"'a\.c'; the findings are a\.b"):
+        found["a.c"]
+
+
+def test_the_bar_counts_checks(capsys):
+    fd.diagnose(jr.key(0), SOUND_GAUSSIAN, checks=(LogProbError(), Tails()))
+    assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("checks", "error", "message"),
+    [
+        (LogProbError(), TypeError, r"got one check. Fix: checks = \(checks,\)"),
+        ((LogProbError, 3), TypeError, "got a sequence of .*, int. Fix: checks = fd.checks.CHECKS"),
+        (3, TypeError, "got int. Fix: checks = fd.checks.CHECKS"),
+        ((*CHECKS, Tails(factors=(3.0,))), ValueError, "distinct names; got tails more than once"),
+    ],
+)
+def test_bad_checks(checks, error, message):
+    with pytest.raises(error, match=f"^diagnose expected `checks` .*{message}"):
+        fd.diagnose(jr.key(0), SOUND_GAUSSIAN, checks=checks, progress=False)

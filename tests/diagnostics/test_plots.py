@@ -26,8 +26,9 @@ from references import (
 from scipy.stats import norm
 
 import flowdensity as fd
-from flowdensity.diagnostics.findings import Evidence, Finding
-from flowdensity.diagnostics.log_prob_checks import AGREEMENT, TAILS
+from flowdensity.diagnostics.checks.log_prob import LogProbErrors
+from flowdensity.diagnostics.checks.tails import TailErrors
+from flowdensity.diagnostics.findings import Finding
 from flowdensity.diagnostics.plots import (
     DATA,
     MODEL,
@@ -62,18 +63,14 @@ REPORT = fd.FitReport(
 )
 TAILS_EXACT = RNG.normal(size=(3, 40))
 EXCESS = RNG.normal(size=(3, 40))
+NEAR = LogProbErrors(RNG.normal(size=50), 0.3 * RNG.normal(size=50))
+BEYOND = TailErrors(np.array([2.0, 4.0, 10.0]), TAILS_EXACT + EXCESS, TAILS_EXACT)
 DIAGNOSIS = fd.Diagnosis(
     (
-        Finding(AGREEMENT, "root mean square over samples, nats", 0.3, 0.01, "at most", 0.4, ""),
-        Finding(TAILS, "99 % of the excess at 2x, nats", 0.1, 0.01, "at most", 1.5, ""),
+        Finding("log_prob.rmse", "root mean square over samples, nats", "at most", 0.4, value=0.3, standard_error=0.01),
+        Finding("tails.2", "99 % of the excess at 2x, nats", "at most", 1.5, value=0.1, standard_error=0.01),
     ),
-    Evidence(
-        RNG.normal(size=50),
-        0.3 * RNG.normal(size=50),
-        RESIDUALS,
-        np.array([2.0, 4.0, 10.0]),
-        np.stack([TAILS_EXACT + EXCESS, TAILS_EXACT], axis=1),
-    ),
+    {"log_prob": NEAR, "stein": RESIDUALS, "tails": BEYOND},
     1.0,
 )
 
@@ -213,7 +210,7 @@ def test_an_amortized_density_is_drawn_by_its_flow():
 def test_errors_are_those_of_the_diagnosis():
     within, beyond = plot_errors(DIAGNOSIS)
     (points,) = lines(within, MODEL)
-    np.testing.assert_allclose(points, np.stack([DIAGNOSIS.evidence.log_probs, DIAGNOSIS.evidence.errors], axis=1))
+    np.testing.assert_allclose(points, np.stack([NEAR.log_probs, NEAR.errors], axis=1))
     (band,) = within.patches
     assert np.isclose(band.get_y(), -0.3)
     assert np.isclose(band.get_height(), 0.6)
@@ -233,12 +230,15 @@ def test_errors_are_those_of_the_diagnosis():
 def test_a_diagnosis_can_be_drawn(mixture_fit):
     found = fd.diagnose(KEY, mixture_fit.density, MIXTURE.sample(np.random.default_rng(77), 1000), progress=False)
     within, _ = plot_errors(found)
-    assert np.isclose(within.patches[0].get_height(), 2.0 * found.findings[0].value)
+    assert np.isclose(within.patches[0].get_height(), 2.0 * found["log_prob.rmse"].value)
     assert len(plot_residuals(found)[0].containers[0].lines[0].get_xdata()) == 8
 
 
 def test_an_exact_density_has_no_errors_to_draw():
-    evidence = replace(DIAGNOSIS.evidence, errors=np.zeros(50), tails=np.zeros((3, 2, 40)))
+    evidence = {
+        "log_prob": replace(NEAR, errors=np.zeros(50)),
+        "tails": replace(BEYOND, log_probs=np.zeros((3, 40)), exact=np.zeros((3, 40))),
+    }
     findings = (replace(DIAGNOSIS.findings[0], value=0.0), DIAGNOSIS.findings[1])
     within, _ = plot_errors(replace(DIAGNOSIS, evidence=evidence, findings=findings))
     assert not lines(within, MODEL)[0][:, 1].any()
@@ -388,6 +388,11 @@ BARE = fd.FitReport(REPORT.histories, {})
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, coordinates=2), ValueError, "expected `coordinates` .* got 2"),
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, names=["a"]), ValueError, "expected `names` as 2 labels, .* got 1"),
         (lambda: plot_errors(REPORT), TypeError, "expected `diagnosis` .* got FitReport"),
+        (
+            lambda: plot_errors(fd.Diagnosis((), {"tails": BEYOND}, 1.0)),
+            ValueError,
+            r"expected `diagnosis` with the checks 'log_prob' and 'tails'; it has \['tails'\]. Fix: diagnosis = fd.diagnose",
+        ),
         (lambda: plot_residuals(3), TypeError, "expected `residuals` .* got int"),
         (lambda: plot_residuals(BARE), TypeError, "expected .* FitReport without any"),
         (lambda: plot_training(DIAGNOSIS), TypeError, "expected `report` .* got Diagnosis"),
