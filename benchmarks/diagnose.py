@@ -51,11 +51,11 @@ def diagnosed(density: Any, draw: Callable[[int], dict[str, Any]], count: int) -
         diagnosis = fd.diagnose(jr.key(seed), density, progress=False, **draw(seed))
         seconds.append(time.perf_counter() - started)
         alarms += bool(diagnosis.bad)
-        found.update({finding.section.split(",")[0] for finding in diagnosis.bad})
+        found.update({finding.id.split(".")[0] for finding in diagnosis.bad})
     return {
         "diagnoses": count,
         "alarms": alarms,
-        "sections": dict(found),
+        "where": dict(found),
         "first, s": seconds[0],
         "next, s": float(np.median(seconds[1:])),
     }
@@ -157,7 +157,7 @@ def main() -> None:
             [
                 name,
                 f"{cells[name]['alarms']} of {cells[name]['diagnoses']}",
-                ", ".join(f"{section} ({count})" for section, count in cells[name]["sections"].items()) or "none",
+                ", ".join(f"{part} ({count})" for part, count in sorted(cells[name]["where"].items())) or "none",
                 f"{cells[name]['first, s']:.0f}",
                 f"{cells[name]['next, s']:.1f}",
             ]

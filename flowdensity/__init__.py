@@ -12,8 +12,8 @@ from .diagnostics.plots import plot_errors as plot_errors
 from .diagnostics.plots import plot_prior_posterior as plot_prior_posterior
 from .diagnostics.plots import plot_residuals as plot_residuals
 from .diagnostics.plots import plot_training as plot_training
-from .diagnostics.reweight import Reweighted as Reweighted
 from .diagnostics.reweight import reweight as reweight
+from .diagnostics.reweighted import Reweighted as Reweighted
 from .diagnostics.sbc import Ranks as Ranks
 from .diagnostics.sbc import simulation_based_calibration as simulation_based_calibration
 from .diagnostics.support import SupportCheck as SupportCheck

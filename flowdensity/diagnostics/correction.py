@@ -1,7 +1,7 @@
 """What the exact log density would add to a model's joint at one draw: the log ratio by which a posterior is corrected.
 
 At a site where a learned density stands, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned
-divergence, of an amortisation and of a solver. The posterior under the exact density $p$ of the same flow has the density of
+divergence, of an amortization and of a solver. The posterior under the exact density $p$ of the same flow has the density of
 the sampled one times $\\prod p/\\tilde p$ over these sites: everything else of the model cancels.
 """
 
@@ -30,8 +30,8 @@ Draw: TypeAlias = Mapping[str, Any]
 """One value of each latent site."""
 Learned: TypeAlias = AbstractLearnedDensity
 
-TANGENTS = 32_768
-"""Products with a Jacobian in one batch: what exact divergences take memory for."""
+MAX_TANGENTS = 32_768
+"""Maximum number of products with a Jacobian in one batch, which bounds the memory that exact divergences take."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Correction:
     @property
     def chunk(self) -> int:
         """How many draws are corrected at once."""
-        return max(1, TANGENTS // self.tangents)
+        return max(1, MAX_TANGENTS // self.tangents)
 
     def log_ratios(self, draw: Draw) -> dict[str, Array]:
         """Log of the exact density over the sampled one in nats, by site, each with the site's batch shape.
@@ -324,7 +324,7 @@ def _trace_of_shapes(model: Callable[[], Any]) -> dict[str, Any]:
 def _errors(sampled: Any, target: AbstractLearnedDensity) -> str:
     """In words, what the exact density does without that the sampled one had."""
     named = {
-        "amortisation": sampled.is_amortized,
+        "amortization": sampled.is_amortized,
         f"divergence ({type(sampled.divergence).__name__})": not sampled.divergence.is_exact,
         "solver": not eqx.tree_equal(sampled.solver, target.solver),
     }
@@ -359,7 +359,10 @@ def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
 
 
 def _alike(one: Array, other: Array) -> bool:
-    """But for rounding: of many observations a coupling of groups is a small share of the log density that they have."""
+    """Return whether two arrays agree up to rounding.
+
+    The tolerance is tight, since with many observations a coupling of groups is a small share of the log density.
+    """
     if not jnp.issubdtype(one.dtype, jnp.inexact):
         return bool(jnp.array_equal(one, other))
     tolerance = 16.0 * float(jnp.finfo(one.dtype).eps)

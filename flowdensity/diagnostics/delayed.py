@@ -15,8 +15,8 @@ from .._checks import check_count
 from .._typing import Array, Bool, Float, Int, Key, Scalar
 from .correction import Correction, Learned, correction
 
-PLACE = ("z", "z_grad", "potential_energy")
-"""What of the inner sampler's state says where it is."""
+POSITION_FIELDS = ("z", "z_grad", "potential_energy")
+"""Fields of the inner sampler's state that hold its position."""
 
 
 class DelayedState(NamedTuple):
@@ -60,7 +60,7 @@ class DelayedAcceptance(MCMCKernel):
     large the error is. What a large error costs is acceptance: `accept` is among the extra fields, and its mean is the rate.
     Where the learned density has by far lighter tails than the exact one, a chain gets stuck in them. Short trajectories help,
     with which a proposal stays near; sampling with the exact density itself is always right. As `reweight`, it corrects the
-    divergence, the amortisation and the solver, and not what the flow has not learned.
+    divergence, the amortization and the solver, and not what the flow has not learned.
 
     During warm-up all proposals are accepted, one transition each, and the inner sampler adapts to its own posterior.
 
@@ -155,7 +155,7 @@ class DelayedAcceptance(MCMCKernel):
         # Where it is refused the place is the old one; the sampler's counts go on.
         place = {
             name: jax.tree.map(partial(_where, accept), getattr(proposal, name), getattr(state.inner, name))
-            for name in PLACE
+            for name in POSITION_FIELDS
         }
         probability = jnp.where(warming | jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0)))
         count = jnp.maximum(1, state.i - self._num_warmup + 1)

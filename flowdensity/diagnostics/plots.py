@@ -28,15 +28,17 @@ from .smoothing import Span, smoothed, span_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # matplotlib is imported where a figure is made: it takes a second
 
-DATA, MODEL, POSTERIOR = "0.55", "#0072B2", "#D55E00"
-"""Colours that the colour-blind tell apart (Okabe and Ito 2008, "Color universal design")."""
-SHARES = {0.5: 1.6, 0.9: 0.8}
-"""Of the model's samples, that contours hold, and how wide their lines are."""
-SAMPLES, POINTS = 8192, 2000
-"""Of the model, that a line or a contour is drawn from; of the data, that are drawn as points at most."""
-PAIRED, SINGLE = 8, 24
-"""Coordinates that are drawn at most: in pairs, and each by itself."""
-LOSSES = {"divergence": ", nats² + constant", "likelihood": ", nats per dimension"}
+DATA_COLOR, MODEL_COLOR, POSTERIOR_COLOR = "0.55", "#0072B2", "#D55E00"
+"""Colors that color-blind people can tell apart (Okabe and Ito 2008, "Color universal design")."""
+CONTOURS = {0.5: 1.6, 0.9: 0.8}
+"""Line width of the contour that holds each share of the model's samples."""
+NUM_SAMPLES = 8192
+"""Number of samples of the model from which lines and contours are drawn."""
+MAX_POINTS = 2000
+"""Maximum number of rows of the data that are drawn as points."""
+MAX_PAIRED, MAX_SINGLE = 8, 24
+"""Maximum number of coordinates in a plot of pairs, and in one of marginals."""
+LOSS_UNITS = {"divergence": ", nats² + constant", "likelihood": ", nats per dimension"}
 """Units of the losses that have one."""
 
 Coordinates: TypeAlias = str | int | Sequence[str | int]
@@ -76,13 +78,13 @@ def plot_density(
     check_key(caller, key)
     flow = _flow(caller, density)
     rows = event_rows(caller, "data", flow.model, data)
-    labels, chosen = _chosen(caller, flow, names, "x", coordinates, PAIRED)
+    labels, chosen = _chosen(caller, flow, names, "x", coordinates, MAX_PAIRED)
     count = len(chosen)
     size = min(2.0, 12.0 / count) if count > 1 else 3.5
     grid = _panels(caller, axes, (count, count), count**2, (size, size)).reshape(count, count)
     sample_key, row_key = jr.split(key)
     rows, samples = rows.reshape(len(rows), -1)[:, chosen], _samples(sample_key, flow)[:, chosen]
-    points = rows[np.asarray(jr.permutation(row_key, len(rows)))[:POINTS]]
+    points = rows[np.asarray(jr.permutation(row_key, len(rows)))[:MAX_POINTS]]
     spans = [span_of(*columns) for columns in zip(rows.T, samples.T, strict=True)]
     for (i, j), axis in np.ndenumerate(grid):
         if i < j:
@@ -90,19 +92,23 @@ def plot_density(
         elif i == j:
             inside = rows[(spans[i][0] < rows[:, i]) & (rows[:, i] < spans[i][1]), i]
             bins = min(len(np.histogram_bin_edges(inside, "fd")), 100)
-            axis.hist(inside, bins, density=True, color=DATA, alpha=0.4, label="data")
-            _marginal(axis, samples[:, i], spans[i], color=MODEL, label="model")
+            axis.hist(inside, bins, density=True, color=DATA_COLOR, alpha=0.4, label="data")
+            _marginal(axis, samples[:, i], spans[i], color=MODEL_COLOR, label="model")
         else:
-            axis.plot(points[:, j], points[:, i], ".", color=DATA, alpha=0.5, markersize=2, rasterized=True, zorder=1)
-            (x, y), heights, levels = smoothed(samples[:, [j, i]], (spans[j], spans[i]), SHARES)
-            axis.contour(x, y, heights.T, levels=levels[::-1], colors=MODEL, linewidths=list(SHARES.values())[::-1])
+            axis.plot(
+                points[:, j], points[:, i], ".", color=DATA_COLOR, alpha=0.5, markersize=2, rasterized=True, zorder=1
+            )
+            (x, y), heights, levels = smoothed(samples[:, [j, i]], (spans[j], spans[i]), CONTOURS)
+            axis.contour(
+                x, y, heights.T, levels=levels[::-1], colors=MODEL_COLOR, linewidths=list(CONTOURS.values())[::-1]
+            )
             axis.set(xlim=spans[j], ylim=spans[i])
         axis.tick_params(labelbottom=i == count - 1, labelleft=i > j == 0)
         axis.set(xlabel=labels[j] if i == count - 1 else "", ylabel=labels[i] if i > j == 0 else "")
     if count > 1:
-        grid[0, -1].plot([], [], ".", color=DATA, label="data")
-        for share, width in SHARES.items():
-            grid[0, -1].plot([], [], color=MODEL, linewidth=width, label=f"{100 * share:.0f} % of the model")
+        grid[0, -1].plot([], [], ".", color=DATA_COLOR, label="data")
+        for share, width in CONTOURS.items():
+            grid[0, -1].plot([], [], color=MODEL_COLOR, linewidth=width, label=f"{100 * share:.0f} % of the model")
     grid[0, -1].legend(frameon=False, loc="upper right").set_in_layout(False)  # it is wider than a panel
     return grid
 
@@ -134,14 +140,14 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
     near, tails = diagnosis.evidence["log_prob"], diagnosis.evidence["tails"]
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
     rms = diagnosis["log_prob.rmse"].value or 0.0
-    first.axhspan(-rms, rms, color=MODEL, alpha=0.15, linewidth=0, label=f"root mean square, {rms:.2g} nats")
-    first.plot(near.log_probs, near.errors, ".", color=MODEL, markersize=3, alpha=0.6)
+    first.axhspan(-rms, rms, color=MODEL_COLOR, alpha=0.15, linewidth=0, label=f"root mean square, {rms:.2g} nats")
+    first.plot(near.log_probs, near.errors, ".", color=MODEL_COLOR, markersize=3, alpha=0.6)
     first.set_xlabel("log density of whitened coordinates, nats")
     for place, errors in enumerate(tails.log_probs - tails.exact):
         beside = place + np.linspace(-0.35, 0.35, len(errors))
-        second.plot(beside, errors, ".", color=MODEL, markersize=3, alpha=0.6)
+        second.plot(beside, errors, ".", color=MODEL_COLOR, markersize=3, alpha=0.6)
         label = "" if place else "99 % are below"
-        second.plot(beside[[0, -1]], [np.percentile(errors, 99.0)] * 2, color=MODEL, linewidth=2, label=label)
+        second.plot(beside[[0, -1]], [np.percentile(errors, 99.0)] * 2, color=MODEL_COLOR, linewidth=2, label=label)
     limit = diagnosis[f"tails.{tails.factors[0]:g}"].threshold
     second.axhline(limit, color="black", linewidth=0.8, linestyle="--", label="99 % should be below")
     second.set_xticks(range(len(tails.factors)), [f"{factor:g}x" for factor in tails.factors])
@@ -181,12 +187,12 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
     widths, middles, scores = np.diff(found.times), 0.5 * (found.times[1:] + found.times[:-1]), found.z[:, 1:]
     label = "mean ± 2 standard errors\nimplied bias {:+.2g} ± {:.2g} nats".format(*found.bias)
-    first.errorbar(middles, found.mean[:, 0], 2.0 * found.standard_error[:, 0], fmt="o", color=MODEL, label=label)
+    first.errorbar(middles, found.mean[:, 0], 2.0 * found.standard_error[:, 0], fmt="o", color=MODEL_COLOR, label=label)
     first.set_ylabel(r"$g - T$, nats per unit of time")
-    second.axhspan(-2.0, 2.0, color=DATA, alpha=0.2, linewidth=0)
+    second.axhspan(-2.0, 2.0, color=DATA_COLOR, alpha=0.2, linewidth=0)
     places = middles[:, None] + widths[:, None] * np.linspace(-0.35, 0.35, scores.shape[1])
     label = f"{np.sum(np.abs(scores) > 2.0)} of {scores.size} beyond 2 (5 % expected)"
-    second.plot(places.ravel(), scores.ravel(), ".", color=DATA, label=label)
+    second.plot(places.ravel(), scores.ravel(), ".", color=DATA_COLOR, label=label)
     second.set_ylabel("other residuals, standard errors")
     for axis in panels:
         axis.axhline(0.0, color="black", linewidth=0.8)
@@ -216,15 +222,15 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
         # The first entry is not a training loss, and may be in another unit.
-        axis.plot(history.step[1:], history.train[1:], color=DATA, linewidth=1, label="training")
-        axis.set(xlabel="step", ylabel=f"{stage} loss{LOSSES.get(stage, '')}")
+        axis.plot(history.step[1:], history.train[1:], color=DATA_COLOR, linewidth=1, label="training")
+        axis.set(xlabel="step", ylabel=f"{stage} loss{LOSS_UNITS.get(stage, '')}")
         panel = [axis] if history.gain is None else [axis, axis.twinx()]
         judged = panel[-1]
-        judged.plot(history.step, history.validation, color=MODEL, label="validation")
-        judged.plot(history.best_step, best, "o", color=MODEL, label=f"kept, step {history.best_step}")
+        judged.plot(history.step, history.validation, color=MODEL_COLOR, label="validation")
+        judged.plot(history.best_step, best, "o", color=MODEL_COLOR, label=f"kept, step {history.best_step}")
         if history.gain is not None:
-            judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL)
-            judged.tick_params(axis="y", labelcolor=MODEL)
+            judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL_COLOR)
+            judged.tick_params(axis="y", labelcolor=MODEL_COLOR)
             judged.spines["top"].set_visible(False)
         _legend(*panel)
     return panels
@@ -265,7 +271,7 @@ def plot_prior_posterior(
     check_key(caller, key)
     flow = _flow(caller, density)
     events = events_of(caller, draws(caller, posterior), flow, site)
-    labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, SINGLE)
+    labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, MAX_SINGLE)
     panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
     # One column of draws for each event of a plate, and all chains in either half of it.
@@ -273,9 +279,9 @@ def plot_prior_posterior(
     thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
     for axis, which, label in zip(panels, chosen, labels, strict=True):
         span = span_of(samples[:, which], events[:, :, which])
-        _marginal(axis, samples[:, which], span, color=MODEL, label="prior")
+        _marginal(axis, samples[:, which], span, color=MODEL_COLOR, label="prior")
         for number, column in enumerate(events[:, :, which].T):
-            _marginal(axis, column, span, color=POSTERIOR, label="" if number else "posterior", **thin)
+            _marginal(axis, column, span, color=POSTERIOR_COLOR, label="" if number else "posterior", **thin)
         axis.set_xlabel(label)
     panels[0].legend(frameon=False)
     return panels
@@ -289,8 +295,8 @@ def _flow(caller: str, density: Any) -> FlowDensity:
 
 
 def _samples(key: Key, flow: FlowDensity) -> np.ndarray:
-    """At least `SAMPLES` events, of all contexts together, shape `(samples, coordinates)`."""
-    each = -(-SAMPLES // int(np.prod(flow.batch_shape)))
+    """At least `NUM_SAMPLES` events, of all contexts together, shape `(samples, coordinates)`."""
+    each = -(-NUM_SAMPLES // int(np.prod(flow.batch_shape)))
     return np.asarray(flow.sample(key, (each,)), np.float64).reshape(-1, int(np.prod(flow.event_shape)))
 
 

@@ -13,7 +13,7 @@ from .._typing import Bool, Int
 from ..data.containers import CHAINS, dataset_of, draw_dims
 from ..distributions.learned import AbstractLearnedDensity
 
-AGAIN = "posterior = arviz.from_numpyro(mcmc)"
+POSTERIOR_LINE = "posterior = arviz.from_numpyro(mcmc)"
 """The line that takes a posterior from the run that sampled it."""
 
 # arviz is imported where it is used: it takes longer than all the rest of the package.
@@ -64,7 +64,7 @@ def events_of(
     if site not in fitting:
         raise ValueError(
             f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
-            f"shape there are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else AGAIN}"
+            f"shape there are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else POSTERIOR_LINE}"
         )
     return _finite(caller, np.asarray(variables[site], np.float64))
 
@@ -115,7 +115,7 @@ def with_draws(
 
 
 def effective(values: np.ndarray) -> np.ndarray:
-    """arviz's rank-normalised effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+    """arviz's rank-normalized effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
     import arviz
 
     return np.asarray(arviz.ess({"x": values}, method="bulk")["x"])
@@ -166,7 +166,7 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
 def finite_chains(bad: Bool[np.ndarray, "chain draw"]) -> str:
     """The line that takes the chains without a bad draw or, where there is none, samples again, as a fix."""
     good = np.flatnonzero(~bad.any(axis=1)).tolist()
-    return f"posterior = posterior.isel(chain={good})" if good else f"mcmc.run(jax.random.key(1)); {AGAIN}"
+    return f"posterior = posterior.isel(chain={good})" if good else f"mcmc.run(jax.random.key(1)); {POSTERIOR_LINE}"
 
 
 def _with_chains(dataset: Any, name: str, source: str) -> str:
@@ -184,7 +184,7 @@ def _dataset(caller: str, posterior: Any) -> tuple[Any, str]:
     """The posterior group, and the code for it."""
     group = dataset_of(caller, "posterior", posterior)
     if group is None:
-        line = "posterior = arviz.from_numpyro(posterior)" if has(posterior, "get_samples") else AGAIN
+        line = "posterior = arviz.from_numpyro(posterior)" if has(posterior, "get_samples") else POSTERIOR_LINE
         raise TypeError(f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. Fix: {line}")
     return group
 

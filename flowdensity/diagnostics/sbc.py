@@ -1,4 +1,4 @@
-"""Simulation-based calibration: whether posteriors of simulated data have the truth in them as often as they say."""
+"""Simulation-based calibration: how the truth ranks among posterior draws, over simulated data sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,19 +12,29 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS
-from scipy.stats import chi2
+from scipy.stats import chisquare
 from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key, check_model
+from .._display import Row, html_table, one_line
 from .._typing import Array, Float, Int, Key
 
 THINNING = 5
-"""Draws of the sampler for each that is ranked among: ranks are uniform only among draws that are independent."""
-BINS = 10
-TOGETHER = 25
-"""Data sets whose posteriors are sampled at once."""
-FALSE_ALARM = 0.01
-"""Rate at which any of the parameters of a calibrated model is called bad."""
+"""Number of draws of the sampler for each that the truth is ranked among, since ranks are uniform among independent draws."""
+NUM_BINS = 10
+"""Number of bins of the chi-squared test."""
+BATCH_SIZE = 25
+"""Number of data sets whose posteriors are sampled at once."""
+FALSE_ALARM_RATE = 0.01
+"""Rate at which any site of a calibrated model is called bad."""
+
+EXPECTED = "0.5 expected"
+"""The mean rank that is expected, as a share of the number of draws."""
+ADVICE = (
+    "Posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or the sampler "
+    "has not converged. More simulations to learn from can help. Fix: fd.diagnose(key, density, samples)"
+)
+"""What to do about bad ranks."""
 
 
 @dataclass(frozen=True)
@@ -48,35 +58,57 @@ class Ranks:
     def bad(self) -> tuple[str, ...]:
         """Sites with a number whose p-value is below 0.01, shared among all of them."""
         p_values = self.p_values
-        threshold = FALSE_ALARM / sum(np.size(p) for p in p_values.values())
+        threshold = FALSE_ALARM_RATE / sum(np.size(p) for p in p_values.values())
         return tuple(name for name, p in p_values.items() if np.min(p) < threshold)
 
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words, such as "1 of 2 sites is bad: theta."."""
+        bad, sites = self.bad, f"{len(self.ranks)} site{'' if len(self.ranks) == 1 else 's'}"
+        if not bad:
+            return f"No fault found in {sites}."
+        return f"{len(bad)} of {sites} {'is' if len(bad) == 1 else 'are'} bad: {', '.join(bad)}."
+
     def summary(self) -> str:
-        """A line for each site, and what to do about the bad ones."""
+        """Return the verdict in words, a line for each site, and what to do about the bad ones."""
+        lines = [f"{self.conclusion} {self._origin()}"]
+        lines += [
+            f"  {name}: mean rank {mean} ({EXPECTED}), least p-value {p}, {verdict}"
+            for (name, mean, p), verdict in self._rows()
+        ]
+        return "\n".join(lines + [ADVICE] * bool(self.bad))
+
+    def _origin(self) -> str:
         count = len(next(iter(self.ranks.values())))
-        lines = [f"ranks of the truth among {self.draws} posterior draws, {count} simulated data sets"]
-        for name, p in self.p_values.items():
-            mean = float(np.mean(self.ranks[name])) / self.draws
-            verdict = "bad" if name in self.bad else "good"
-            lines.append(
-                f"  {name}: mean rank {mean:.3f} (0.5 expected), least p-value {float(np.min(p)):.2g}, {verdict}"
+        return f"Ranks of the truth among {self.draws} posterior draws, {count} simulated data sets"
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(
+                (name, f"{float(np.mean(self.ranks[name])) / self.draws:.3f}", f"{float(np.min(p)):.2g}"),
+                "bad" if name in self.bad else "good",
             )
-        if self.bad:
-            lines.append(
-                "posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or "
-                "the sampler has not converged. More simulations to learn from can help. Fix: fd.diagnose(key, density, samples)"
-            )
-        return "\n".join(lines)
+            for name, p in self.p_values.items()
+        ]
 
     def __str__(self) -> str:
         return self.summary()
 
+    def __repr__(self) -> str:
+        return one_line(self, self.conclusion)
+
+    def _repr_html_(self) -> str:
+        header = ("site", f"mean rank ({EXPECTED})", "least p-value", "verdict")
+        notes = [self._origin(), *[ADVICE] * bool(self.bad)]
+        verdict = "bad" if self.bad else "good"
+        return html_table("Ranks", self.conclusion, self._rows(), header=header, notes=notes, verdict=verdict)
+
     def _p_value(self, ranks: np.ndarray) -> float:
-        edges = np.linspace(0, self.draws + 1, BINS + 1)
+        edges = np.linspace(0, self.draws + 1, NUM_BINS + 1)
         counts = np.histogram(ranks, bins=edges)[0]
-        # Of whole numbers as many fall into each bin as there are between its edges.
+        # The expected count of a bin is proportional to the number of integers between its edges.
         expected = len(ranks) * np.diff(np.ceil(edges)) / (self.draws + 1)
-        return float(chi2.sf(np.sum(np.square(counts - expected) / expected), BINS - 1))
+        return float(chisquare(counts, expected).pvalue)
 
 
 def simulation_based_calibration(
@@ -122,8 +154,8 @@ def simulation_based_calibration(
     """
     caller = "simulation_based_calibration"
     check_key(caller, key)
-    simulations = check_count(caller, "simulations", simulations, least=2 * BINS, fix=100)
-    draws = check_count(caller, "draws", draws, least=BINS - 1, fix=99)
+    simulations = check_count(caller, "simulations", simulations, least=2 * NUM_BINS, fix=100)
+    draws = check_count(caller, "draws", draws, least=NUM_BINS - 1, fix=99)
     warmup = check_count(caller, "warmup", warmup, fix=500)
     check_model(caller, "model", model)
     if simulator is not None:
@@ -160,7 +192,7 @@ def simulation_based_calibration(
     simulate_key, sample_key = jr.split(key)
     truths = jax.jit(jax.vmap(simulate))(jr.split(simulate_key, simulations))
     many, keys = jax.jit(jax.vmap(ranked)), jr.split(sample_key, simulations)
-    together, parts = min(TOGETHER, simulations), []
+    together, parts = min(BATCH_SIZE, simulations), []
     with tqdm(total=simulations, desc=caller, unit="data set", disable=not progress) as bar:
         for start in range(0, simulations, together):
             # The last ones twice rather than a second shape to compile for.

@@ -1,4 +1,4 @@
-"""Which draws of a posterior lie where a learned prior, or likelihood, has seen no data."""
+"""Posterior draws that lie where a learned prior or likelihood has seen no data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax.random as jr
 import numpy as np
 
+from .._display import Row, html_table, one_line
 from .._typing import ArrayLike
 from .._warnings import warn
 from ..data.tables import Named
@@ -14,12 +15,17 @@ from ..distributions.learned import AbstractLearnedDensity
 from ..training.prepare import event_rows
 from .posterior import draws, events_of
 
-REFERENCE = 8192
-"""Samples of the density that levels are counted among, where no data are given."""
-RARE = 0.001
-"""Level below which a draw is outside."""
-TIMES = 10.0
-"""There is a warning above so many times the share of draws outside that there is among draws of the density itself."""
+NUM_REFERENCE_SAMPLES = 8192
+"""Number of samples of the density among which levels are counted if there are no held-out rows."""
+OUTSIDE_LEVEL = 0.001
+"""Level below which a draw is called outside."""
+WARNING_FACTOR = 10.0
+"""Factor by which the share of draws outside may exceed that of draws of the density itself without a warning."""
+ADVICE = (
+    "The likelihood draws the posterior there, where log_prob is an extrapolation. Learn the density from data that reach there, "
+    "or take a wider prior such as, on the real line, a dist.MixtureGeneral of it and a broad normal."
+)
+"""What to do about draws that are outside."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class SupportCheck:
     @property
     def outside(self) -> np.ndarray:
         """Whether a draw has a lower density than 99.9 % of the reference, shape `(chain, draw, *batch)`."""
-        return self.level < RARE
+        return self.level < OUTSIDE_LEVEL
 
     @property
     def share(self) -> float:
@@ -53,25 +59,41 @@ class SupportCheck:
 
         Of these 0.001 are outside or, of fewer rows than a thousand, as many as are below all of them.
         """
-        return TIMES * max(RARE, 1.0 / (self.reference + 1))
+        return WARNING_FACTOR * max(OUTSIDE_LEVEL, 1.0 / (self.reference + 1))
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words."""
+        most = "all" if self.reference * OUTSIDE_LEVEL < 1.0 else f"{1.0 - OUTSIDE_LEVEL:.1%}"
+        kind = "held-out rows" if self.calibrated else "samples of the density"
+        if self._good:
+            opening, where = "The posterior is where the density was learned", ""
+        else:
+            batch = np.argwhere(self.outside.mean(axis=(0, 1)) > self.limit)
+            opening = "The posterior reaches where the density saw no data"
+            where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
+        return f"{opening}: {self.share:.2%} of the draws lie at a lower density than {most} of {self.reference} {kind}{where}."
 
     def summary(self) -> str:
-        """One sentence, and what to do if it is bad."""
-        kind = "held-out rows" if self.calibrated else "samples of the density"
-        most = "all" if self.reference * RARE < 1.0 else f"{1.0 - RARE:.1%}"
-        text = f"{self.share:.2%} of the draws lie at a lower density than {most} of {self.reference} {kind}"
-        if self.share <= self.limit:
-            return f"{text}: the posterior is where the density was learned."
-        batch = np.argwhere(self.outside.mean(axis=(0, 1)) > self.limit)
-        where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
-        return (
-            f"{text}{where}: the likelihood draws the posterior to where the density saw no data, and what it says there is an "
-            "extrapolation. Learn it from data that reach there, or take a wider prior such as, on the real line, a "
-            "dist.MixtureGeneral of it and a broad normal."
-        )
+        """Return the verdict in words, and what to do if it is bad."""
+        return self.conclusion if self._good else f"{self.conclusion} {ADVICE}"
+
+    @property
+    def _good(self) -> bool:
+        return self.share <= self.limit
 
     def __str__(self) -> str:
         return self.summary()
+
+    def __repr__(self) -> str:
+        return one_line(self, self.conclusion)
+
+    def _repr_html_(self) -> str:
+        verdict = "good" if self._good else "bad"
+        rows = [Row(("share of draws outside", f"{self.share:.2%}", f"at most {self.limit:.2%}"), verdict)]
+        header = ("figure", "value", "threshold", "verdict")
+        notes = () if self._good else (ADVICE,)
+        return html_table("Support", self.conclusion, rows, header=header, notes=notes, verdict=verdict)
 
 
 def check_support(
@@ -110,7 +132,7 @@ def check_support(
     check_given(caller, density)
     events = events_of(caller, draws(caller, posterior), density, site)
     held_out = None if data is None else event_rows(caller, "data", density.model, data)
-    reference = density.sample(jr.key(0), (REFERENCE,)) if held_out is None else held_out
+    reference = density.sample(jr.key(0), (NUM_REFERENCE_SAMPLES,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
     own = np.asarray(density.log_prob(events), np.float64)
     # On the very edge of a support there is no log density.

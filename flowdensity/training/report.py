@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._display import Row, html_table, one_line
 from .._registry import savable
 from ..divergence.calibration import Residuals
 from .loop import History
@@ -121,8 +122,24 @@ class FitReport:
         """Per stage the arrays "step", "train" and "validation", of equal length."""
         return {stage: history.arrays() for stage, history in self.histories.items()}
 
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words, such as "Fit finished: flow and divergence in 95 s."."""
+        seconds = f"{sum(self.seconds.values()):.0f} s"
+        if self.interrupted is not None:
+            return f"Interrupted after {seconds}; cut short or left undone: {', '.join(self.interrupted)}."
+        # A stage without a step had nothing to learn.
+        stuck = [stage for stage, history in self.histories.items() if history.learned and history.best_step == 0]
+        if stuck:
+            stages = f"The {' and the '.join(stuck)} did not leave {'its' if len(stuck) == 1 else 'their'} reference"
+            return f"{stages}: training did not improve on it ({seconds})."
+        return f"Fit finished: {' and '.join(self.histories) or 'no stages'} in {seconds}."
+
     def summary(self) -> str:
-        """A few lines of text: what was made of the columns, what each stage reached, and how good the divergence is."""
+        """Return the verdict in words, and a line for the columns, for what each stage reached and for what was learned."""
+        return "\n".join([self.conclusion, *self._lines()])
+
+    def _lines(self) -> list[str]:
         lines = [] if self.columns is None else [self.columns]
         if self.reference is not None:
             lines.append(self.reference.summary())
@@ -153,7 +170,16 @@ class FitReport:
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
         if others:
             lines.append("also: " + ", ".join(f"{k} {v:.0f} s" for k, v in others.items()))
-        return "\n".join(lines)
+        return lines
 
     def __str__(self) -> str:
         return self.summary()
+
+    def __repr__(self) -> str:
+        return one_line(self, self.conclusion)
+
+    def _repr_html_(self) -> str:
+        # A line opens with what it is about.
+        rows = [Row((about, text)) for about, _, text in (line.partition(": ") for line in self._lines())]
+        finished = self.conclusion.startswith("Fit finished")
+        return html_table("Fit", self.conclusion, rows, verdict="good" if finished else "unclear")

@@ -363,7 +363,9 @@ ROWS = np.asarray(SOUND_GAUSSIAN.sample(jr.key(20), (150,)))
 def test_a_check_of_ones_own_is_run_beside_the_others_and_leaves_their_figures_as_they_are():
     few = (LogProbError(), Coverage())
     before = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=few, progress=False)
-    after = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS + np.array([1.0, 0.0]), checks=(*few, MeanShift()), progress=False)
+    after = fd.diagnose(
+        jr.key(0), SOUND_GAUSSIAN, ROWS + np.array([1.0, 0.0]), checks=(*few, MeanShift()), progress=False
+    )
     assert list(before) == ["log_prob.rmse", "log_prob.bias", "samples.coverage"]
     assert list(after) == [*before, "mean.shift"]
     again = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=(*few, MeanShift()), progress=False)

@@ -30,9 +30,9 @@ from flowdensity.diagnostics.checks.log_prob import LogProbErrors
 from flowdensity.diagnostics.checks.tails import TailErrors
 from flowdensity.diagnostics.findings import Finding
 from flowdensity.diagnostics.plots import (
-    DATA,
-    MODEL,
-    POSTERIOR,
+    DATA_COLOR,
+    MODEL_COLOR,
+    POSTERIOR_COLOR,
     plot_density,
     plot_errors,
     plot_prior_posterior,
@@ -106,7 +106,7 @@ def test_a_pair_plot_has_a_panel_for_each_coordinate_and_pair():
     assert [bool(axis.axison) for axis in axes.flat] == [True, False, True, True]
     assert labels(axes[1]) == ["x[0]", "x[1]"]
     assert labels(axes[:, 0], "y") == ["", "x[1]"]
-    (points,) = lines(axes[1, 0], DATA)
+    (points,) = lines(axes[1, 0], DATA_COLOR)
     assert len(points) == 2000
     assert {tuple(point) for point in points} <= {tuple(row) for row in ROWS}
     assert axes[0, 0].get_xlim() == axes[1, 0].get_xlim()
@@ -122,7 +122,7 @@ def test_a_pair_plot_has_a_panel_for_each_coordinate_and_pair():
 def test_the_lines_of_a_pair_plot_are_the_closed_form():
     axes = plot_density(KEY, GAUSSIAN, ROWS)
     for i in range(2):
-        ((x, height),) = (line.T for line in lines(axes[i, i], MODEL))
+        ((x, height),) = (line.T for line in lines(axes[i, i], MODEL_COLOR))
         exact = norm(GAUSSIAN_MEAN[i], np.sqrt(GAUSSIAN_COVARIANCE[i, i])).pdf(x)
         # A kernel of width h (in standard deviations) lowers the peak by h^2 / 2; the variance is f / (2 n h sqrt(pi)).
         count, width = 8192, 0.9 * 8192**-0.2
@@ -157,7 +157,7 @@ def test_labels_are_those_of_the_sites():
     assert labels(axes[-1]) == ["a", "tau", "v[0]", "v[1]"]
     axes = plot_density(KEY, NAMED_DENSITY, values, coordinates=["v", "a"])
     assert labels(axes[-1]) == ["v[0]", "v[1]", "a"]
-    (points,) = lines(axes[2, 1], DATA)
+    (points,) = lines(axes[2, 1], DATA_COLOR)
     column = {(float(v), float(a)) for v, a in zip(values["v"][:, 1], values["a"], strict=True)}
     assert {tuple(point) for point in points} == column
 
@@ -182,7 +182,7 @@ def test_an_event_that_is_a_number():
     density = fd.FlowDensity(ExactGaussianFlow(np.zeros(1), np.eye(1), support=constraints.positive, event_shape=()))
     axes = plot_density(KEY, density, np.asarray(density.sample(KEY, (200,))))
     assert labels(axes[0]) == ["x"]
-    ((x, _),) = (line.T for line in lines(axes[0, 0], MODEL))
+    ((x, _),) = (line.T for line in lines(axes[0, 0], MODEL_COLOR))
     assert x.min() > -0.01
 
 
@@ -192,7 +192,7 @@ def test_the_samples_of_many_contexts_are_put_together():
     density = CONDITIONAL.given(contexts)
     rows = np.asarray(density.sample(jr.key(7)))
     axes = plot_density(KEY, density, rows)
-    ((x, height),) = (line.T for line in lines(axes[0, 0], MODEL))
+    ((x, height),) = (line.T for line in lines(axes[0, 0], MODEL_COLOR))
     step = x[1] - x[0]
     mean = np.sum(x * height) * step
     variance = np.sum((x - mean) ** 2 * height) * step
@@ -204,23 +204,23 @@ def test_the_samples_of_many_contexts_are_put_together():
 
 def test_an_amortized_density_is_drawn_by_its_flow():
     axes, fast = (plot_density(KEY, density, ROWS)[0, 0] for density in (GAUSSIAN, amortized(GAUSSIAN)))
-    np.testing.assert_array_equal(lines(axes, MODEL)[0], lines(fast, MODEL)[0])
+    np.testing.assert_array_equal(lines(axes, MODEL_COLOR)[0], lines(fast, MODEL_COLOR)[0])
 
 
 def test_errors_are_those_of_the_diagnosis():
     within, beyond = plot_errors(DIAGNOSIS)
-    (points,) = lines(within, MODEL)
+    (points,) = lines(within, MODEL_COLOR)
     np.testing.assert_allclose(points, np.stack([NEAR.log_probs, NEAR.errors], axis=1))
     (band,) = within.patches
     assert np.isclose(band.get_y(), -0.3)
     assert np.isclose(band.get_height(), 0.6)
     assert labels([within, beyond], "y") == ["error of log_prob, nats"] * 2
-    clouds = lines(beyond, MODEL, ".")
+    clouds = lines(beyond, MODEL_COLOR, ".")
     assert [text.get_text() for text in beyond.get_xticklabels()] == ["2x", "4x", "10x"]
     for place, (cloud, excess) in enumerate(zip(clouds, EXCESS, strict=True)):
         np.testing.assert_allclose(cloud[:, 1], excess, atol=1e-12)
         assert np.all(np.abs(cloud[:, 0] - place) < 0.5)
-    bars = lines(beyond, MODEL, "None")
+    bars = lines(beyond, MODEL_COLOR, "None")
     np.testing.assert_allclose([bar[0, 1] for bar in bars], np.percentile(EXCESS, 99.0, axis=1))
     (limit,) = (line for line in beyond.lines if line.get_linestyle() == "--")
     assert set(limit.get_ydata()) == {1.5}
@@ -241,7 +241,7 @@ def test_an_exact_density_has_no_errors_to_draw():
     }
     findings = (replace(DIAGNOSIS.findings[0], value=0.0), DIAGNOSIS.findings[1])
     within, _ = plot_errors(replace(DIAGNOSIS, evidence=evidence, findings=findings))
-    assert not lines(within, MODEL)[0][:, 1].any()
+    assert not lines(within, MODEL_COLOR)[0][:, 1].any()
     within.figure.canvas.draw()
 
 
@@ -253,7 +253,7 @@ def test_residuals_have_bars_of_two_standard_errors(source):
     np.testing.assert_allclose(middle.get_xydata(), np.stack([[0.25, 0.75, 1.25], RESIDUALS.mean[:, 0]], axis=1))
     heights = np.array([segment[:, 1] for segment in ranges.get_segments()])
     np.testing.assert_allclose(np.diff(heights, axis=1)[:, 0], 4.0 * RESIDUALS.standard_error[:, 0])
-    (points,) = lines(others, DATA)
+    (points,) = lines(others, DATA_COLOR)
     np.testing.assert_allclose(points[:, 1], RESIDUALS.z[:, 1:].ravel())
     # Each in its own bin of time.
     np.testing.assert_array_equal(np.digitize(points[:, 0], RESIDUALS.times) - 1, [0, 0, 1, 1, 2, 2])
@@ -270,9 +270,9 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
     axes = plot_training(REPORT)
     assert axes.shape == (2,)
     for axis, (stage, history), kept in zip(axes, REPORT.histories.items(), [(20, 1.7), (10, -1.8)], strict=True):
-        (training,) = lines(axis, DATA)
+        (training,) = lines(axis, DATA_COLOR)
         np.testing.assert_array_equal(training, np.stack([history.step, history.train], axis=1)[1:])
-        validation, marked = lines(axis, MODEL)
+        validation, marked = lines(axis, MODEL_COLOR)
         np.testing.assert_array_equal(validation, np.stack([history.step, history.validation], axis=1))
         np.testing.assert_array_equal(marked, [kept])
         assert axis.get_ylabel().startswith(f"{stage} loss")
@@ -282,9 +282,9 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
 def test_held_out_likelihood_has_an_axis_of_its_own():
     history = History((0, 10, 20), (1.0, 0.9, 0.8), (1.41, 1.39, 1.40), best_step=10, gain=(0.04, 0.01))
     (axis,) = plot_training(fd.FitReport({"flow": history}, {}))
-    assert not lines(axis, MODEL)
+    assert not lines(axis, MODEL_COLOR)
     (right,) = [each for each in axis.figure.axes if each is not axis]
-    validation, marked = lines(right, MODEL)
+    validation, marked = lines(right, MODEL_COLOR)
     np.testing.assert_array_equal(validation[:, 1], history.validation)
     np.testing.assert_array_equal(marked, [(10, 1.39)])
     assert "nats per dimension" in right.get_ylabel()
@@ -304,7 +304,7 @@ def test_prior_and_posterior_are_the_closed_form():
     assert axes.shape == (2,)
     assert labels(axes) == ["theta[0]", "theta[1]"]
     for i, axis in enumerate(axes):
-        for colour, moved, scale in ((MODEL, 0.0, 1.0), (POSTERIOR, 1.0, 0.5)):
+        for colour, moved, scale in ((MODEL_COLOR, 0.0, 1.0), (POSTERIOR_COLOR, 1.0, 0.5)):
             ((x, height),) = (line.T for line in lines(axis, colour))
             exact = norm(GAUSSIAN_MEAN[i] + moved, scale * np.sqrt(GAUSSIAN_COVARIANCE[i, i])).pdf(x)
             # As above, for 2,000 draws.
@@ -316,10 +316,10 @@ def test_prior_and_posterior_are_the_closed_form():
 
 def test_each_event_of_a_plate_has_a_line():
     axes = plot_prior_posterior(KEY, GAUSSIAN, posterior(theta=draws(-2.0, 0.0, 2.0)))
-    found = lines(axes[0], POSTERIOR)
+    found = lines(axes[0], POSTERIOR_COLOR)
     peaks = [line[np.argmax(line[:, 1]), 0] for line in found]
     np.testing.assert_allclose(peaks, GAUSSIAN_MEAN[0] + np.array([-2.0, 0.0, 2.0]), atol=0.4)
-    assert len(lines(axes[0], MODEL)) == 1
+    assert len(lines(axes[0], MODEL_COLOR)) == 1
     assert len(axes[0].get_legend().get_texts()) == 2
 
 
@@ -333,7 +333,7 @@ def test_named_sites_are_found_in_a_posterior():
 def test_chains_that_are_stuck_in_different_modes_are_drawn():
     stuck = np.broadcast_to(np.array([[[0.0, -2.0]], [[3.0, -2.0]]]), (2, 500, 2))
     axes = plot_prior_posterior(KEY, GAUSSIAN, posterior(theta=stuck))
-    ((x, height),) = (line.T for line in lines(axes[0], POSTERIOR))
+    ((x, height),) = (line.T for line in lines(axes[0], POSTERIOR_COLOR))
     assert {round(float(v)) for v in x[height > 0.5 * height.max()]} == {0, 3}
 
 
@@ -419,7 +419,7 @@ def test_bad_input(call, error, message):
 def test_a_density_given_its_context_is_drawn():
     given = CONDITIONAL.given(CONTEXTS[1])
     ((x, height),) = (
-        line.T for line in lines(plot_density(KEY, given, np.asarray(given.sample(KEY, (100,))))[0, 0], MODEL)
+        line.T for line in lines(plot_density(KEY, given, np.asarray(given.sample(KEY, (100,))))[0, 0], MODEL_COLOR)
     )
     mean = np.sum(x * height) / np.sum(height)
     expected = GAUSSIAN_MEAN[0] + SLOPE[0] @ CONTEXTS[1]

@@ -158,7 +158,7 @@ def test_an_amortized_density_is_corrected_to_its_flow(kind):
     corrected = correction("test", rowwise, (fast,), None, {"theta": kind(exact())})
     ratio = corrected.log_ratios({"theta": ROWS})["theta"]
     np.testing.assert_allclose(ratio, exact().log_prob(ROWS) - fast.log_prob(ROWS), atol=1e-5)
-    assert corrected.errors == {"theta": "amortisation, divergence (Planted)"}
+    assert corrected.errors == {"theta": "amortization, divergence (Planted)"}
 
 
 def test_a_solver_is_corrected_to_a_finer_one():
@@ -201,7 +201,7 @@ def test_the_figures_are_those_of_half_a_nat(half_a_nat):
     # 1.3 % is the standard deviation of this ratio, and 9 % that of arviz's effective sample size of independent draws.
     assert 1.0 / np.sum(weights**2) / TOTAL == pytest.approx(np.exp(-0.25), abs=4.0 * 0.013)
     assert half_a_nat.effective_sample_size * np.sum(weights**2) == pytest.approx(1.0, abs=4.0 * 0.09)
-    assert not half_a_nat.factorised
+    assert not half_a_nat.factorized
     assert half_a_nat.log_weights.shape == (CHAINS, DRAWS)
     assert np.exp(half_a_nat.log_weights).sum() == pytest.approx(1.0)
 
@@ -365,7 +365,7 @@ def by_group():
 
 
 def test_only_the_group_that_is_bad_is_bad(by_group):
-    assert by_group.factorised
+    assert by_group.factorized
     assert by_group.log_weights.shape == (CHAINS, DRAWS, 4)
     assert by_group.pareto_k.shape == by_group.effective_sample_size.shape == by_group.error.shape == (4,)
     np.testing.assert_array_equal(by_group.pareto_k < by_group.threshold, [True, True, False, True])
@@ -422,7 +422,7 @@ def test_groups_that_hang_together_are_weighed_together(together):
     result = reweight(
         jr.key(2), posterior, together, {"theta": exact()}, model_args=(learned(0.1 * HALF),), progress=False
     )
-    assert not result.factorised
+    assert not result.factorized
     assert result.log_weights.shape == (CHAINS, 50)
     expected = 0.1 * ((theta - GAUSSIAN_MEAN) @ HALF).sum(-1)
     assert result.error == pytest.approx(expected.std(), abs=1e-2)
@@ -467,7 +467,7 @@ def test_weakly_coupled_groups_of_many_observations_are_weighed_together():
         model_args=(learned(0.1 * HALF),),
         progress=False,
     )
-    assert not result.factorised
+    assert not result.factorized
 
 
 @pytest.mark.slow
@@ -518,7 +518,7 @@ def test_a_learned_likelihood_is_corrected():
         model_args=(alone.with_divergence(Planted(np.zeros(2), lean=lean)),),
         progress=False,
     )
-    assert not result.factorised
+    assert not result.factorized
     assert result.error == pytest.approx(np.sqrt(4.0 * lean @ covariance @ lean), rel=0.1)
     assert_mean(result.mean()["theta"], expected)
     assert np.abs((theta.mean((0, 1)) - expected) / (theta.std((0, 1)) / np.sqrt(TOTAL))).max() > 8.0
@@ -546,7 +546,7 @@ def test_named_values(rows):
     values = {"theta": theta, "a": theta[..., 0], "tau": theta[..., 1], "v": theta[..., 2:]}
     density = alone.with_divergence(Planted(NAMED_SLOPE))
     result = reweight(jr.key(0), in_arviz(values), named, {"theta": alone}, model_args=(density,), progress=False)
-    assert result.factorised == (rows is not None)
+    assert result.factorized == (rows is not None)
     means = result.mean()
     assert set(means) == set(values)
     assert_mean(means["a"], NAMED_MEAN[0])

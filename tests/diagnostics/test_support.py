@@ -54,7 +54,7 @@ def test_the_densitys_own_draws_pass():
         warnings.simplefilter("error")
         found = fd.check_support(posterior(theta=np.asarray(GAUSSIAN.sample(jr.key(1), (2, 1000)))), GAUSSIAN)
     assert found.share < 0.005
-    assert "the posterior is where the density was learned" in str(found)
+    assert "The posterior is where the density was learned" in str(found)
     assert not found.calibrated
 
 

@@ -260,6 +260,7 @@ def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
     assert report.reference.components == 1
     assert report.histories["flow"].best_step == 0
     assert "held-out rows do not gain enough over the reference, so it is used as it is" in report.summary()
+    assert report.summary().startswith("The flow did not leave its reference: training did not improve on it (")
 
 
 @pytest.mark.slow

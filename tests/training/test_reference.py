@@ -123,7 +123,7 @@ def test_a_fit_on_few_rows_starts_there():
     )
     assert report.reference.components > 1
     assert density.model.reference.log_weights.shape == (report.reference.components,)
-    assert report.summary().splitlines()[:2] == [report.columns, report.reference.summary()]
+    assert report.summary().splitlines()[:3] == [report.conclusion, report.columns, report.reference.summary()]
     # A mixture has two dozen parameters, and 300 rows tell each of them to half a nat in all: a tenth of a nat a row.
     fresh = MIXTURE.sample(rng, 4_000)
     gap, error = paired(MIXTURE.log_prob(fresh), density.log_prob(np.float32(fresh)))
