@@ -102,6 +102,16 @@ DIAGNOSTICS: Groups = [
         },
     ),
     cases(
+        "fd.diagnose(key, density, samples, checks=checks, progress=False)",
+        {"density": PLAIN, "samples": DATA},
+        {
+            "one check": {"checks": fd.checks.LogScore()},
+            "a class of checks": {"checks": [fd.checks.LogScore]},
+            "a number for `checks`": {"checks": 3},
+            "one check twice": {"checks": [fd.checks.Tails(), fd.checks.Tails(factors=(3.0,))]},
+        },
+    ),
+    cases(
         "fd.reweight(key, posterior, model, exact, progress=False)",
         WITH_MODEL,
         {
@@ -208,7 +218,14 @@ PICTURES: Groups = [
             "one pair of axes for four panels": {"axes": [None]},
         },
     ),
-    cases("fd.plot_errors(diagnosis)", {"density": PLAIN}, {"a report of a fit": {"diagnosis": REPORT}}),
+    cases(
+        "fd.plot_errors(diagnosis)",
+        {"density": PLAIN},
+        {
+            "a report of a fit": {"diagnosis": REPORT},
+            "a diagnosis without tails": {"diagnosis": fd.Diagnosis((), {}, 0.0)},
+        },
+    ),
     cases(
         "fd.plot_residuals(residuals)",
         {"density": PLAIN, "data": DATA},

@@ -87,11 +87,18 @@ def _check_checks(caller: str, checks: object) -> None:
     if isinstance(checks, AbstractCheck):
         raise TypeError(f"{caller} expected `checks` as a sequence of checks; got one check. Fix: checks = (checks,)")
     if not isinstance(checks, Sequence) or not all(isinstance(check, AbstractCheck) for check in checks):
-        kinds = sorted({type(check).__name__ for check in checks}) if isinstance(checks, Sequence) else []
-        got = f"a sequence of {', '.join(kinds)}" if kinds else type(checks).__name__
+        got, fix = type(checks).__name__, "checks = fd.checks.CHECKS"
+        if isinstance(checks, Sequence):
+            wrong = next(check for check in checks if not isinstance(check, AbstractCheck))
+            got = (
+                f"the class {wrong.__name__}"
+                if isinstance(wrong, type)
+                else f"an object of type {type(wrong).__name__}"
+            )
+            if all(isinstance(check, type) and issubclass(check, AbstractCheck) for check in checks):
+                fix = "checks = [check() for check in checks]"
         raise TypeError(
-            f"{caller} expected `checks` as a sequence of checks, instances of fd.checks.AbstractCheck; got {got}. "
-            "Fix: checks = fd.checks.CHECKS"
+            f"{caller} expected `checks` as a sequence of checks, instances of fd.checks.AbstractCheck; got {got}. Fix: {fix}"
         )
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -339,50 +341,42 @@ def test_bad_input(mixture_fit, make, error, message):
         fd.diagnose(jr.key(0), density, samples, context=context, progress=False)
 
 
-class MeanShift(fd.checks.AbstractCheck):
-    """A user's own check: the largest difference of a mean of held-out rows from that of samples."""
-
-    name = "mean"
-    section = "My own"
-    needs = (fd.checks.held_out_rows,)
-    randomized = True
-
-    def figures(self, subject):
-        return (fd.checks.Finding("mean.shift", "largest shift of a mean, <sd>", "at most", 0.2, "Fit again."),)
-
-    def measure(self, key, subject):
-        rows = np.asarray(subject.held_out.states)
-        shifts = np.abs(rows.mean(0) - subject.draw_given(key, subject.held_out.contexts).mean(0))
-        return {"mean.shift": fd.checks.Measured(shifts.max(), 2.0 / math.sqrt(len(rows)))}, shifts
-
-
 SOUND_GAUSSIAN = fd.FlowDensity(gaussian_flow(), solver=fd.FixedStep(16))
 ROWS = np.asarray(SOUND_GAUSSIAN.sample(jr.key(20), (150,)))
 
 
-def test_a_check_of_ones_own_is_run_beside_the_others_and_leaves_their_figures_as_they_are():
-    few = (LogProbError(), Coverage())
-    before = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=few, progress=False)
-    after = fd.diagnose(
-        jr.key(0), SOUND_GAUSSIAN, ROWS + np.array([1.0, 0.0]), checks=(*few, MeanShift()), progress=False
-    )
-    assert list(before) == ["log_prob.rmse", "log_prob.bias", "samples.coverage"]
-    assert list(after) == [*before, "mean.shift"]
-    again = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=(*few, MeanShift()), progress=False)
-    assert again.findings[:3] == before.findings
-    assert again["mean.shift"].verdict == "good"
-    assert after["mean.shift"].verdict == "bad"
-    assert after["mean.shift"].section == "My own"
-    assert after["mean.shift"].value == after.evidence["mean"].max()
-    assert "mean.shift" in after.conclusion
-    assert "mean.shift: Fit again." in after.summary()
+def own_check():
+    """The example of CONTRIBUTING.md, which runs as it is, with the diagnosis that it makes."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"## How to add a check\n.*?```python\n(.*?)```", text, re.DOTALL)
+    names = {"density": SOUND_GAUSSIAN, "held_out": ROWS}
+    exec(example, names)
+    return names["MeanShift"], names["diagnosis"]
+
+
+def test_the_example_of_a_check_runs_beside_the_built_in_checks():
+    own, diagnosis = own_check()
+    assert list(diagnosis)[-1] == "samples.means"
+    assert len(diagnosis) == 18
+    assert diagnosis["samples.means"].verdict == "good"
+    assert diagnosis["samples.means"].section == diagnosis["samples.coverage"].section
+    # Those of the other checks are as without it.
+    alone = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, progress=False)
+    assert diagnosis.findings[:-1] == alone.findings
+    shifted = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS + np.array([1.0, 0.0]), checks=[own()], progress=False)
+    assert shifted["samples.means"].value == shifted.evidence["means"].max()
+    assert shifted.conclusion == "1 of 1 figure is bad: samples.means."
+    assert "samples.means: The model has not learned the mean" in shifted.summary()
+    fewer = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS[:99], checks=[own(max_shift=1.0)], progress=False)
+    assert fewer["samples.means"].threshold == 1.0
+    assert fewer["samples.means"].reason.startswith("at least 100 held-out rows are needed; there are 99. Fix: ")
 
 
 @pytest.mark.parametrize(("samples", "got"), [(None, "needed. Fix"), (ROWS[:60], "needed; there are 60. Fix")])
 def test_a_check_that_lacks_held_out_rows_is_not_run_and_says_why(samples, got):
-    checks = (NearestNeighborTest(), Coverage(), LogScore(), MeanShift())
+    checks = (NearestNeighborTest(), Coverage(), LogScore())
     found = fd.diagnose(jr.key(0), SOUND_GAUSSIAN, samples, checks=checks, progress=False)
-    assert len(found) == 6
+    assert len(found) == 5
     assert {finding.verdict for finding in found.findings} == {"not measured"}
     assert {finding.reason for finding in found.findings} == {
         f"at least 100 held-out rows are {got}: diagnosis = fd.diagnose(key, density, samples)"
@@ -426,7 +420,9 @@ def test_the_bar_counts_checks(capsys):
     ("checks", "error", "message"),
     [
         (LogProbError(), TypeError, r"got one check. Fix: checks = \(checks,\)"),
-        ((LogProbError, 3), TypeError, "got a sequence of .*, int. Fix: checks = fd.checks.CHECKS"),
+        ((LogProbError, 3), TypeError, "got the class LogProbError. Fix: checks = fd.checks.CHECKS"),
+        ([LogProbError], TypeError, r"the class LogProbError. Fix: checks = \[check\(\) for check in checks\]"),
+        ((Tails(), 3), TypeError, "got an object of type int. Fix: checks = fd.checks.CHECKS"),
         (3, TypeError, "got int. Fix: checks = fd.checks.CHECKS"),
         ((*CHECKS, Tails(factors=(3.0,))), ValueError, "distinct names; got tails more than once"),
     ],
