@@ -1,4 +1,4 @@
-"""What the exact log density would add to a model's joint at one draw: the log ratio by which a posterior is corrected.
+"""Log ratios of the exact to the sampled log density of a model at posterior draws.
 
 At a site where a learned density stands, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned
 divergence, of an amortization and of a solver. The posterior under the exact density $p$ of the same flow has the density of
@@ -36,10 +36,10 @@ MAX_TANGENTS = 32_768
 
 @dataclass(frozen=True)
 class Groups:
-    """The plates that all of a model lies in, and where their axes are.
+    """The plates that contain every site of a model, and their axes.
 
     Attributes:
-        names: of the plates.
+        names: names of the plates.
         dims: their dimensions, counted from the right of a site's batch shape, the leftmost first.
         shape: their sizes.
     """
@@ -49,11 +49,11 @@ class Groups:
     shape: tuple[int, ...] = ()
 
     def summed(self, values: Array) -> Array:
-        """Values with a site's batch axes in their end, summed to those of the groups."""
+        """Sum values, whose last axes are a site's batch axes, over all axes but those of the groups."""
         return values.sum([axis for axis in range(-values.ndim, 0) if axis not in self.dims])
 
     def axes(self, event_dim: int) -> tuple[int, ...]:
-        """The groups' axes in a value with so many axes of an event, counted from the right."""
+        """Return the groups' axes in a value with `event_dim` event axes, counted from the right."""
         return tuple(dim - event_dim for dim in self.dims)
 
 
@@ -81,7 +81,7 @@ class Correction:
 
     @property
     def chunk(self) -> int:
-        """How many draws are corrected at once."""
+        """Number of draws that are corrected at once."""
         return max(1, MAX_TANGENTS // self.tangents)
 
     def log_ratios(self, draw: Draw) -> dict[str, Array]:
@@ -190,7 +190,7 @@ def correction(
         check_learned(caller, f"exact[{name!r}]", density, fix)
     targets = {name: density.flow.with_divergence(ExactDivergence()) for name, density in exact.items()}
     found: list[Correction] = []
-    # Within the trace, whose values have shapes and no numbers: what is in a scan cannot be looked at from without.
+    # Sites are described within `eval_shape`, since the values of a scan cannot be inspected from outside.
     jax.eval_shape(lambda: found.append(_described(caller, bound, targets)))
     return found[0]
 
@@ -236,7 +236,7 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
     done = []
     with tqdm(total=count, desc=label, unit="draw", disable=not progress) as bar:
         for start in range(0, count, chunk):
-            # The last rows twice rather than a second shape to compile for.
+            # Repeat the last rows, so that there is no second shape to compile.
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
             done.append(jax.device_get(compiled({name: jnp.asarray(values[rows]) for name, values in draws.items()})))
             bar.update(min(chunk, count - start))
@@ -265,7 +265,7 @@ def _samples(trace: dict[str, Any]) -> dict[str, Any]:
 
 
 def _traced(model: Callable[[], Any]) -> dict[str, Any]:
-    # The key is for `scan`, which wants one, and for what `substitute` has put nothing in the place of.
+    # `scan` needs a key, and so do sites that `substitute` has no value for.
     return handlers.trace(handlers.seed(model, jr.key(0))).get_trace()
 
 

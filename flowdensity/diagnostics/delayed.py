@@ -20,7 +20,7 @@ POSITION_FIELDS = ("z", "z_grad", "potential_energy")
 
 
 class DelayedState(NamedTuple):
-    """Where a chain of `DelayedAcceptance` is; with chains in one array all but `i` have an axis of chains.
+    """State of a chain of `DelayedAcceptance`; for vectorized chains, all fields but `i` have an axis of chains.
 
     Attributes:
         i: transitions so far, warm-up included.
@@ -47,7 +47,7 @@ class DelayedState(NamedTuple):
 
     @property
     def potential_energy(self) -> Array:
-        """Of the posterior that proposes, nats."""
+        """Potential energy of the proposing posterior, nats."""
         return self.inner.potential_energy
 
 
@@ -143,7 +143,7 @@ class DelayedAcceptance(MCMCKernel):
         warming = state.i < self._num_warmup
         start = (state.inner._replace(rng_key=inner_key), jnp.zeros_like(state.diverging))
         proposal, diverging = jax.lax.fori_loop(0, jnp.where(warming, 1, self.steps), step, start)
-        # The last of warm-up is where the chain starts from.
+        # The chain starts from the last state of the warm-up.
         ratio = jax.lax.cond(
             state.i + 1 < self._num_warmup,
             lambda _: state.log_ratio,
@@ -152,7 +152,7 @@ class DelayedAcceptance(MCMCKernel):
         )
         gain = ratio - state.log_ratio
         accept = warming | (jnp.log(self._each(jr.uniform)(accept_key)) < gain)
-        # Where it is refused the place is the old one; the sampler's counts go on.
+        # A rejected proposal restores the position; the counters of the inner sampler go on.
         place = {
             name: jax.tree.map(partial(_where, accept), getattr(proposal, name), getattr(state.inner, name))
             for name in POSITION_FIELDS
@@ -176,7 +176,7 @@ class DelayedAcceptance(MCMCKernel):
         return f"{self.kernel.get_diagnostics_str(state.inner)}; accepted {state.mean_accept_prob:.2f}"
 
     def _each(self, function: Any) -> Any:
-        """`function` of one chain, for all chains if they are in one array."""
+        """Return a function of one chain, vectorized if chains are in one array."""
         return jax.vmap(function) if self._several else function
 
     def _keys(self, key: Key, count: int) -> tuple[Key, ...]:

@@ -23,7 +23,7 @@ from ..training.prepare import event_rows
 from ..training.report import FitReport
 from .findings import Diagnosis
 from .posterior import draws, events_of
-from .smoothing import Span, smoothed, span_of
+from .smoothing import Span, smoothed_density, span_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # matplotlib is imported where a figure is made: it takes a second
@@ -98,7 +98,7 @@ def plot_density(
             axis.plot(
                 points[:, j], points[:, i], ".", color=DATA_COLOR, alpha=0.5, markersize=2, rasterized=True, zorder=1
             )
-            (x, y), heights, levels = smoothed(samples[:, [j, i]], (spans[j], spans[i]), CONTOURS)
+            (x, y), heights, levels = smoothed_density(samples[:, [j, i]], (spans[j], spans[i]), CONTOURS)
             axis.contour(
                 x, y, heights.T, levels=levels[::-1], colors=MODEL_COLOR, linewidths=list(CONTOURS.values())[::-1]
             )
@@ -355,7 +355,7 @@ def _legend(*axes: "Axes") -> None:
 
 def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:
     """The density of some numbers as a line, without a scale for its height."""
-    (middles,), heights, _ = smoothed(values[:, None], (span,))
+    (middles,), heights, _ = smoothed_density(values[:, None], (span,))
     axis.plot(middles, heights, **style)
     axis.set(xlim=span, ylim=(0.0, 1.05 * max(axis.dataLim.ymax, heights.max())), yticks=[])
     axis.spines["left"].set_visible(False)

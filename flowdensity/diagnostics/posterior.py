@@ -1,6 +1,7 @@
-"""A posterior in arviz's form: its draws as arrays, one of the same form with other draws, and arviz's figures of draws.
+"""Posteriors in arviz's form: reading their draws, replacing them, and arviz's statistics of draws.
 
-What differs between the `InferenceData` of arviz 0.x and the `DataTree` of arviz 1.x is here and in `data.containers`.
+The differences between the `InferenceData` of arviz 0.x and the `DataTree` of arviz 1.x are handled here and, for reading, in
+`data.containers`.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from ..data.containers import CHAINS, dataset_of, draw_dims
 from ..distributions.learned import AbstractLearnedDensity
 
 POSTERIOR_LINE = "posterior = arviz.from_numpyro(mcmc)"
-"""The line that takes a posterior from the run that sampled it."""
+"""The line that converts a numpyro run to a posterior in arviz's form."""
 
 # arviz is imported where it is used: it takes longer than all the rest of the package.
 
 
 def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
-    """Every variable of a posterior, shape `(chain, draw, *shape)`.
+    """Return every variable of a posterior, shape `(chain, draw, *shape)`.
 
     Args:
         caller: public function whose name the errors carry.
@@ -43,7 +44,7 @@ def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
 def events_of(
     caller: str, variables: dict[str, np.ndarray], flow: AbstractLearnedDensity, site: str | None
 ) -> np.ndarray:
-    """The events of a density among a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
+    """Return the events of a density from a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
 
     Args:
         caller: public function whose name the errors carry.
@@ -72,7 +73,7 @@ def events_of(
 def with_draws(
     posterior: Any, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, "chain draw"] | None, note: str
 ) -> Any:
-    """A posterior of the same kind with other draws.
+    """Return a posterior of the same kind with other draws.
 
     Args:
         posterior: as `draws` takes it.
@@ -114,40 +115,42 @@ def with_draws(
     return result
 
 
-def effective(values: np.ndarray) -> np.ndarray:
-    """arviz's rank-normalized effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+def effective_sample_size(values: np.ndarray) -> np.ndarray:
+    """Return arviz's rank-normalized effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
     import arviz
 
     return np.asarray(arviz.ess({"x": values}, method="bulk")["x"])
 
 
 def standard_errors(values: np.ndarray) -> np.ndarray:
-    """arviz's Monte-Carlo standard error of the mean of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+    """Return arviz's Monte-Carlo standard error of the mean of draws, for each of `shape` in `(chain, draw, *shape)`."""
     import arviz
 
     return np.asarray(arviz.mcse({"x": values}, method="mean")["x"])
 
 
-def smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, float]:
-    """arviz's Pareto-smoothed importance sampling (Vehtari et al. 2024, "Pareto smoothed importance sampling", JMLR 25).
+def pareto_smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, float]:
+    """Return weights by Pareto-smoothed importance sampling, with arviz's code.
+
+    Reference: Vehtari et al. 2024, "Pareto smoothed importance sampling", JMLR 25.
 
     Args:
         log_ratios: one for each draw, nats.
-        efficiency: effective sample size of the draws over their number.
+        efficiency: effective sample size of the draws, divided by their number.
 
     Returns:
         Log weights whose exponentials have the sum 1, and the Pareto shape k of their tail.
     """
     import arviz
 
-    # Repeated draws make a tail of ties, to which no Pareto shape is too small: what overflows weighs nothing.
+    # Repeated draws make a tail of ties, for which the fitted shape can be so small that arviz overflows; the weight is zero.
     with np.errstate(over="ignore"):
         if hasattr(arviz, "psislw"):
             weights, shape = arviz.psislw(log_ratios, reff=efficiency)
             return np.asarray(weights), float(shape)
         from arviz_stats.base import array_stats  # type: ignore[import-not-found]  # what arviz 1 is made of
 
-        # It takes log likelihoods, of which the ratios of leave-one-out are the reciprocals.
+        # It takes log likelihoods, whose reciprocals are the ratios of leave-one-out cross-validation.
         weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
         return weights, float(shape)
 
@@ -164,7 +167,7 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
 
 
 def finite_chains(bad: Bool[np.ndarray, "chain draw"]) -> str:
-    """The line that takes the chains without a bad draw or, where there is none, samples again, as a fix."""
+    """Return the line that keeps the chains without a bad draw or, if there is none, samples again, as a fix."""
     good = np.flatnonzero(~bad.any(axis=1)).tolist()
     return f"posterior = posterior.isel(chain={good})" if good else f"mcmc.run(jax.random.key(1)); {POSTERIOR_LINE}"
 

@@ -1,4 +1,4 @@
-"""A posterior that was sampled with a learned or amortized density, weighted to the one under the exact density."""
+"""Reweighting of a posterior that was sampled with a learned or amortized density to the one under the exact density."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from .._checks import check_key
 from .._typing import Float, Key
 from .._warnings import warn
 from .correction import Correction, Learned, correction, over_draws
-from .posterior import POSTERIOR_LINE, effective, finite_chains, smoothed
+from .posterior import POSTERIOR_LINE, effective_sample_size, finite_chains, pareto_smoothed
 from .posterior import draws as draws_of
 from .reweighted import Reweighted
 
@@ -33,19 +33,19 @@ def reweight(
     model_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Reweighted:
-    r"""Weight a posterior that was sampled with a learned or amortized density to the one under the exact density.
+    r"""Reweight a posterior that was sampled with a learned or amortized density to the one under the exact density.
 
-    The flow that a learned density has is known exactly; its log density is dear. It is computed once for each draw, and the
-    draws weighted by the ratio, $w_i \propto \prod_s p_s/\tilde p_s$ over the sites s of `exact`, by Pareto-smoothed importance
+    The exact log density of the flow is known but slow. It is computed once for each draw, and the draws are weighted by the
+    ratio, $w_i \propto \prod_s p_s/\tilde p_s$ over the sites s of `exact`, by Pareto-smoothed importance
     sampling (arviz's). This corrects the error of a learned or estimated divergence, of an amortization, and of a solver where
     `exact` has a finer one. It cannot correct what the flow did not learn of its data.
 
-    A warning says where the weights leave too few effective draws, or cannot be trusted. Then `DelayedAcceptance` samples the
+    There is a warning if the weights leave too few effective draws or cannot be trusted. Then `DelayedAcceptance` samples the
     exact posterior.
 
     Args:
         key: JAX PRNG key of the resampling.
-        posterior: what was sampled, in arviz's form: `InferenceData`, `DataTree`, or the `Dataset` of the posterior group.
+        posterior: the sampled posterior in arviz's form: `InferenceData`, `DataTree`, or the `Dataset` of the posterior group.
         model: the numpyro model that was sampled, with the density that it was sampled with.
         exact: by name of a site, latent or observed, the density that should have stood there: a `FlowDensity` or an
             `AmortizedDensity`, of whose flow the exact divergence is taken, with its solver. It is given the contexts that the
@@ -108,7 +108,7 @@ def reweight(
 
 
 def _check_draws(draws: dict[str, np.ndarray], corrected: Correction) -> tuple[int, int]:
-    """Numbers of chains and draws."""
+    """Check the shapes of the draws, and return the numbers of chains and draws."""
     missing = [name for name in corrected.latent if name not in draws]
     if missing:
         raise ValueError(
@@ -144,7 +144,7 @@ def _check_ratios(ratios: Float[np.ndarray, "draws *groups"], chains: int) -> No
 
 
 def _factorized(key: Key, corrected: Correction, flat: dict[str, np.ndarray]) -> tuple[bool, dict[str, int]]:
-    """Whether groups have independent posteriors, and the deterministic sites that each belong to one."""
+    """Return whether groups have independent posteriors, and the deterministic sites that belong to single groups."""
     if not corrected.groups.names:
         return False, {}
     total = len(next(iter(flat.values())))
@@ -154,13 +154,13 @@ def _factorized(key: Key, corrected: Correction, flat: dict[str, np.ndarray]) ->
 
 
 def _weighed(ratios: Float[np.ndarray, "chain draw"]) -> tuple[np.ndarray, float, float, float]:
-    """Log weights, Pareto k, effective sample size and the error in nats."""
+    """Return log weights, Pareto k, effective sample size and the error in nats."""
     finite = np.maximum(ratios, ratios[np.isfinite(ratios)].min())
-    efficiency = min(1.0, float(effective(finite)) / ratios.size)
+    efficiency = min(1.0, float(effective_sample_size(finite)) / ratios.size)
     if np.ptp(ratios) < MIN_SPREAD:
         log_weights, shape = ratios - logsumexp(ratios), 0.0
     else:
-        flat, shape = smoothed(ratios.reshape(-1), efficiency)
+        flat, shape = pareto_smoothed(ratios.reshape(-1), efficiency)
         log_weights = flat.reshape(ratios.shape)
     size = efficiency / np.sum(np.exp(2.0 * log_weights))
     return log_weights, shape, float(size), float(np.std(finite))

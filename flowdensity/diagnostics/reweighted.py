@@ -25,28 +25,28 @@ NOT_CORRECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Reweighted:
-    r"""A posterior with the weights that make it the one under the exact density, and how far they can be trusted.
+    r"""Weights of the draws of a posterior, which make it the posterior under the exact density, and their diagnostics.
 
-    With log ratios $r_i$ of the exact density to the sampled one at draw i, the weights are
-    $w_i \propto e^{r_i}$, the largest of them smoothed (PSIS). Where all of the model lies in a plate and its groups are
-    independent a posteriori, each group has weights of its own: their errors do not add up.
+    With log ratios $r_i$ of the exact density to the sampled one at draw i, the weights are $w_i \propto e^{r_i}$, and the
+    largest of them are smoothed (PSIS). If the whole model lies in a plate and its groups are independent a posteriori, each
+    group has its own weights, so that the errors of groups do not add up.
 
     Attributes:
         log_weights: shape `(chain, draw)`, or `(chain, draw, *groups)` where the posterior factorizes; the exponentials have the
             sum 1 over draws.
-        pareto_k: shape of the tail of the weights, one for each group. Below `threshold` the weighted means can be trusted; 0
-            where there is nothing to correct.
+        pareto_k: shape of the tail of the weights, one for each group. Below `threshold` the weighted means can be trusted. It is
+            0 if there is nothing to correct.
         effective_sample_size: of the weighted draws, one for each group: $\epsilon/\sum_i w_i^2$, with $\epsilon$ the
-            effective sample size of the log ratios' own chains over the number of draws (Vehtari et al. 2024). What a mean is
-            worth follows from its own standard error, see `expectation`.
+            effective sample size of the chains of log ratios over the number of draws (Vehtari et al. 2024). `expectation` has
+            the standard error of a mean.
         error: standard deviation of the log ratio over the draws in nats, one for each group: by how much the sampled log
             density was off, but for a constant.
         factorized: whether groups have weights of their own.
-        threshold: $\min(1 - 1/\log_{10} S, 0.7)$ for S draws: above it the weights of so few draws say nothing.
-        posterior: as it came.
-        correction: of the model.
+        threshold: $\min(1 - 1/\log_{10} S, 0.7)$ for S draws: above it, weights of S draws cannot be trusted.
+        posterior: the posterior that was passed.
+        correction: the log ratios of the model.
         values: variables of the posterior that have these weights, with the event dimension of each.
-        key: of `resample`.
+        key: key of `resample`.
     """
 
     log_weights: Float[np.ndarray, "chain draw *groups"]
@@ -94,7 +94,7 @@ class Reweighted:
         return mean, standard_errors(shape[0] * shape[1] * weights * (values - mean))
 
     def _values_from(self, got: tuple[int, ...]) -> str:
-        """Values of the right shape: those that came, where they only have their axes otherwise, or the log weights."""
+        """Return code for values of the right shape: the passed ones reshaped, if their number fits, or the log weights."""
         shape = self.log_weights.shape
         if got and got[0] == math.prod(shape):
             return f"jax.numpy.reshape(values, {(*shape, *got[1:])})"
@@ -219,7 +219,7 @@ class Reweighted:
         return html_table("Reweighted posterior", self.conclusion, rows, notes=notes, verdict=verdict)
 
     def troubles(self) -> list[str]:
-        """Why the weighted means are not to be trusted, each reason with a remedy."""
+        """Return the reasons why weighted means cannot be trusted, each with a remedy."""
         troubles = []
         shapes, sizes = np.asarray(self.pareto_k), np.asarray(self.effective_sample_size)
         if not self.reliable:
@@ -246,7 +246,7 @@ class Reweighted:
 
 
 def _rows(weights: Float[np.ndarray, " draws"], parts: Float[np.ndarray, " wanted"]) -> Int[np.ndarray, " wanted"]:
-    """Numbers of draws: where a random point of each equal part of the total weight lies."""
+    """Return the indices of the draws in which a random point of each equal part of the total weight lies."""
     edges = np.cumsum(weights)
     points = (np.arange(len(parts)) + parts) / len(parts) * edges[-1]
     return np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)

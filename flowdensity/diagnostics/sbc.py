@@ -185,7 +185,7 @@ def simulation_based_calibration(
         }
 
     def rank(key: Key, sampled: Array, truth: Array) -> Array:
-        # Among equals, as where a coordinate is constant or discrete, any rank is as good.
+        # Ties, as in a constant or discrete coordinate, are broken at random.
         below, equal = (jnp.sum(each, axis=0) for each in (sampled < truth, sampled == truth))
         return below + jr.randint(key, below.shape, 0, equal + 1)
 
@@ -195,7 +195,7 @@ def simulation_based_calibration(
     together, parts = min(BATCH_SIZE, simulations), []
     with tqdm(total=simulations, desc=caller, unit="data set", disable=not progress) as bar:
         for start in range(0, simulations, together):
-            # The last ones twice rather than a second shape to compile for.
+            # Repeat the last data sets, so that there is no second shape to compile.
             rows = np.minimum(np.arange(start, start + together), simulations - 1)
             parts.append(jax.device_get(many(keys[rows], {name: values[rows] for name, values in truths.items()})))
             bar.update(min(together, simulations - start))

@@ -1,4 +1,8 @@
-"""Samples of one or two coordinates as a smooth density on a grid, for the lines and contours of plots."""
+"""Kernel density estimates of one or two coordinates on a grid, for the lines and contours of plots.
+
+arviz estimates densities of one coordinate; its estimate for two is private, and has one bandwidth rule that smears modes into
+each other. Lines and contours come from one estimate here, so that a panel agrees with the margins beside it.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
@@ -10,26 +14,35 @@ Span: TypeAlias = tuple[float, float]
 
 
 def span_of(*values: np.ndarray) -> Span:
-    """Ends of a panel: all but 0.1 % of the values at either end, and a margin."""
+    """Return the ends of a panel: all but 0.1 % of the values at either end, and a margin."""
     ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
     low, high = float(ends.min()), float(ends.max())
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
 
-def smoothed(
+def smoothed_density(
     values: np.ndarray, spans: Sequence[Span], shares: Iterable[float] = ()
 ) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
-    """Density of rows of one or two coordinates on a grid, its points along each, and its levels above which the `shares` are.
+    """Estimate the density of rows of one or two coordinates on a grid.
 
-    The kernel's width is Silverman's or up to eight times less: the largest which, fitted to half of the rows, is within 0.5 % of
-    the least squared error on the other half. Where more than 1 % of the rows are within a width of the last one, there is the
-    end of a support: the kernel is folded back and the density falls to zero.
+    The width of the kernel is Silverman's or up to eight times less. It is the largest with a squared error within 0.5 % of the
+    least one, if the density is estimated from one half of the rows and compared with the other. If more than 1 % of the rows are
+    within a width of the last one, the support ends there: the kernel is reflected, and beyond, the density is zero.
+
+    Args:
+        values: shape `(rows, 1)` or `(rows, 2)`.
+        spans: ends of the grid for each coordinate.
+        shares: shares of the rows, for `levels`.
+
+    Returns:
+        The points of the grid along each coordinate, the density on the grid, and for each share the level above which that
+        share of the rows lies.
     """
     count, dim = values.shape
     cells, span = {1: 1024, 2: 128}[dim], np.array(spans).T
     quartiles = np.quantile(values, [0.25, 0.75], axis=0)
     spread = np.minimum(values.std(axis=0), (quartiles[1] - quartiles[0]) / 1.34)
-    # Draws of a chain that is stuck may all be the same.
+    # The draws of a chain that is stuck may all be equal.
     width = np.maximum(0.9 * spread * count ** (-1.0 / (4.0 + dim)), 1e-3 * (span[1] - span[0]))
     least, most = values.min(axis=0), values.max(axis=0)
     low, high = np.mean(values < least + width, axis=0), np.mean(values > most - width, axis=0)

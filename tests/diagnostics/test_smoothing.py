@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from flowdensity.diagnostics.smoothing import smoothed
+from flowdensity.diagnostics.smoothing import smoothed_density
 
 
 def test_two_far_modes_are_not_smoothed_into_each_other():
@@ -12,7 +12,7 @@ def test_two_far_modes_are_not_smoothed_into_each_other():
     rng = np.random.default_rng(3)
     values = np.concatenate([rng.normal(-5.0, 0.3, 4096), rng.normal(5.0, 0.3, 4096)])
     rng.shuffle(values)
-    (x,), height, _ = smoothed(values[:, None], [(-8.0, 8.0)])
+    (x,), height, _ = smoothed_density(values[:, None], [(-8.0, 8.0)])
     exact = 0.5 * (norm(-5.0, 0.3).pdf(x) + norm(5.0, 0.3).pdf(x))
     # A squared error of 0.5 % above the best is a width of 0.44, which takes 9 % off; and four standard errors of 2.4 %.
     assert np.max(np.abs(height - exact)) < (0.09 + 4.0 * 0.024) * exact.max()
@@ -20,7 +20,7 @@ def test_two_far_modes_are_not_smoothed_into_each_other():
 
 def test_the_end_of_a_support_is_not_smoothed_away():
     values = np.random.default_rng(4).exponential(size=8192)
-    (x,), height, _ = smoothed(values[:, None], [(-1.0, 7.0)])
+    (x,), height, _ = smoothed_density(values[:, None], [(-1.0, 7.0)])
     assert x[0] > -0.01
     assert height[0] == 0.0
     assert abs(height[1] - 1.0) < 0.15
@@ -29,6 +29,6 @@ def test_the_end_of_a_support_is_not_smoothed_away():
 
 @pytest.mark.parametrize("values", [np.full(100, 2.0), np.repeat([1.0, 2.0], 50), np.array([1.0, 2.0, 4.0, 8.0])])
 def test_draws_of_stuck_chains_and_few_draws_have_a_density(values):
-    (x,), height, _ = smoothed(values[:, None], [(0.0, 10.0)])
+    (x,), height, _ = smoothed_density(values[:, None], [(0.0, 10.0)])
     assert np.isfinite(height).all()
     assert abs(np.sum(height) * (x[1] - x[0]) - 1.0) < 1e-9
