@@ -16,10 +16,9 @@ from ..data.tables import Sample
 from ..distributions.flow import FlowDensity
 from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.exact import ExactDivergence
-from ..divergence.interface import AbstractDivergence
 from ..divergence.stochastic import HutchinsonDivergence
 from ..models.flows import AbstractProbabilityFlow
-from ..solving import AbstractSolver, state_from_noise, state_log_prob
+from ..solving import AbstractSolver, SolvedLogProb, state_from_noise, state_log_prob
 
 MIN_HELD_OUT_ROWS = 100
 """Fewer held-out rows say too little about a density."""
@@ -37,17 +36,6 @@ BATCH_SIZE = 256
 """Number of points for which the ODE is solved together."""
 
 LogProb: TypeAlias = Callable[[State, Context], Scalar]
-
-
-class SolvedLogProb(eqx.Module):
-    """Log density of a whitened state given a whitened context, by solving the ODE."""
-
-    model: AbstractProbabilityFlow
-    divergence: AbstractDivergence
-    solver: AbstractSolver
-
-    def __call__(self, state: State, context: Context) -> Scalar:
-        return state_log_prob(self.model, self.divergence, state, context, self.solver)
 
 
 class EstimatedLogProb(eqx.Module):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..._typing import Key
-from ...solving import AbstractSolver, Adaptive, FixedStep
+from ...solving import AbstractSolver, Adaptive, FixedStep, SolvedLogProb
 from ..findings import Finding, Measured
-from ..subject import SolvedLogProb, Subject, first_rows, gradients, values
+from ..subject import Subject, first_rows, gradients, values
 from .check import AbstractCheck
 
 SECTION = "log_prob against the exact divergence"
