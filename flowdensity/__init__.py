@@ -38,11 +38,11 @@ from .divergence.objectives import ScoreStein as ScoreStein
 from .divergence.stein import SteinDivergence as SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence as HutchinsonDivergence
 from .divergence.stochastic import HutchPlusPlusDivergence as HutchPlusPlusDivergence
-from .models.energy import EnergyNetwork as EnergyNetwork
 from .models.fields import VelocityField as VelocityField
 from .models.flows import AbstractGaussianFlow as AbstractGaussianFlow
 from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
 from .models.flows import GaussianFlow as GaussianFlow
+from .models.log_density import LogDensityNetwork as LogDensityNetwork
 from .models.mixture import GaussianMixture as GaussianMixture
 from .models.networks import AbstractNetwork as AbstractNetwork
 from .models.networks import ResidualMLP as ResidualMLP

@@ -274,9 +274,9 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
 
 
-def random_energy(dim: int, context_dim: int = 0) -> fd.EnergyNetwork:
+def random_log_density(dim: int, context_dim: int = 0) -> fd.LogDensityNetwork:
     """A network with all that starts at zero drawn at random."""
-    network = fd.EnergyNetwork(
+    network = fd.LogDensityNetwork(
         jr.key(0), dim, context_dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16, experts=8
     )
     parts = [network.network.outward.weight, network.experts.weights]
@@ -287,4 +287,4 @@ def random_energy(dim: int, context_dim: int = 0) -> fd.EnergyNetwork:
 def amortized(flow: fd.FlowDensity) -> fd.AmortizedDensity:
     """With a network that no flow was distilled into: a function like any other."""
     model = flow.model
-    return fd.AmortizedDensity(random_energy(model.dim, model.context_scaling.dim), flow)
+    return fd.AmortizedDensity(random_log_density(model.dim, model.context_scaling.dim), flow)

@@ -21,10 +21,10 @@ from .material import (
     CONTEXT,
     CONTEXT_BY_NAME,
     DATA,
-    ENERGY,
     FIELD,
     GIVEN_LATER,
     KEY,
+    NETWORK,
     PLAIN,
     SIMPLEX,
     WITH_VECTOR,
@@ -177,7 +177,7 @@ DENSITIES: Groups = [
     ),
     cases(
         "fd.AmortizedDensity(network, flow)",
-        {"network": ENERGY, "flow": PLAIN, "density": PLAIN, "data": DATA},
+        {"network": NETWORK, "flow": PLAIN, "density": PLAIN, "data": DATA},
         {"a density for `network`": {"network": PLAIN}, "a model for `flow`": {"flow": PLAIN.model}},
     ),
     cases(

@@ -143,7 +143,7 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.EnergyNetwork(key, dim, reach=1.0, scale=1.0)",
+        "fd.LogDensityNetwork(key, dim, reach=1.0, scale=1.0)",
         {"dim": 2},
         {"an integer for the key": {"key": 0}, "`depth=-1`": {"depth": -1}},
     ),

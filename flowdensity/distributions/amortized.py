@@ -5,7 +5,7 @@ from typing import final
 from .._checks import check_kind
 from .._numpyro import own_validation
 from .._registry import Kind, register
-from ..models.energy import EnergyNetwork
+from ..models.log_density import LogDensityNetwork
 from .flow import FlowDensity
 from .learned import AbstractLearnedDensity
 
@@ -28,8 +28,8 @@ class AmortizedDensity(AbstractLearnedDensity):
 
     is_amortized = True
 
-    def __init__(self, network: EnergyNetwork, flow: FlowDensity, *, validate_args: bool | None = None):
-        for name, value, kind in (("network", network, EnergyNetwork), ("flow", flow, FlowDensity)):
+    def __init__(self, network: LogDensityNetwork, flow: FlowDensity, *, validate_args: bool | None = None):
+        for name, value, kind in (("network", network, LogDensityNetwork), ("flow", flow, FlowDensity)):
             check_kind("AmortizedDensity", name, value, kind, "fast, report = fd.distill(key, density)")
         arguments = flow.arguments
         if validate_args is not None:
@@ -42,7 +42,7 @@ class AmortizedDensity(AbstractLearnedDensity):
         return self._inside(FlowDensity)
 
     @property
-    def state_log_prob(self) -> EnergyNetwork:
+    def state_log_prob(self) -> LogDensityNetwork:
         """The network: log density of one whitened state given one whitened context, in nats."""
         return self._own
 
@@ -51,7 +51,7 @@ register(
     "AmortizedDensity",
     Kind(
         AmortizedDensity,
-        {"network": EnergyNetwork, "flow": FlowDensity, "validate_args": bool | None},
+        {"network": LogDensityNetwork, "flow": FlowDensity, "validate_args": bool | None},
         AmortizedDensity,
         lambda density: {
             "network": density.state_log_prob,

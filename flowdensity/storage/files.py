@@ -195,19 +195,19 @@ def _probe(density: AbstractLearnedDensity) -> dict[str, np.ndarray]:
     """A few values of what the density is made of, in units of about one."""
     model = density.model
     learned = density.divergence if density.divergence.is_learned else None
-    energy = density.state_log_prob if density.is_amortized else None
+    network = density.state_log_prob if density.is_amortized else None
     numbers = np.arange(PROBES)[:, None]
     states = jnp.asarray(1.2 * np.cos(1.0 + 2.3 * numbers + 1.7 * np.arange(model.dim)), float)
     contexts = jnp.asarray(np.sin(2.0 + 1.9 * numbers + 1.3 * np.arange(model.context_scaling.dim)), float)
     # At a GPU's own precision for products, other hardware would differ in the third digit.
     with jax.default_matmul_precision("highest"):
-        values = _values((model, learned, energy), states, contexts)
+        values = _values((model, learned, network), states, contexts)
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 @eqx.filter_jit
 def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
-    model, divergence, energy = parts
+    model, divergence, network = parts
     first, last = model.times(1)
     times = first + (last - first) * (1.0 + jnp.arange(PROBES)) / (PROBES + 1.0)
 
@@ -224,8 +224,8 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
         }
         if divergence is not None:
             values["divergence"] = (last - first) * divergence(model, time, state, context)[1]
-        if energy is not None:
-            values["energy"] = energy(state, context)
+        if network is not None:
+            values["log density"] = network(state, context)
         return values
 
     return jax.vmap(one)(times, states, contexts)

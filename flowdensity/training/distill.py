@@ -22,12 +22,12 @@ from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
 from ..divergence.centres import inflation, mismatched
-from ..models.energy import EnergyNetwork
 from ..models.flows import standard_normal_log_prob
+from ..models.log_density import LogDensityNetwork
 from ..solving import state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
-from .losses import EnergyLabels, departures_and_slopes, energy_loss
+from .losses import LogDensityLabels, departures_and_slopes, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
 from .progress import activity
 from .report import Amortisation, FitReport
@@ -132,12 +132,12 @@ def distill(
 class Labels(NamedTuple):
     """What the loss is handed: labels to train on, labels held out, and the typical size of a component of a gradient."""
 
-    kept: EnergyLabels
-    held: EnergyLabels
+    kept: LogDensityLabels
+    held: LogDensityLabels
     slope: Scalar
 
 
-class EnergyLoss(eqx.Module):
+class LogDensityLoss(eqx.Module):
     """Errors of log densities and of their gradients over a batch of labels.
 
     Args:
@@ -146,13 +146,13 @@ class EnergyLoss(eqx.Module):
 
     batch_size: int = eqx.field(static=True)
 
-    def __call__(self, network: EnergyNetwork, key: Key, labels: Labels) -> Scalar:
+    def __call__(self, network: LogDensityNetwork, key: Key, labels: Labels) -> Scalar:
         rows = jr.randint(key, (self.batch_size,), 0, len(labels.kept.departures))
-        return energy_loss(network, jax.tree.map(lambda leaf: leaf[rows], labels.kept), labels.slope)
+        return log_density_loss(network, jax.tree.map(lambda leaf: leaf[rows], labels.kept), labels.slope)
 
 
-def _held_loss(network: EnergyNetwork, labels: Labels) -> Scalar:
-    return energy_loss(network, labels.held, labels.slope)
+def _held_loss(network: LogDensityNetwork, labels: Labels) -> Scalar:
+    return log_density_loss(network, labels.held, labels.slope)
 
 
 def _distilled(
@@ -177,18 +177,20 @@ def _distilled(
     # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
     schedule = Schedule(plan.steps, plan.learning_rate, plan.steps, plan.optimizer)
     results = train(
-        train_key, network, EnergyLoss(plan.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
-        stage="energy", progress=progress, checkpoint=checkpoint,
+        train_key, network, LogDensityLoss(plan.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
+        stage="log density", progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 
-    def so_far(trained: tuple[EnergyNetwork, History]) -> tuple[AmortizedDensity, FitReport]:
+    def so_far(trained: tuple[LogDensityNetwork, History]) -> tuple[AmortizedDensity, FitReport]:
         network, history = trained
-        report = FitReport({"energy": history}, seconds, interrupted=("energy", NORMALIZER))
+        report = FitReport({"log density": history}, seconds, interrupted=("log density", NORMALIZER))
         return AmortizedDensity(network, density), report
 
     network, history = yield from relay(until_interrupted(results), so_far)
-    cut = ("energy",) if history.status == "interrupted" else ()
-    report = FitReport({"energy": history}, seconds | {"energy": history.seconds}, interrupted=(*cut, NORMALIZER))
+    cut = ("log density",) if history.status == "interrupted" else ()
+    report = FitReport(
+        {"log density": history}, seconds | {"log density": history.seconds}, interrupted=(*cut, NORMALIZER)
+    )
     yield AmortizedDensity(network, density), report
     started = time.monotonic()
     with activity("measurement of the normalizer", progress):
@@ -202,17 +204,17 @@ def _distilled(
     seconds = report.seconds | {"normaliser": time.monotonic() - started}
     yield (
         AmortizedDensity(network, density),
-        FitReport({"energy": history}, seconds, amortisation=amortisation, interrupted=cut or None),
+        FitReport({"log density": history}, seconds, amortisation=amortisation, interrupted=cut or None),
     )
 
 
 def _new_network(
-    key: Key, density: FlowDensity, labels: EnergyLabels, contexts: np.ndarray, width: int
-) -> EnergyNetwork:
+    key: Key, density: FlowDensity, labels: LogDensityLabels, contexts: np.ndarray, width: int
+) -> LogDensityNetwork:
     """An untrained network that tells the states of labels apart, and contexts."""
     model = density.model
     inputs = model.dim + contexts.shape[1]
-    return EnergyNetwork(
+    return LogDensityNetwork(
         key,
         model.dim,
         contexts.shape[1],
@@ -224,7 +226,9 @@ def _new_network(
     )
 
 
-def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> EnergyLabels:
+def labelled(
+    key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool
+) -> LogDensityLabels:
     """Labelled samples of a density: `each` given the same context, some of them moved if `spread`."""
     chunks = -(-count // CHUNK_SIZE)
     labels = []
@@ -236,7 +240,7 @@ def labelled(key: Key, density: FlowDensity, count: int, *, each: int, spread: b
 
 
 @eqx.filter_jit
-def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLabels:
+def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> LogDensityLabels:
     context_key, noise_key, move_key, far_key, swap_key = jr.split(key, 5)
     model, divergence, solver = density.model, density.divergence, density.solver
     contexts = contexts_of(context_key, density, CHUNK_SIZE // each)
@@ -252,7 +256,7 @@ def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> EnergyLab
         return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
 
     departures, slopes = jax.vmap(jax.value_and_grad(departure, argnums=(0, 1)))(states, contexts)
-    return EnergyLabels(states, contexts, departures, jnp.concatenate(slopes, axis=1))
+    return LogDensityLabels(states, contexts, departures, jnp.concatenate(slopes, axis=1))
 
 
 def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
@@ -275,7 +279,7 @@ def _moved(key: Key, states: Rows) -> Rows:
     return jnp.where(kind < NOISY_SHARE, noised, jnp.where(kind < NOISY_SHARE + INFLATED_SHARE, far, states))
 
 
-def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> EnergyNetwork:
+def normalised(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> LogDensityNetwork:
     r"""The network with its log normaliser $b$ measured on samples of the flow.
 
     Where $w = \tilde q/p$ is the ratio of the network's density to the flow's, $b$ minimises
@@ -304,7 +308,7 @@ def normalised(key: Key, density: FlowDensity, network: EnergyNetwork, samples: 
     return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(found.x, float))
 
 
-def measured(key: Key, density: FlowDensity, network: EnergyNetwork, samples: int) -> Amortisation:
+def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> Amortisation:
     """How far a network is from the density it was distilled from, on fresh samples of that."""
     labels = labelled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)

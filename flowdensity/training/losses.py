@@ -1,4 +1,4 @@
-"""Losses on draws: matching, for a flow or a diffusion, and energy, for what a density is distilled into."""
+"""Losses on draws: matching, for a flow or a diffusion, and the log density, for what a density is distilled into."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import jax.random as jr
 
 from .._typing import Array, ContextRows, Float, Key, Rows, Scalar, Times
 from ..data.tables import Sample
-from ..models.energy import EnergyNetwork
 from ..models.flows import AbstractGaussianFlow
+from ..models.log_density import LogDensityNetwork
 from ..models.paths import stratified_times
 
 LIKELIHOOD_SHARE = 0.5
@@ -79,7 +79,7 @@ def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
     return jnp.mean(terms)
 
 
-class EnergyLabels(NamedTuple):
+class LogDensityLabels(NamedTuple):
     """What a network is fitted to.
 
     Attributes:
@@ -95,7 +95,7 @@ class EnergyLabels(NamedTuple):
     slopes: Float[Array, "rows inputs"]
 
 
-def energy_loss(network: EnergyNetwork, labels: EnergyLabels, slope: Scalar) -> Scalar:
+def log_density_loss(network: LogDensityNetwork, labels: LogDensityLabels, slope: Scalar) -> Scalar:
     r"""Mean squared errors of log densities and of their gradients, each over what is typical of it.
 
     A term weighs $1/(1 + (d/2s)^2)$ where the departure is $d$ and typically $s$: far out, where departures are large, an error
@@ -116,8 +116,8 @@ def energy_loss(network: EnergyNetwork, labels: EnergyLabels, slope: Scalar) -> 
 
 @eqx.filter_jit
 def departures_and_slopes(
-    network: EnergyNetwork, states: Rows, contexts: ContextRows
+    network: LogDensityNetwork, states: Rows, contexts: ContextRows
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
-    """What a network has for the two last of `EnergyLabels`."""
+    """What a network has for the two last of `LogDensityLabels`."""
     departures, slopes = jax.vmap(jax.value_and_grad(network.departure, argnums=(0, 1)))(states, contexts)
     return departures, jnp.concatenate(slopes, axis=1)

@@ -239,7 +239,7 @@ def test_sound_fits_of_other_kinds_pass(conditional_fit, positive_fit):
 def test_a_density_with_its_context_and_an_amortized_one_pass():
     """Both are exact: the network of the second adds nothing to a flow that is the fitted Gaussian."""
     flow = fd.FlowDensity(untrained_flow(jr.key(0), HELD))
-    network = fd.EnergyNetwork(jr.key(1), 2, 0, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16)
+    network = fd.LogDensityNetwork(jr.key(1), 2, 0, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16)
     for density, samples in ((CONDITIONAL.given(CONTEXTS[1]), None), (fd.AmortizedDensity(network, flow), None)):
         found = fd.diagnose(jr.key(9), density, samples, progress=False)
         assert not found.bad, found

@@ -132,7 +132,8 @@ assert np.isfinite(mcmc.get_samples()["theta"]).all()
 data = np.random.default_rng(1).gamma(3.0, size=(2100, 2))
 network = fd.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=2)
 learned, report = fd.fit_flow(
-    jr.key(2), data, support=constraints.positive, network=network, steps=2, batch_size=16, progress=False
+    jr.key(2), data, support=constraints.positive, network=network, progress=False,
+    training=fd.Training(steps=2, batch_size=16),
 )
 assert np.isfinite(learned.log_prob(data[:3])).all()
 """

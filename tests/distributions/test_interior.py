@@ -15,8 +15,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 import flowdensity as fd
-from flowdensity._registry import BOUNDED, SINGLE
 from flowdensity.data.supports import joint
+from flowdensity.storage.foreign import PARAMETRIZED, SINGLETONS
 
 WIDE = 30.0
 """Standard deviation on the real line: every edge is reached."""
@@ -78,7 +78,7 @@ def gaussian(support: Any, shape: tuple[int, ...], deviation: float = WIDE) -> f
 
 
 def test_every_kind_of_constraint_is_here():
-    assert set(SINGLE) | set(BOUNDED) <= set(CASES)
+    assert set(SINGLETONS) | set(PARAMETRIZED) <= set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -200,8 +200,8 @@ def test_rounded_values_at_an_edge_have_a_probability():
 
 def test_every_way_to_draw_stays_inside():
     density = gaussian(constraints.interval(100.0, 101.0), ())
-    energy = fd.EnergyNetwork(jr.key(0), 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
-    fast = fd.AmortizedDensity(energy, density)
+    network = fd.LogDensityNetwork(jr.key(0), 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
+    fast = fd.AmortizedDensity(network, density)
     event, (log_density,) = density.sample_with_intermediates(jr.key(0), (200,))
     drawn = [event, density.sample_diffusion(jr.key(1), (200,)), density.from_base(jnp.array([[-9.0], [9.0]]))]
     for draws in (*drawn, fast.sample(jr.key(2), (200,))):

@@ -18,7 +18,7 @@ from references import (
     conditional_gaussian_flow,
     gaussian_flow,
     named_flow,
-    random_energy,
+    random_log_density,
 )
 
 import flowdensity as fd
@@ -149,7 +149,7 @@ def test_a_density_without_names_says_so():
 def test_an_amortized_density_validates_as_it_is_told_or_else_as_its_flow(flags):
     own, flows = flags
     flow = fd.FlowDensity(gaussian_flow(), validate_args=flows)
-    fast = fd.AmortizedDensity(random_energy(2), flow, validate_args=own)
+    fast = fd.AmortizedDensity(random_log_density(2), flow, validate_args=own)
     expected = flows if own is None else own
     for density in (fast, fast.with_solver(SOLVER)):
         assert vars(density).get("_validate_args") is expected
@@ -195,7 +195,7 @@ SHOWN = {
     "amortized": (
         amortized(fd.FlowDensity(gaussian_flow())),
         "<AmortizedDensity of shape (2,), support real, batch shape ()\n"
-        " log_prob by EnergyNetwork(1,196 weights); samples by ExactGaussianFlow(dim=2) with "
+        " log_prob by LogDensityNetwork(1,196 weights); samples by ExactGaussianFlow(dim=2) with "
         "FixedStep(steps=16, method=Bosh3())>",
     ),
     "contexts": (
@@ -251,7 +251,7 @@ PARTS = {
     "VariancePreserving(beta_min=0.1, beta_max=20.0)": fd.VariancePreserving(),
     "VarianceExploding(sigma_min=0.01, sigma_max=100.0)": fd.VarianceExploding(),
     "ResidualMLP(dim=2, context_dim=3, 350 weights)": fd.ResidualMLP(jr.key(0), 2, 3, width=4, depth=1, frequencies=2),
-    "EnergyNetwork(1,196 weights)": random_energy(2),
+    "LogDensityNetwork(1,196 weights)": random_log_density(2),
 }
 
 

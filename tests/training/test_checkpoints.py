@@ -167,8 +167,8 @@ def test_other_fits_keep_theirs(tmp_path, whole):
         "divergence": lambda: fd.fit_divergence(
             jr.key(3), model, DATA, training=SHORT, checkpoint=tmp_path / "divergence", progress=False
         ),
-        "energy": lambda: fd.distill(
-            jr.key(4), whole[0], labels=64, width=8, training=SHORT, checkpoint=tmp_path / "energy", progress=False
+        "log density": lambda: fd.distill(
+            jr.key(4), whole[0], labels=64, width=8, training=SHORT, checkpoint=tmp_path / "log density", progress=False
         ),
         "likelihood": lambda: fd.fit_likelihood(
             jr.key(5), DATA, model=model, divergence=fd.ExactDivergence(), training=fd.Training(steps=4, batch_size=16),
@@ -177,7 +177,7 @@ def test_other_fits_keep_theirs(tmp_path, whole):
     }.items():  # fmt: skip
         first, _ = call()
         files = {file.name: file.stat().st_mtime_ns for file in (tmp_path / folder).iterdir()}
-        assert set(files) == {"fit.checkpoint", f"{folder}.checkpoint"}
+        assert set(files) == {"fit.checkpoint", f"{folder.replace(' ', '-')}.checkpoint"}
         again, _ = call()
         assert files == {file.name: file.stat().st_mtime_ns for file in (tmp_path / folder).iterdir()}
         assert eqx.tree_equal(*(getattr(each, "_parts", getattr(each, "_arrays", each)) for each in (first, again)))

@@ -18,10 +18,10 @@ from references import CONTEXTS, conditional_gaussian_flow, gaussian_flow, paire
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
-from flowdensity.models.energy import EnergyNetwork
+from flowdensity.models.log_density import LogDensityNetwork
 from flowdensity.training import distill
 from flowdensity.training.distill import contexts_of, labelled, measured, normalised
-from flowdensity.training.losses import EnergyLabels
+from flowdensity.training.losses import LogDensityLabels
 
 DRAWS = 4000
 REPORTED = 1024
@@ -245,7 +245,7 @@ def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
     """Newton's method alone overshoots where ratios of densities are so unequal."""
     rng = np.random.default_rng(0)
     density = fd.FlowDensity(untrained_flow(jr.key(0), rng.normal(size=(50, 2)), rng.normal(size=(50, 3))))
-    network = EnergyNetwork(
+    network = LogDensityNetwork(
         jr.key(1),
         2,
         3,
@@ -258,7 +258,7 @@ def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
     contexts = rng.normal(size=(4096, 3))
     excess = 5.0 * rng.normal(size=4096) + contexts @ [3.0, -3.0, 1.0]
     table = np.zeros((4096, 2)), contexts, np.zeros(4096), np.zeros((4096, 5))
-    labels = EnergyLabels(*(jnp.asarray(each, float) for each in table))
+    labels = LogDensityLabels(*(jnp.asarray(each, float) for each in table))
     monkeypatch.setattr(distill, "labelled", lambda *args, **options: labels)
     monkeypatch.setattr(distill, "departures_and_slopes", lambda *args: (jnp.asarray(excess, float), None))
     found = normalised(jr.key(2), density, network, 4096)
@@ -303,7 +303,7 @@ class Reached(Exception):
 def test_the_network_is_of_a_size_for_the_dimensions(monkeypatch, dim, context_dim, width, experts):
     def labels(key, density, count, **options):
         columns = dim, context_dim, None, dim + context_dim
-        return EnergyLabels(*(jr.normal(key, (count,) if size is None else (count, size)) for size in columns))
+        return LogDensityLabels(*(jr.normal(key, (count,) if size is None else (count, size)) for size in columns))
 
     def reached(key, network, *args, **options):
         raise Reached(network)

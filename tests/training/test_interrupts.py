@@ -152,7 +152,7 @@ def test_a_divergence_is_returned_as_far_as_it_was_learned(monkeypatch, whole):
 @pytest.mark.parametrize(
     ("module", "name", "call", "undone", "is_measured"),
     [
-        (loop, "_advance", 2, ("energy",), True),
+        (loop, "_advance", 2, ("log density",), True),
         (distill, "normalised", 1, ("normalizer (its integral is not quite 1)",), False),
         (distill, "measured", 1, ("check of the normalizer",), False),
     ],

@@ -11,10 +11,10 @@ from references import ExactGaussianFlow, central_difference, random_flow, to64,
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.training.losses import (
-    EnergyLabels,
+    LogDensityLabels,
     departures_and_slopes,
     draw_matching,
-    energy_loss,
+    log_density_loss,
     matching_loss,
 )
 
@@ -106,21 +106,21 @@ def test_the_energy_loss_is_a_weighted_sum_of_squares():
     rng = np.random.default_rng(0)
     states, contexts = rng.normal(size=(50, 2)), rng.normal(size=(50, 1))
     departures, slopes = 3.0 * rng.normal(size=50), rng.normal(size=(50, 3))
-    network = fd.EnergyNetwork(jr.key(0), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.5), width=8)
-    labels = EnergyLabels(*(jnp.asarray(each, jnp.float32) for each in (states, contexts, departures, slopes)))
+    network = fd.LogDensityNetwork(jr.key(0), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.5), width=8)
+    labels = LogDensityLabels(*(jnp.asarray(each, jnp.float32) for each in (states, contexts, departures, slopes)))
     terms = np.square(departures / 1.5) + np.mean(np.square(slopes / 0.7), axis=1)
     expected = np.mean(terms / (1.0 + np.square(departures / 3.0)))
-    np.testing.assert_allclose(energy_loss(network, labels, jnp.asarray(0.7)), expected, rtol=1e-5)
+    np.testing.assert_allclose(log_density_loss(network, labels, jnp.asarray(0.7)), expected, rtol=1e-5)
 
     weight = jr.normal(jr.key(1), network.network.outward.weight.shape)
     other = eqx.tree_at(lambda n: n.network.outward.weight, network, weight)
     own, own_slopes = departures_and_slopes(other, labels.states, labels.contexts)
     right = labels._replace(departures=own, slopes=own_slopes)
-    assert energy_loss(other, right, jnp.asarray(0.7)) == 0.0
+    assert log_density_loss(other, right, jnp.asarray(0.7)) == 0.0
     numeric = central_difference(lambda x: departure_64(other, x), np.concatenate([states[0], contexts[0]]))
     np.testing.assert_allclose(own_slopes[0], numeric, rtol=1e-4)
 
 
-def departure_64(network: fd.EnergyNetwork, inputs: np.ndarray) -> float:
+def departure_64(network: fd.LogDensityNetwork, inputs: np.ndarray) -> float:
     with x64():
         return float(to64(network).departure(jnp.asarray(inputs[:2]), jnp.asarray(inputs[2:])))

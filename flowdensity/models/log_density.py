@@ -50,7 +50,7 @@ class QuadraticExperts(eqx.Module):
 
 
 @savable
-class EnergyNetwork(eqx.Module):
+class LogDensityNetwork(eqx.Module):
     r"""Log density of a whitened state: that of the standard normal, and a scalar network's departure from it.
 
     $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
@@ -85,7 +85,7 @@ class EnergyNetwork(eqx.Module):
     context_reach: Scalar | None
 
     def __repr__(self) -> str:
-        return f"EnergyNetwork({weights_of(self)})"
+        return f"LogDensityNetwork({weights_of(self)})"
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class EnergyNetwork(eqx.Module):
         experts: int = 0,
         activation: Activation = "silu",
     ):
-        check_key("EnergyNetwork", key)
-        dim, width = check_sizes("EnergyNetwork", 1, dim=dim, width=width)
+        check_key("LogDensityNetwork", key)
+        dim, width = check_sizes("LogDensityNetwork", 1, dim=dim, width=width)
         context_dim, depth, experts = check_sizes(
-            "EnergyNetwork", 0, context_dim=context_dim, depth=depth, experts=experts
+            "LogDensityNetwork", 0, context_dim=context_dim, depth=depth, experts=experts
         )
         inputs = dim + context_dim
         self.experts = None

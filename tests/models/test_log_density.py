@@ -6,19 +6,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import random_energy, to64, x64
+from references import random_log_density, to64, x64
 from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
 import flowdensity as fd
-from flowdensity.models.energy import QuadraticExperts
+from flowdensity.models.log_density import QuadraticExperts
 
 NO_CONTEXT = jnp.zeros(0)
 
 
-def untrained(dim: int, context_dim: int = 0, *, reach: float = 4.0, experts: int) -> fd.EnergyNetwork:
+def untrained(dim: int, context_dim: int = 0, *, reach: float = 4.0, experts: int) -> fd.LogDensityNetwork:
     reach, scale = jnp.asarray(reach), jnp.asarray(1.5)
-    return fd.EnergyNetwork(jr.key(0), dim, context_dim, reach=reach, scale=scale, width=8, experts=experts)
+    return fd.LogDensityNetwork(jr.key(0), dim, context_dim, reach=reach, scale=scale, width=8, experts=experts)
 
 
 def test_experts_are_quadratic_functions_mixed_by_the_hidden_layer():
@@ -72,7 +72,7 @@ def test_an_untrained_network_is_the_standard_normal(experts):
 
 
 def test_far_out_its_gradients_point_home():
-    network = random_energy(3)
+    network = random_log_density(3)
     directions = jr.normal(jr.key(3), (20, 3))
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
     gradients = jax.vmap(jax.grad(lambda y: network(y, NO_CONTEXT)))(1000.0 * directions)
