@@ -42,10 +42,10 @@ def ours(dim: int, seed: int) -> dict:
     density, report = fd.fit_flow(jr.key(seed), data)
     print(report.summary(), flush=True)
     exact = density.with_divergence(fd.ExactDivergence())
-    points, centre = mixture.sample(POINTS, 2000 + seed), data.mean(0)
+    points, center = mixture.sample(POINTS, 2000 + seed), data.mean(0)
     result: dict = {"seconds": sum(report.seconds.values())}
     for scale in (1, 2, 4):
-        at = centre + scale * (points if scale == 1 else points[:FAR_POINTS]) - scale * centre
+        at = center + scale * (points if scale == 1 else points[:FAR_POINTS]) - scale * center
         reference = log_prob(exact, at)
         error = log_prob(density, at) - reference
         result[f"{scale}x"] = {

@@ -14,7 +14,7 @@ CHAINS = 4
 def run_nuts(
     model: Callable[[], Any], *, warmup: int, samples: int, start: Callable[..., Any] = init_to_uniform
 ) -> tuple[np.ndarray, dict]:
-    """Four vectorised chains of `theta`, shape `(4, samples, dim)`, and what is said of every run."""
+    """Four vectorized chains of `theta`, shape `(4, samples, dim)`, and what is said of every run."""
     mcmc = MCMC(
         NUTS(model, init_strategy=start),
         num_warmup=warmup,

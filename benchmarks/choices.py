@@ -49,7 +49,7 @@ EDGED = ("digits-64",)
 """With edges and spikes in its columns."""
 LONG = ("patches", "student-10")
 """With tails that are long in all directions together, as the funnel's are."""
-NECKED = ("schools-centred",)
+NECKED = ("schools-centered",)
 """Likelier along the radius under one Gaussian, but not under a mixture."""
 FLAT = ("moons", "checkerboard")
 DEEP = ("funnel", "mixture-8", "mixture-32")

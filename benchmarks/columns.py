@@ -7,8 +7,8 @@ Every method gets the same columns, and a score is the log density of the column
   that of the split's seed. Breast cancer has four or five digits and is left as it is.
 - **Left out.** Of diabetes the sex, which has two values. Of breast cancer the 13 tumours without any concavity: that 0 is an
   atom, and the narrower the spike that a method puts there, the higher its score. Of the posteriors what is a function of the
-  rest (theta of the non-centred one) and draws that repeat the one before, where the sampler stayed.
-- **Splits.** A fifth of the rows is held out; of a posterior whole stretches of 50 draws, since neighbours are alike; of the
+  rest (theta of the non-centered one) and draws that repeat the one before, where the sampler stayed.
+- **Splits.** A fifth of the rows is held out; of a posterior whole stretches of 50 draws, since neighbors are alike; of the
   photographs a quarter of their columns. Synthetic tables are drawn anew for every split: 10,000 rows and 2,000 held out.
 """
 
@@ -214,8 +214,8 @@ TABLES: dict[str, Columns] = {
         Columns("wine", 178, 13, 5, wine),
         Columns("diabetes", 442, 10, 5, diabetes),
         Columns("cancer-10", 556, 10, 5, partial(cancer, 10)),
-        Columns("schools-centred", 1735, 10, 3, partial(schools, "centered_eight", CENTRED)),
-        Columns("schools-non-centred", 1978, 10, 3, partial(schools, "non_centered_eight", NON_CENTRED)),
+        Columns("schools-centered", 1735, 10, 3, partial(schools, "centered_eight", CENTRED)),
+        Columns("schools-non-centered", 1978, 10, 3, partial(schools, "non_centered_eight", NON_CENTRED)),
         Columns("moons", DRAWN + DRAWN_HELD_OUT, 2, 3, partial(drawn, moons), overlap=0.0),
         Columns("rings", DRAWN + DRAWN_HELD_OUT, 2, 3, partial(drawn, rings), overlap=0.0),
         Columns("checkerboard", DRAWN + DRAWN_HELD_OUT, 2, 3, partial(drawn, checkerboard), overlap=0.0),

@@ -262,8 +262,8 @@ def ablation(name: str) -> dict:
     """Heads of one flow trained on different objectives for 3,000 steps: errors on held-out points and at 4x their scale."""
     data, points = CELLS[name][0]()
     density = CELLS[name][1](data).with_divergence(fd.ExactDivergence())
-    centre = data.mean(0)
-    places = {"1x": points, "4x": centre + 4.0 * (points - centre)}
+    center = data.mean(0)
+    places = {"1x": points, "4x": center + 4.0 * (points - center)}
     references = {scale: log_prob(density, at, 50) for scale, at in places.items()}
     rows = {}
     for objective_name, (objective, draws) in OBJECTIVES.items():

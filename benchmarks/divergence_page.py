@@ -118,19 +118,19 @@ def picture(cells: Mapping[str, dict]) -> None:
         squeeze=False,
         layout="constrained",
     )
-    colours = {"hutchinson": "#4477aa", "hutch++": "#228833", "regressed": "#aa8800", "stein": "#cc3311"}
+    colors = {"hutchinson": "#4477aa", "hutch++": "#228833", "regressed": "#aa8800", "stein": "#cc3311"}
     for ax, name in zip(axes.flat, shown, strict=False):
         rows = cells[name]["rows"]
         for family, label in (("hutchinson", "Hutchinson"), ("hutch++", "Hutch++")):
             # With as many products as dimensions Hutch++ is exact, and has no place on the axis.
             kinds = [kind for kind in NAMES if kind.split("-")[0] == family and rows[kind]["rmse"] > 1e-4]
             times = [rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"] for kind in kinds]
-            ax.plot(times, [rows[kind]["rmse"] for kind in kinds], "o-", ms=4, lw=1, color=colours[family], label=label)
+            ax.plot(times, [rows[kind]["rmse"] for kind in kinds], "o-", ms=4, lw=1, color=colors[family], label=label)
         for kind, label, marker in (("stein", "Stein head", "s"), ("regressed", "regressed head", "D")):
             if kind in rows:
                 time_ = rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"]
-                hollow = "none" if kind == "regressed" else colours[kind]
-                ax.plot(time_, rows[kind]["rmse"], marker, ms=6, color=colours[kind], mfc=hollow, label=label)
+                hollow = "none" if kind == "regressed" else colors[kind]
+                ax.plot(time_, rows[kind]["rmse"], marker, ms=6, color=colors[kind], mfc=hollow, label=label)
         ax.axvline(
             rows["exact"]["gradient"] / rows["hutchinson-1"]["gradient"],
             color="0.6",

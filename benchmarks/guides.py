@@ -41,7 +41,7 @@ def funnel() -> None:
     numpyro.sample("x", dist.Normal(jnp.zeros(9), jnp.exp(v / 2.0)).to_event(1))
 
 
-MODELS: dict[str, Callable[[], None]] = {"funnel": funnel, "eight schools": schools.centred}
+MODELS: dict[str, Callable[[], None]] = {"funnel": funnel, "eight schools": schools.centered}
 
 
 class Contender(NamedTuple):

@@ -33,11 +33,11 @@ def train(data: np.ndarray, *, width: int = 256, steps: int = 8000, batch_size: 
     """A network trained on the simple loss of Ho et al. (2020)."""
     network = NoisePredictor(data.shape[1], width, nnx.Rngs(0))
     schedule = optax.cosine_decay_schedule(2e-3, steps)
-    optimiser = nnx.Optimizer(network, optax.adam(schedule), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(network, optax.adam(schedule), wrt=nnx.Param)
     table, kept = jnp.asarray(data, float), jnp.asarray(KEPT, float)
 
     @nnx.jit
-    def update(network: NoisePredictor, optimiser: nnx.Optimizer, key: jax.Array) -> None:
+    def update(network: NoisePredictor, optimizer: nnx.Optimizer, key: jax.Array) -> None:
         row_key, step_key, noise_key = jr.split(key, 3)
         x = table[jr.randint(row_key, (batch_size,), 0, len(table))]
         step = jr.randint(step_key, (batch_size,), 0, len(kept))
@@ -45,8 +45,8 @@ def train(data: np.ndarray, *, width: int = 256, steps: int = 8000, batch_size: 
         level = kept[step][:, None]
         noisy = jnp.sqrt(level) * x + jnp.sqrt(1.0 - level) * noise
         gradient = nnx.grad(lambda n: jnp.mean(jnp.square(n(noisy, step.astype(float)) - noise)))(network)
-        optimiser.update(network, gradient)
+        optimizer.update(network, gradient)
 
     for key in jr.split(jr.key(0), steps):
-        update(network, optimiser, key)
+        update(network, optimizer, key)
     return network

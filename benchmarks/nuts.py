@@ -84,7 +84,7 @@ def adapted(model: Callable[[], None], start: np.ndarray) -> tuple[dict, jax.Arr
 
 
 def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
-    """Four vectorised chains, in calls of one compiled function, until enough time has passed."""
+    """Four vectorized chains, in calls of one compiled function, until enough time has passed."""
     kernel = NUTS(model, **settings)
     started = time.perf_counter()
     state = kernel.init(jr.split(jr.key(4), CHAINS), 0, {"theta": starts}, (), {})
@@ -150,7 +150,7 @@ def posterior(dim: int) -> dict:
         "in view": float(share),
         "fit": fit_seconds,
         "distillation": report.seconds,
-        "amortisation": report.amortisation.summary() if report.amortisation else None,
+        "amortization": report.amortization.summary() if report.amortization else None,
     } | {
         name: {"bias": float(gap.mean()), "rmse": float(np.sqrt(np.mean(np.square(gap))))} for name, gap in gaps.items()
     }
@@ -194,19 +194,19 @@ def loop(prior: dist.Distribution, starts: jax.Array) -> jax.stages.Compiled:
 
 
 def population() -> dict:
-    """A correlated prior in 16 dimensions, and the posteriors of 1,000 objects, one chain each, in one vectorised run."""
+    """A correlated prior in 16 dimensions, and the posteriors of 1,000 objects, one chain each, in one vectorized run."""
     mixture, learned, _ = mixture_flow(16, components=3)
     fast, report = fd.distill(jr.key(1), learned)
     truth = mixture.sample(OBJECTS, 8)
     observed = jnp.asarray(truth + NOISES[0] * np.random.default_rng(9).normal(size=truth.shape), float)
-    result: dict = {"amortisation": report.amortisation.summary() if report.amortisation else None}
+    result: dict = {"amortization": report.amortization.summary() if report.amortization else None}
     for name, prior in (("closed form", closed_form(mixture)), ("amortized", fast)):
 
         def model(y: jax.Array, prior: dist.Distribution = prior) -> None:
             theta = numpyro.sample("theta", prior)
             numpyro.sample("y", dist.Normal(theta, NOISES[0]).to_event(1), obs=y)
 
-        # A step costs the vectorised run what the chain with the longest tree does.
+        # A step costs the vectorized run what the chain with the longest tree does.
         kernel = NUTS(model, max_tree_depth=5)
 
         def chain(key: jax.Array, y: jax.Array, kernel: NUTS = kernel) -> jax.Array:

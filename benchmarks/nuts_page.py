@@ -33,9 +33,9 @@ def picture(cells: Mapping[str, dict]) -> None:
 
     dims = list(posteriors_of(cells))
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
-    colours = dict(zip(RIVALS, ("0.5", "#cc3311", "#ee7733", "#4477aa", "#000000"), strict=True))
+    colors = dict(zip(RIVALS, ("0.5", "#cc3311", "#ee7733", "#4477aa", "#000000"), strict=True))
     for rival in RIVALS:
-        style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colours[rival], "label": rival}
+        style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colors[rival], "label": rival}
         axes[0].plot([int(d) for d in dims], [cells[d][rival]["per leapfrog"] for d in dims], **style)
         axes[1].plot([int(d) for d in dims], [price(cells[d], rival) for d in dims], **style)
     axes[0].set(ylabel="ms a leapfrog step of four chains")
@@ -87,10 +87,10 @@ def page(cells: Mapping[str, dict]) -> str:
             for name, cell in posteriors.items()
         ],
     )
-    reports = "\n".join(f"- D = {name}: {cell['amortisation']}." for name, cell in posteriors.items())
+    reports = "\n".join(f"- D = {name}: {cell['amortization']}." for name, cell in posteriors.items())
     text = (
         "# What a learned prior costs in NUTS\n\n"
-        "Four vectorised chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
+        "Four vectorized chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
         "20,000 of its rows. All run with the step size and mass matrix adapted under the closed form. A leapfrog step is one "
         "value and gradient of the log density of four points, and what NUTS does around it, on one core; compilation is apart. "
         f"Where too few draws were affordable for an effective sample size of {ENOUGH}, the leapfrog steps of the closed form "
@@ -120,7 +120,7 @@ def page(cells: Mapping[str, dict]) -> str:
         )
         text += (
             "\n## A population\n\nThe posteriors of 1,000 objects with a correlated prior in 16 dimensions, 200 draws of each "
-            "after as many of warm-up, in one vectorised run. With a thousand chains at once it is the arithmetic that counts, "
+            "after as many of warm-up, in one vectorized run. With a thousand chains at once it is the arithmetic that counts, "
             f"of which the network has more than the closed form.\n\n{table}\n"
         )
     return f"{text}\n{provenance(COMMAND, cells.values())}\n"

@@ -32,14 +32,14 @@ import flowdensity as fd
 
 SCORED, TIMED = 2_000, 1_000
 PAGE = Path("docs/density.md")
-POSTERIORS = {"schools-centred": schools.centred, "schools-non-centred": schools.non_centred}
+POSTERIORS = {"schools-centered": schools.centered, "schools-non-centered": schools.non_centered}
 """What the draws of a table are of: its own necks are no fault of what is learned."""
 BY_COLUMNS = {
-    "schools-centred": schools.by_columns(schools.centred, "theta"),
-    "schools-non-centred": schools.by_columns(schools.non_centred, "noise"),
+    "schools-centered": schools.by_columns(schools.centered, "theta"),
+    "schools-non-centered": schools.by_columns(schools.non_centered, "noise"),
 }
 """The same as densities of the table's columns, as a flow learns them."""
-QUICK = (("iris", "wine", "schools-non-centred"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
+QUICK = (("iris", "wine", "schools-non-centered"), ("gaussian", "kde", "mixture", "flowjax-maf", "zuko-nsf", "flow"))
 
 
 def warm(call: Callable[[], object]) -> float:

@@ -249,7 +249,7 @@ def draw(cells: Cells) -> None:
     tables = tables_of(cells)
     methods = shown(cells)
     figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
-    colours = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
+    colors = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
     markers = dict(zip(METHODS, "xsD^v<>oo", strict=True))
     for number, table in enumerate(tables):
         there = methods_of(cells, table)
@@ -266,7 +266,7 @@ def draw(cells: Cells) -> None:
                 xerr=behind.error / TABLES[table].dim,
                 fmt=markers[method],
                 markersize=5.5 if method in OURS else 4.0,
-                color=colours[method],
+                color=colors[method],
                 elinewidth=1.0,
                 label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
             )

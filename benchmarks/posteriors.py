@@ -113,7 +113,7 @@ def units(location: float, deviation: float) -> dict:
 def page(cells: Mapping[str, dict]) -> str:
     """The page as Markdown, of the cells that there are."""
     parts = [
-        "# Posteriors\n\nNUTS with four vectorised chains and numpyro's defaults. The priors are learned from 20,000 rows with "
+        "# Posteriors\n\nNUTS with four vectorized chains and numpyro's defaults. The priors are learned from 20,000 rows with "
         "the defaults of `fit_flow`; the mixtures are those of the [accuracy tables](accuracy.md)."
     ]
     if "agreement" in cells:

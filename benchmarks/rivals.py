@@ -90,7 +90,7 @@ class Units(NamedTuple):
     sd: np.ndarray
 
     def white(self, rows: np.ndarray) -> np.ndarray:
-        """Standardised rows."""
+        """Standardized rows."""
         return (rows - self.mean) / self.sd
 
     def fitted(self, log_prob: LogProb, sample: Callable[[int], np.ndarray]) -> Fitted:

@@ -14,7 +14,7 @@ EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
-def centred() -> None:
+def centered() -> None:
     """The effects of the schools are sites."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
@@ -23,7 +23,7 @@ def centred() -> None:
         numpyro.sample("effect", dist.Normal(theta, ERRORS), obs=EFFECTS)
 
 
-def non_centred() -> None:
+def non_centered() -> None:
     """Standard normal noise is, of which the effects are made."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))

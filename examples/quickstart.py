@@ -49,7 +49,7 @@ def model(prior: dist.Distribution, measured: jax.Array) -> None:
 
 
 def infer(prior: dist.Distribution, measured: jax.Array, seed: int, progress: bool) -> MCMC:
-    """Posterior of all patients in one run: two chains, vectorised.
+    """Posterior of all patients in one run: two chains, vectorized.
 
     The learned prior is sampled in the standard-normal noise that its flow starts from.
     """

@@ -68,7 +68,7 @@ from .training.fit import fit_flow as fit_flow
 from .training.fit import fit_likelihood as fit_likelihood
 from .training.loop import TrainingDiverged as TrainingDiverged
 from .training.reference import ReferenceChoice as ReferenceChoice
-from .training.report import Amortisation as Amortisation
+from .training.report import Amortization as Amortization
 from .training.report import FitReport as FitReport
 from .training.report import StepErrors as StepErrors
 from .training.training import Training as Training

@@ -106,7 +106,7 @@ MIXTURE = Mixture(
 
 
 class ExactGaussianFlow(fd.AbstractGaussianFlow):
-    r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centred but unwhitened coordinates.
+    r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centered but unwhitened coordinates.
 
     With $S_\phi = \sin^2\phi\,\Sigma + \cos^2\phi\,I$ and $m = A c$,
     $F = \cos\phi\,m + \cos\phi\sin\phi\,(\Sigma - I)\,S_\phi^{-1}(y - \sin\phi\,m)$, which carries $y_0$ to
@@ -255,7 +255,7 @@ def untrained_flow(
     contexts: np.ndarray | None = None,
     support: constraints.Constraint = constraints.real,
 ) -> fd.GaussianFlow:
-    """A Flow as training starts from: whitened data and a zero-initialised network."""
+    """A Flow as training starts from: whitened data and a zero-initialized network."""
     scaling, white = fit_scaling(events, support)
     contexts = np.zeros((len(events), 0)) if contexts is None else contexts
     context_scaling, _ = standardize(contexts)

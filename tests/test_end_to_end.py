@@ -110,7 +110,7 @@ def test_arviz_reads_the_posterior(learned_prior_run):
 
 
 @pytest.mark.slow
-def test_units_do_not_matter_to_nuts_with_default_initialisation():
+def test_units_do_not_matter_to_nuts_with_default_initialization():
     """`init_to_uniform` starts within two units of zero: a thousand deviations away."""
     rows = 1e3 + np.random.default_rng(0).normal(size=(2000, 1))
     density = fd.FlowDensity(untrained_flow(jr.key(1), rows), solver=fd.FixedStep(4))

@@ -35,7 +35,7 @@ from flowdensity.solving import (
 NO_CONTEXT = np.zeros(0)
 CONTEXT = np.array([0.5, -1.0, 2.0])
 FINE = fd.FixedStep(200)
-EVENTS = {"centre": GAUSSIAN_MEAN, "flank": np.array([2.5, -1.0]), "far": np.array([-9.0, 6.0])}
+EVENTS = {"center": GAUSSIAN_MEAN, "flank": np.array([2.5, -1.0]), "far": np.array([-9.0, 6.0])}
 events = pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS.keys())
 
 

@@ -370,7 +370,7 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         {"a": 1.25, "more": 1e-320},
         fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
         fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
-        fd.Amortisation((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
+        fd.Amortization((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
         fd.ReferenceChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
         "columns: whitened, none transformed",
         ("calibration", "solver steps"),

@@ -143,7 +143,7 @@ def untrained_fits() -> Iterator[None]:
             f"{training}.fit.fit_divergence_head": lambda *args, **options: iter([learned]),
             f"{training}.fit._Fit._with_solver": lambda fit, key, density, report, table: (density, report),
             f"{training}.divergence.fit_divergence_head": lambda *args, **options: iter([learned]),
-            f"{training}.distill.labelled": stopped,
+            f"{training}.distill.labeled": stopped,
             "flowdensity.diagnostics.diagnose.make_subject": stopped,
             "flowdensity.diagnostics.reweight.over_draws": lambda function, draws, *rest: numpy.zeros(
                 len(draws["theta"])

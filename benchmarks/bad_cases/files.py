@@ -14,7 +14,7 @@ from .material import DATA, FIELD, KEY, PLAIN, fd
 
 
 class Halved(fd.AbstractPath):
-    """A path of the user's own, of which no file can say what it is."""
+    """A path of the user's own, whose class a file does not hold."""
 
     def coefficients(self, t: Any) -> Any:
         return t, 1.0 - t
@@ -34,18 +34,18 @@ FILES: Groups = [
             "a number for `file`": {"file": 3.5},
             "a folder that is not there": {"file": "nowhere/density.flow"},
             "a folder for `file`": {"file": "other-fit"},
-            "a density with a path of the user's own": {"density": OWN_PATH},
         },
     ),
     cases(
         "fd.load(file)",
-        {"density": PLAIN, "network": FIELD.network},
+        {"density": PLAIN, "network": FIELD.network, "Halved": Halved},
         {
             "a text file": {"file": "notes.txt"},
             "a number for `file`": {"file": 3.5},
             "a file cut short": {"file": "half.flow"},
             "a file with one byte changed": {"file": "flipped.flow"},
             "no network, for a density with one of the user's own": {"file": "own.flow"},
+            "a path of the user's own": {"file": "own-path.flow"},
             "a file of a newer version": {"file": "newer.flow"},
             "a file that says something else": {"file": "forged.flow"},
             "a file whose solver has a billion steps": {"file": "endless.flow"},
@@ -82,4 +82,5 @@ def write_files() -> None:
     endless, weights = _container.read("load", "endless.flow")
     _container.write("endless.flow", json.loads(json.dumps(endless).replace("123456", "1000000000")), weights)
     fd.save("own.flow", fd.FlowDensity(FIELD))
+    fd.save("own-path.flow", OWN_PATH)
     open_checkpoint("fit_flow", "other-fit", KEY)

@@ -1,24 +1,24 @@
 r"""Gaussian kernels and the Langevin-Stein identity.
 
 $F$ stands here for the network's part of the velocity in its unit (`seen_field`), whose divergence is learned. Draw
-$y = c + h\eta$ with $\eta \sim N(0, I)$ about any centre $c$. Stein's identity for the kernel, whose score is
+$y = c + h\eta$ with $\eta \sim N(0, I)$ about any center $c$. Stein's identity for the kernel, whose score is
 $-\eta/h$, says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
 
 $$\mathbb{E}[T f(y) + r\cdot\nabla f(y)] = \mathbb{E}[f(y)\,\nabla\cdot F(y)] ,$$
 
 so that $\mathbb{E}[g^2 - 2 g T - 2 r\cdot\nabla g] = \mathbb{E}[(g - \nabla\cdot F)^2] + \mathrm{const}$ for any $h > 0$ and any
-distribution of centres: $F$ is evaluated and never differentiated. See "How it works" in the docs.
+distribution of centers: $F$ is evaluated and never differentiated. See "How it works" in the docs.
 
-The constant $F(c)$ is a control variate: any field that is fixed once the centre is known may be taken out of $F$, and
+The constant $F(c)$ is a control variate: any field that is fixed once the center is known may be taken out of $F$, and
 its divergence put back. A better one is linear, $F(c) + (A_\phi + a I)(y - c)$:
 
 $$r \to r + h (A_\phi + a I)\eta , \qquad T \to \operatorname{tr}(A_\phi + a I) - r\cdot\eta/h .$$
 
 $A_\phi$ is the mean Jacobian at that angle, which the same identity gives from evaluations of $F$ alone (`mean_jacobian`),
-and $a$ sets the trace to $g(c)$, the current estimate at the centre. What is left of the noise is that of the *departure* of
+and $a$ sets the trace to $g(c)$, the current estimate at the center. What is left of the noise is that of the *departure* of
 the Jacobian from its mean, traceless part only.
 
-That is taken out by drawing about each centre not one $\eta$ but a *frame* of them: standard-normal vectors of one common
+That is taken out by drawing about each center not one $\eta$ but a *frame* of them: standard-normal vectors of one common
 length at right angles to each other. Each of them is $N(0, I)$, so the identity holds for each; over a whole frame of D the
 traceless part of $\eta^\top J\eta$ sums to zero.
 """
@@ -41,12 +41,12 @@ from .stein import DivergenceHead, seen_field
 class Kernel(NamedTuple):
     """A frame of draws from one Gaussian kernel.
 
-    `time`, `centre`, shape `(dim,)`, `width` and whitened `context` are shared; `noise`, shape `(directions, dim)`, has a
+    `time`, `center`, shape `(dim,)`, `width` and whitened `context` are shared; `noise`, shape `(directions, dim)`, has a
     standard-normal vector for each draw.
     """
 
     time: Scalar
-    centre: State
+    center: State
     noise: Rows
     width: Scalar
     context: Context
@@ -60,7 +60,7 @@ def draw_frame(key: Key, directions: int, dim: int) -> Rows:
 
 
 def frame_size(dim: int) -> int:
-    """How many directions to draw about each centre: a whole frame in up to eight dimensions; above, centres are worth more."""
+    """How many directions to draw about each center: a whole frame in up to eight dimensions; above, centers are worth more."""
     return dim if dim <= 8 else 1
 
 
@@ -109,8 +109,8 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
     hats = MeanJacobian(nodes, jnp.zeros((len(nodes), 0)))
 
     def changes(kernel: Kernel) -> Rows:
-        time, centre, noise, width, context = kernel
-        ends = jnp.concatenate([centre[None], centre[None] + width * noise])
+        time, center, noise, width, context = kernel
+        ends = jnp.concatenate([center[None], center[None] + width * noise])
         fields = jax.vmap(lambda y: seen_field(model, time, y, context)[0])(ends)
         return (fields[1:] - fields[:1]) / width
 
@@ -119,7 +119,7 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
     # A node that no draw is next to has no weight anywhere, and is left at zero.
     totals = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(weights.dtype).tiny)
     weights = weights / (totals * kernels.noise.shape[1])[None]
-    if kernels.centre.shape[1] > FULL_COVARIANCE_LIMIT:
+    if kernels.center.shape[1] > FULL_COVARIANCE_LIMIT:
         return MeanJacobian(nodes, jnp.einsum("nk,nfi,nfi->ki", weights, slopes, kernels.noise, optimize="optimal"))
     matrices = jnp.einsum("nk,nfi,nfj->kij", weights, slopes, kernels.noise, optimize="optimal")
     return MeanJacobian(nodes, 0.5 * (matrices + matrices.swapaxes(1, 2)))
@@ -143,15 +143,15 @@ def stein_terms(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
 ) -> SteinTerms:
     """Evaluate both sides of the identity for each draw of a frame, which is the leading axis of the result."""
-    time, centre, noise, width, context = kernel
-    at_centre, seen_at_centre = seen_field(model, time, centre, context)
-    rate = jax.lax.stop_gradient(head(time, centre, seen_at_centre))
-    isotropic = (rate - control.trace(time)) / centre.size
+    time, center, noise, width, context = kernel
+    at_center, seen_at_center = seen_field(model, time, center, context)
+    rate = jax.lax.stop_gradient(head(time, center, seen_at_center))
+    isotropic = (rate - control.trace(time)) / center.size
 
     def one(eta: State) -> SteinTerms:
-        point = centre + width * eta
+        point = center + width * eta
         (field, seen), tangent = jax.linearize(lambda y: seen_field(model, time, y, context), point)
-        displacement = at_centre - field + width * (control.times(time, eta) + isotropic * eta)
+        displacement = at_center - field + width * (control.times(time, eta) + isotropic * eta)
         _, seen_tangent = tangent(displacement)
         value, slope = jax.jvp(lambda y, s: head(time, y, s), (point, seen), (displacement, seen_tangent))
         return SteinTerms(

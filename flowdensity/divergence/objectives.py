@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from .._checks import check_choice, check_kind, check_number
 from .._typing import Key, Scalar
 from ..models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, follows_path
-from .centres import AbstractCentres
+from .centers import AbstractCenters
 from .kernel import Kernel, MeanJacobian, frame_size, stein_terms
 from .stein import DivergenceHead, seen_field
 
@@ -25,13 +25,13 @@ Source = Literal["both", "data", "model"]
 class AbstractObjective(eqx.Module):
     """A loss of a divergence head over kernel draws.
 
-    `source` is what their centres are drawn about: the data, the model's own samples, or both.
+    `source` is what their centers are drawn about: the data, the model's own samples, or both.
     """
 
     source: eqx.AbstractVar[Source]
 
     @abstractmethod
-    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
+    def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
         """Kernels for the loss with a leading axis, `draws` draws in all or a little more: frames are whole."""
 
     @abstractmethod
@@ -61,13 +61,13 @@ class AbstractObjective(eqx.Module):
 class LangevinStein(AbstractObjective):
     r"""The Langevin-Stein loss in its kernel form, the default: $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$.
 
-    The velocity is evaluated and never differentiated for its divergence, no score is needed, and centres may be anywhere
+    The velocity is evaluated and never differentiated for its divergence, no score is needed, and centers may be anywhere
     (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How it works" for this one).
 
     Args:
         rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]; 1 is the plain
             denoising form.
-        tails: fraction of centres that are moved outwards beyond the data, in [0, 1].
+        tails: fraction of centers that are moved outwards beyond the data, in [0, 1].
         source: "both", "data" or "model".
 
     Raises:
@@ -82,8 +82,8 @@ class LangevinStein(AbstractObjective):
         check_number("LangevinStein", "rho", self.rho, 0.0, 1.0, fix=0.1, ends="high")
         _check("LangevinStein", self.source, self.tails)
 
-    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
-        return _draw(key, centres, draws, self.rho, self.tails, frame_size(centres.dim))
+    def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
+        return _draw(key, centers, draws, self.rho, self.tails, frame_size(centers.dim))
 
     def loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
@@ -110,9 +110,9 @@ class ScoreStein(AbstractObjective):
     def __check_init__(self) -> None:
         _check("ScoreStein", self.source, 0.0)
 
-    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
-        # The centre itself is the point; nothing is drawn about it.
-        return _draw(key, centres, draws, 0.0, 0.0, 1)
+    def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
+        # The center itself is the point; nothing is drawn about it.
+        return _draw(key, centers, draws, 0.0, 0.0, 1)
 
     def loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
@@ -145,9 +145,9 @@ class HutchinsonRegression(AbstractObjective):
     def __check_init__(self) -> None:
         _check("HutchinsonRegression", self.source, self.tails)
 
-    def draw(self, key: Key, centres: AbstractCentres, draws: int) -> Kernel:
-        # The centre itself is the point; what is drawn about it are the probes.
-        return _draw(key, centres, draws, 0.0, self.tails, frame_size(centres.dim))
+    def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
+        # The center itself is the point; what is drawn about it are the probes.
+        return _draw(key, centers, draws, 0.0, self.tails, frame_size(centers.dim))
 
     def loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
@@ -158,8 +158,8 @@ class HutchinsonRegression(AbstractObjective):
         return jnp.mean(jnp.square(head(time, point, seen) - estimates))
 
 
-def _draw(key: Key, centres: AbstractCentres, draws: int, rho: float, tails: float, directions: int) -> Kernel:
-    return centres.draw(key, -(-draws // directions), rho=rho, tails=tails, directions=directions)
+def _draw(key: Key, centers: AbstractCenters, draws: int, rho: float, tails: float, directions: int) -> Kernel:
+    return centers.draw(key, -(-draws // directions), rho=rho, tails=tails, directions=directions)
 
 
 def _check(name: str, source: str, tails: float) -> None:

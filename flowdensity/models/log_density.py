@@ -58,7 +58,7 @@ class LogDensityNetwork(eqx.Module):
     $h$ is a perceptron, with a mixture of quadratic functions beside its last layer if there are `experts`. It sees the state
     squashed to within the reach of the data, on which it is bounded and Lipschitz: far out what is left is a Gaussian, with
     gradients that point home. A context beyond those that it was fitted to is seen as one of them, so that no far context is
-    likely because of what the network makes of it. $b$ is the log normaliser, and zero until it is measured.
+    likely because of what the network makes of it. $b$ is the log normalizer, and zero until it is measured.
 
     Args:
         key: JAX PRNG key of the initial weights.
@@ -81,7 +81,7 @@ class LogDensityNetwork(eqx.Module):
     experts: QuadraticExperts | None
     reach: Scalar
     scale: Scalar
-    normaliser: Float[Array, " coefficients"]
+    normalizer: Float[Array, " coefficients"]
     context_reach: Scalar | None
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ class LogDensityNetwork(eqx.Module):
         self.reach = reach
         self.scale = scale
         self.context_reach = context_reach
-        self.normaliser = jnp.zeros(1 + context_dim)
+        self.normalizer = jnp.zeros(1 + context_dim)
 
     def __call__(self, state: State, context: Context) -> Scalar:
         """Log density in nats of a whitened state given a whitened context."""
@@ -123,18 +123,18 @@ class LogDensityNetwork(eqx.Module):
 
     def departure(self, state: State, context: Context) -> Scalar:
         """By how much the log density differs from that of N(0, I), in nats."""
-        # What describes the data, and what is measured afterwards, is not for the optimiser to move.
-        reach, scale, normaliser = jax.lax.stop_gradient((self.reach, self.scale, self.normaliser))
+        # What describes the data, and what is measured afterwards, is not for the optimizer to move.
+        reach, scale, normalizer = jax.lax.stop_gradient((self.reach, self.scale, self.normalizer))
         near, _ = squash(state, reach)
-        features = self.normaliser_features(context)
+        features = self.normalizer_features(context)
         row = jnp.concatenate([near, features[1:]])
         hidden = self.network.features(row)
         departure = self.network.outward(hidden)
         if self.experts is not None:
             departure = departure + self.experts(hidden, row)
-        return scale * departure - jnp.dot(normaliser, features)
+        return scale * departure - jnp.dot(normalizer, features)
 
-    def normaliser_features(self, context: Context) -> Float[Array, " coefficients"]:
-        """What the log normaliser is linear in: one, and the context as it is seen."""
+    def normalizer_features(self, context: Context) -> Float[Array, " coefficients"]:
+        """What the log normalizer is linear in: one, and the context as it is seen."""
         seen = context_seen(context, jax.lax.stop_gradient(self.context_reach))
         return jnp.concatenate([jnp.ones(1), seen])

@@ -43,7 +43,7 @@ class GaussianMixture(eqx.Module):
 
     log_weights: Float[Array, " components"]
     axes: Float[Array, "components dim dim"]
-    centres: Float[Array, "components dim"]
+    centers: Float[Array, "components dim"]
     variances: Float[Array, "components dim"]
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
@@ -67,11 +67,11 @@ class GaussianMixture(eqx.Module):
             )
         self.log_weights = jnp.asarray(np.log(weights / weights.sum()), float)
         self.axes = jnp.asarray(axes, float)
-        self.centres = jnp.asarray(np.einsum("kij,ki->kj", axes, means), float)
+        self.centers = jnp.asarray(np.einsum("kij,ki->kj", axes, means), float)
         self.variances = jnp.asarray(variances, float)
 
     def __check_init__(self) -> None:
-        count, dim = self.centres.shape
+        count, dim = self.centers.shape
         shapes = self.log_weights.shape, self.axes.shape, self.variances.shape
         if shapes != ((count,), (count, dim, dim), (count, dim)):
             raise ValueError(
@@ -84,11 +84,11 @@ class GaussianMixture(eqx.Module):
         variances = jnp.square(sine) * self.variances + jnp.square(cosine)
         # Narrow components magnify what a GPU's own precision for products would leave out.
         turned = jnp.einsum("kij,i->kj", self.axes, state, precision="highest")
-        centred = turned - sine * self.centres
-        scores = -centred / variances
-        shares = jax.nn.softmax(self.log_weights + 0.5 * jnp.sum(centred * scores - jnp.log(variances), axis=1))
+        centered = turned - sine * self.centers
+        scores = -centered / variances
+        shares = jax.nn.softmax(self.log_weights + 0.5 * jnp.sum(centered * scores - jnp.log(variances), axis=1))
         slopes = sine * cosine * (self.variances - 1.0) / variances
-        velocities = slopes * centred + cosine * self.centres
+        velocities = slopes * centered + cosine * self.centers
         each = jnp.einsum("kij,nkj->nki", self.axes, jnp.stack([velocities, scores]), precision="highest")
         velocity, score = jnp.einsum("k,nki->ni", shares, each, precision="highest")
         # The shares move with the state: their gradients are those of the components' scores less the mean score.

@@ -133,7 +133,7 @@ class ResidualMLP(AbstractNetwork):
     rows on it.
 
     The last layer and the experts start at zero, so that an untrained network is the zero field, and with it the flow is
-    its start. There is no normalisation layer and no power of the inputs: on the bounded inputs that `squash` hands
+    its start. There is no normalization layer and no power of the inputs: on the bounded inputs that `squash` hands
     it, the network is bounded and Lipschitz.
 
     Args:

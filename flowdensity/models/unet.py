@@ -47,7 +47,7 @@ class UNet(AbstractNetwork):
 
     One block on each scale on the way down and on the way up, whose features are joined to those of the way down; each scale has
     half the rows and columns and twice the channels of the one before. As in `ResidualMLP` the last layer starts at zero, and
-    there is no normalisation layer and no product of inputs, so that the network is bounded and Lipschitz on bounded inputs.
+    there is no normalization layer and no product of inputs, so that the network is bounded and Lipschitz on bounded inputs.
 
     Its hidden features have a row for each place in the image: a divergence head reads each by itself and adds up.
 
@@ -153,7 +153,7 @@ def convolution(key: Key, inputs: int, outputs: int, *, stride: int = 1) -> eqx.
 def convolve(
     layer: eqx.nn.Conv2d, image: Float[Array, "rows columns inputs"]
 ) -> Float[Array, "new_rows new_columns outputs"]:
-    """What a 3x3 convolution makes of an image whose channels are last: one product with the nine neighbours of each place.
+    """What a 3x3 convolution makes of an image whose channels are last: one product with the nine neighbors of each place.
 
     XLA's own convolution takes ten times as long on a CPU within a loop (github.com/jax-ml/jax/issues/12868), and both training
     and solvers are loops.

@@ -21,7 +21,7 @@ from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
-from ..divergence.centres import inflation, mismatched
+from ..divergence.centers import inflation, mismatched
 from ..models.flows import standard_normal_log_prob
 from ..models.log_density import LogDensityNetwork
 from ..solving import state_from_noise, state_log_prob
@@ -30,7 +30,7 @@ from .loop import History, Schedule, train
 from .losses import LogDensityLabels, departures_and_slopes, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
 from .progress import activity
-from .report import Amortisation, FitReport
+from .report import Amortization, FitReport
 from .results import last, relay, until_interrupted
 from .training import Plan, Training, check_training, default_steps, held_out
 
@@ -78,11 +78,11 @@ def distill(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[AmortizedDensity, FitReport]:
-    r"""Distil a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
+    r"""Distill a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
 
     A network is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training", arXiv 1706.04859) at
     samples of the flow, at samples with noise and at samples moved outwards, and for a conditional density at samples given
-    another context too. Its log normaliser, which for a conditional
+    another context too. Its log normalizer, which for a conditional
     density is linear in the whitened context, is then measured by importance sampling against the flow and absorbed. What
     is left of it on fresh samples, and by how much the network differs from the flow there, is in the report.
 
@@ -101,7 +101,7 @@ def distill(
         progress: whether to show bars.
 
     Returns:
-        The amortized density, with the contexts that `density` had, and a report whose `amortisation` says how far off it is.
+        The amortized density, with the contexts that `density` had, and a report whose `amortization` says how far off it is.
         Ctrl-C while the network is trained ends the training only, since a density needs its normalizer; Ctrl-C after that gives
         what there is, and a warning says what it lacks. While labels are made nothing has been learned, and it ends the call.
 
@@ -165,10 +165,10 @@ def _distilled(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[AmortizedDensity, FitReport]]:
-    """Amortized densities: as their network is trained, then with its normaliser, then with what that is on fresh samples."""
+    """Amortized densities: as their network is trained, then with its normalizer, then with what that is on fresh samples."""
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
     started = time.monotonic()
-    table = labelled(point_key, density, labels, each=1, spread=True, progress=progress)
+    table = labeled(point_key, density, labels, each=1, spread=True, progress=progress)
     seconds = {"labels": time.monotonic() - started}
 
     held = held_out(labels, 1 / 16)
@@ -195,16 +195,16 @@ def _distilled(
     started = time.monotonic()
     with activity("measurement of the normalizer", progress):
         samples = max(CHUNK_SIZE, labels // LABELS_PER_CHECK // SAMPLES_PER_CONTEXT * SAMPLES_PER_CONTEXT)
-        network = normalised(absorb_key, density, network, samples)
+        network = normalized(absorb_key, density, network, samples)
         yield (
             AmortizedDensity(network, density),
             dataclasses.replace(report, interrupted=(*cut, "check of the normalizer")),
         )
-        amortisation = measured(verify_key, density, network, samples)
-    seconds = report.seconds | {"normaliser": time.monotonic() - started}
+        amortization = measured(verify_key, density, network, samples)
+    seconds = report.seconds | {"normalizer": time.monotonic() - started}
     yield (
         AmortizedDensity(network, density),
-        FitReport({"log density": history}, seconds, amortisation=amortisation, interrupted=cut or None),
+        FitReport({"log density": history}, seconds, amortization=amortization, interrupted=cut or None),
     )
 
 
@@ -226,10 +226,8 @@ def _new_network(
     )
 
 
-def labelled(
-    key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool
-) -> LogDensityLabels:
-    """Labelled samples of a density: `each` given the same context, some of them moved if `spread`."""
+def labeled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> LogDensityLabels:
+    """Labeled samples of a density: `each` given the same context, some of them moved if `spread`."""
     chunks = -(-count // CHUNK_SIZE)
     labels = []
     with tqdm(total=chunks * CHUNK_SIZE, desc="labels", unit="label", disable=not progress) as bar:
@@ -279,17 +277,17 @@ def _moved(key: Key, states: Rows) -> Rows:
     return jnp.where(kind < NOISY_SHARE, noised, jnp.where(kind < NOISY_SHARE + INFLATED_SHARE, far, states))
 
 
-def normalised(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> LogDensityNetwork:
-    r"""The network with its log normaliser $b$ measured on samples of the flow.
+def normalized(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> LogDensityNetwork:
+    r"""The network with its log normalizer $b$ measured on samples of the flow.
 
-    Where $w = \tilde q/p$ is the ratio of the network's density to the flow's, $b$ minimises
+    Where $w = \tilde q/p$ is the ratio of the network's density to the flow's, $b$ minimizes
     $\mathbb{E}[w\,e^{-b\cdot f} + b\cdot f]$ with $f = (1, c)$: without a context $b = \log\mathbb{E}[w]$, and with one a Poisson
     regression.
     """
-    labels = labelled(key, density, samples, each=1, spread=False, progress=False)
+    labels = labeled(key, density, samples, each=1, spread=False, progress=False)
     departures, _ = departures_and_slopes(network, labels.states, labels.contexts)
     excess = np.asarray(departures - labels.departures, np.float64)
-    features = np.asarray(jax.vmap(network.normaliser_features)(labels.contexts), np.float64)
+    features = np.asarray(jax.vmap(network.normalizer_features)(labels.contexts), np.float64)
 
     def ratios(coefficients: np.ndarray) -> np.ndarray:
         return np.exp(excess - features @ coefficients)
@@ -305,12 +303,12 @@ def normalised(key: Key, density: FlowDensity, network: LogDensityNetwork, sampl
             method="trust-exact",
             options={"gtol": GRADIENT_TOLERANCE},
         )
-    return eqx.tree_at(lambda n: n.normaliser, network, network.normaliser + jnp.asarray(found.x, float))
+    return eqx.tree_at(lambda n: n.normalizer, network, network.normalizer + jnp.asarray(found.x, float))
 
 
-def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> Amortisation:
+def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> Amortization:
     """How far a network is from the density it was distilled from, on fresh samples of that."""
-    labels = labelled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
+    labels = labeled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
     departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
     # Samples given the same context are not independent: one number for each context.
     error = np.asarray(departures - labels.departures, np.float64).reshape(-1, SAMPLES_PER_CONTEXT)
@@ -322,11 +320,11 @@ def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples
     def error_of_mean(each: np.ndarray) -> float:
         return float(each.std(ddof=1) / np.sqrt(len(each)))
 
-    return Amortisation(
+    return Amortization(
         bias=(float(error.mean()), error_of_mean(error.mean(1))),
         rmse=(float(rmse), error_of_mean(np.square(error).mean(1)) / (2.0 * float(rmse))),
         gradient=float(wrong / max(right, SCALE_FLOOR)),
-        log_normaliser=(float(np.log(ratio.mean())), error_of_mean(integrals) / float(ratio.mean())),
+        log_normalizer=(float(np.log(ratio.mean())), error_of_mean(integrals) / float(ratio.mean())),
         between_contexts=float(np.sqrt(max(0.0, integrals.var(ddof=1) - within)) / ratio.mean()),
         efficiency=float(1.0 / (ratio.mean() * np.mean(1.0 / ratio))),
     )

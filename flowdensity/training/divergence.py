@@ -18,7 +18,7 @@ from ..data.tables import Named, Sample
 from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import calibrate, stein_residuals
-from ..divergence.centres import AbstractCentres, HalvedCentres, PathCentres, TrajectoryCentres
+from ..divergence.centers import AbstractCenters, HalvedCenters, PathCenters, TrajectoryCenters
 from ..divergence.exact import ExactDivergence
 from ..divergence.kernel import Kernel, MeanJacobian, mean_jacobian, stein_terms
 from ..divergence.objectives import AbstractObjective, LangevinStein, check_objective
@@ -48,8 +48,8 @@ LEARNING_RATE = 2e-3
 TRUNK_SIZE = (256, 3)
 """Width and depth of a head that has no hidden features to read."""
 
-Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCentres, Kernel]
-"""What the losses of a distillation are handed: model, control variate, centres and held-out draws."""
+Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCenters, Kernel]
+"""What the losses of a distillation are handed: model, control variate, centers and held-out draws."""
 
 
 def fit_divergence(
@@ -66,7 +66,7 @@ def fit_divergence(
     r"""Distill the divergence of a frozen model with the Langevin-Stein operator.
 
     A scalar head $g$ on the model's hidden features or, where it shows none, on its output minimizes
-    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centres from the data and from the model's own
+    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centers from the data and from the model's own
     samples, some of them inflated; the velocity is evaluated and never differentiated for its divergence (Jagwani et al. 2026,
     arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. The centers of
     a model that follows a Gaussian path are on that path and on its trajectories through the data; those of any other model are
@@ -150,7 +150,7 @@ def fit_divergence_head(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[SteinDivergence, FitReport]]:
-    """Distill the divergence of `model`, with centres about a whitened table and the model's own samples.
+    """Distill the divergence of `model`, with centers about a whitened table and the model's own samples.
 
     As `fit_divergence`, after its checks. Yields divergences as soon as a step was done: first as they are trained, and then
     calibrated.
@@ -165,10 +165,10 @@ def fit_divergence_head(
         data_key, own_key = jr.split(pool_key)
         pool = plan.share(25, 256, MAX_TRAJECTORIES)
         data, own = (
-            centres_about_data(data_key, model, table, pool),
-            centres_about_samples(own_key, model, table, pool),
+            centers_about_data(data_key, model, table, pool),
+            centers_about_samples(own_key, model, table, pool),
         )
-        around = {"data": data, "model": own, "both": HalvedCentres(data, own)}[objective.source]
+        around = {"data": data, "model": own, "both": HalvedCenters(data, own)}[objective.source]
         nodes = jnp.sort(model.times(TRAJECTORY_STEPS))
         control = mean_jacobian(model, nodes, within.draw(jacobian_key, around, draws))
         head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
@@ -209,7 +209,7 @@ def fit_divergence_head(
 def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> DivergenceHead:
     """A head for `model`, with its scale and bound read off the targets it will be trained on."""
     one = jax.tree.map(lambda leaf: leaf[0], kernels)
-    _, hidden = model.network_velocity(one.time, one.centre, one.context)
+    _, hidden = model.network_velocity(one.time, one.center, one.context)
     # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
     seen, width, depth = (
         ((model.dim,), *TRUNK_SIZE) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
@@ -234,32 +234,32 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
-def centres_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCentres:
-    """Centres on at most `count` trajectories through the rows of a table and, where there is a path, half of them on it.
+def centers_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCenters:
+    """Centers on at most `count` trajectories through the rows of a table and, where there is a path, half of them on it.
 
     Where the model's samples are not like the data, its trajectories through the data are off the path of both: they are where
-    the data's `log_prob` is evaluated, and so there are centres on them too.
+    the data's `log_prob` is evaluated, and so there are centers on them too.
     """
-    # Centres may have any distribution: rows are not drawn as often as they weigh.
+    # Centers may have any distribution: rows are not drawn as often as they weigh.
     table = table._replace(weights=None)
     nodes = model.times(TRAJECTORY_STEPS)
     chosen = table.take(jr.permutation(key, len(table.states))[: _at_most(model, count)])
     states = _trajectories(model, nodes[::-1], chosen)[:, ::-1]
     if not follows_path(model):
-        return TrajectoryCentres(nodes, states, chosen.contexts)
-    return HalvedCentres(PathCentres(table, model), TrajectoryCentres(nodes, states, chosen.contexts, jnp.cos(nodes)))
+        return TrajectoryCenters(nodes, states, chosen.contexts)
+    return HalvedCenters(PathCenters(table, model), TrajectoryCenters(nodes, states, chosen.contexts, jnp.cos(nodes)))
 
 
-def centres_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCentres:
-    """Centres about at most `count` samples of the model itself, given contexts of the table."""
+def centers_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCenters:
+    """Centers about at most `count` samples of the model itself, given contexts of the table."""
     rows, noise = jr.split(key)
     count = _at_most(model, count)
     contexts = table.draw(rows, count).contexts
     start = Sample(jr.normal(noise, (count, model.dim)), contexts)
     if follows_path(model):
-        return PathCentres(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
+        return PathCenters(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
     nodes = model.times(TRAJECTORY_STEPS)
-    return TrajectoryCentres(nodes, _trajectories(model, nodes, start), contexts)
+    return TrajectoryCenters(nodes, _trajectories(model, nodes, start), contexts)
 
 
 def _at_most(model: AbstractProbabilityFlow, count: int) -> int:
@@ -270,6 +270,6 @@ def _at_most(model: AbstractProbabilityFlow, count: int) -> int:
 @eqx.filter_jit
 def _trajectories(model: AbstractProbabilityFlow, nodes: Times, start: Sample) -> Float[Array, "rows nodes dim"]:
     """Whitened states of many solutions at `nodes`, the first of which is the time of their starts."""
-    # Centres may have any distribution: coarse steps do no harm.
+    # Centers may have any distribution: coarse steps do no harm.
     solver = FixedStep(-(-TRAJECTORY_STEPS // (len(nodes) - 1)))
     return jax.lax.map(lambda row: trajectory(model, nodes, row.states, row.contexts, solver), start, batch_size=1000)

@@ -37,15 +37,15 @@ class StepErrors:
 
 @savable
 @dataclass(frozen=True)
-class Amortisation:
+class Amortization:
     """How far an amortized density is from the flow it was distilled from, on fresh samples of the flow.
 
     Attributes:
-        bias: mean of the difference of their log densities in nats, after normalisation, and its standard error.
+        bias: mean of the difference of their log densities in nats, after normalization, and its standard error.
         rmse: root mean square of that, and its standard error.
         gradient: root mean square error of the gradient of `log_prob`, as a fraction of that gradient's own root mean square.
-        log_normaliser: log of the integral of the amortized density in nats, and its standard error; 0 is normalised.
-        between_contexts: standard deviation of the log normaliser between contexts, in nats, Monte-Carlo error taken out.
+        log_normalizer: log of the integral of the amortized density in nats, and its standard error; 0 is normalized.
+        between_contexts: standard deviation of the log normalizer between contexts, in nats, Monte-Carlo error taken out.
         efficiency: share of the effective sample size that is kept where draws of the amortized density are weighted back to
             the flow's.
     """
@@ -53,17 +53,17 @@ class Amortisation:
     bias: tuple[float, float]
     rmse: tuple[float, float]
     gradient: float
-    log_normaliser: tuple[float, float]
+    log_normalizer: tuple[float, float]
     between_contexts: float
     efficiency: float
 
     def summary(self) -> str:
         """One line of text."""
         (bias, bias_error), (rmse, rmse_error) = self.bias, self.rmse
-        integral, integral_error = self.log_normaliser
+        integral, integral_error = self.log_normalizer
         return (
             f"amortized log_prob less the flow's, on fresh samples of the flow: mean {bias:+.3f} +- {bias_error:.3f} nats, "
-            f"root mean square {rmse:.3f} +- {rmse_error:.3f}; gradients off by {self.gradient:.1%}; log normaliser "
+            f"root mean square {rmse:.3f} +- {rmse_error:.3f}; gradients off by {self.gradient:.1%}; log normalizer "
             f"{integral:+.4f} +- {integral_error:.4f}, between contexts {self.between_contexts:.4f}; weights back to the "
             f"flow keep {self.efficiency:.1%} of the draws"
         )
@@ -80,7 +80,7 @@ class FitReport:
             where no divergence was learned.
         seconds: wall time of each stage.
         steps: how the solver's number of steps was chosen; None for fits that choose none.
-        amortisation: how far an amortized density is from its flow; None for other fits.
+        amortization: how far an amortized density is from its flow; None for other fits.
         reference: how the reference of a flow on few rows was chosen; None where there was no choice.
         columns: the transforms of columns before the whitening, in one line; None for fits that whiten none.
         interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
@@ -90,7 +90,7 @@ class FitReport:
     seconds: dict[str, float]
     residuals: Residuals | None = None
     steps: StepErrors | None = None
-    amortisation: Amortisation | None = None
+    amortization: Amortization | None = None
     reference: ReferenceChoice | None = None
     columns: str | None = None
     interrupted: tuple[str, ...] | None = None
@@ -163,8 +163,8 @@ class FitReport:
             )
         if self.steps is not None:
             lines.append(self.steps.summary())
-        if self.amortisation is not None:
-            lines.append(self.amortisation.summary())
+        if self.amortization is not None:
+            lines.append(self.amortization.summary())
         if self.interrupted is not None:
             lines.append(f"interrupted: cut short or left undone: {', '.join(self.interrupted)}")
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}

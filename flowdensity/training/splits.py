@@ -12,7 +12,7 @@ from ..data.tables import Sample
 def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Array, " kept"], Int[Array, " held"]]]:
     """Numbers of the rows to train on and of those held out, for each fold: other rows in each, in random order.
 
-    Copies of a row are neighbours. Where the end of a part goes through them, those that are left to train on make room for
+    Copies of a row are neighbors. Where the end of a part goes through them, those that are left to train on make room for
     other rows, which are trained on once more: all folds have the same sizes.
 
     Args:

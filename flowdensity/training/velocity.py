@@ -33,7 +33,7 @@ def fit_velocity(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[GaussianFlow, History, ReferenceChoice | None]]:
-    """Minimise the matching loss of `model` over a whitened table, stopping early on held-out rows.
+    """Minimize the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
     From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
     few rows to tell, and that loss too noisy: five networks, each with another part held out, are trained side by side and

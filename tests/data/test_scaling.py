@@ -76,7 +76,7 @@ def test_a_simplex_loses_one_dimension():
 
 
 @pytest.mark.parametrize(("support", "events"), [*CASES.values(), SIMPLEX], ids=[*CASES.keys(), "simplex"])
-def test_the_whitened_table_is_centred_and_is_what_the_map_gives(support, events):
+def test_the_whitened_table_is_centered_and_is_what_the_map_gives(support, events):
     with x64():
         scaling, white = fit_scaling(events, support)
         states = jax.vmap(lambda x: scaling.whiten(x)[0])(jnp.asarray(events))

@@ -90,9 +90,9 @@ def posterior(**variables):
     return az.from_dict({"posterior": variables}) if hasattr(az, "convert_to_datatree") else az.from_dict(variables)
 
 
-def lines(axis, colour, style=None):
-    """Points of the lines of a colour, each of shape `(points, 2)`; those of legends have none."""
-    found = [line for line in axis.lines if line.get_color() == colour and style in (None, line.get_marker())]
+def lines(axis, color, style=None):
+    """Points of the lines of a color, each of shape `(points, 2)`; those of legends have none."""
+    found = [line for line in axis.lines if line.get_color() == color and style in (None, line.get_marker())]
     return [line.get_xydata() for line in found if len(line.get_xydata())]
 
 
@@ -304,8 +304,8 @@ def test_prior_and_posterior_are_the_closed_form():
     assert axes.shape == (2,)
     assert labels(axes) == ["theta[0]", "theta[1]"]
     for i, axis in enumerate(axes):
-        for colour, moved, scale in ((MODEL_COLOR, 0.0, 1.0), (POSTERIOR_COLOR, 1.0, 0.5)):
-            ((x, height),) = (line.T for line in lines(axis, colour))
+        for color, moved, scale in ((MODEL_COLOR, 0.0, 1.0), (POSTERIOR_COLOR, 1.0, 0.5)):
+            ((x, height),) = (line.T for line in lines(axis, color))
             exact = norm(GAUSSIAN_MEAN[i] + moved, scale * np.sqrt(GAUSSIAN_COVARIANCE[i, i])).pdf(x)
             # As above, for 2,000 draws.
             width = 0.9 * 2000**-0.2

@@ -455,8 +455,8 @@ def test_weakly_coupled_groups_of_many_observations_are_weighed_together():
     def weakly(density):
         with numpyro.plate("group", 4):
             theta = numpyro.sample("theta", density)
-            centre = theta + 0.15 * jnp.roll(theta, 1, axis=-2)
-            numpyro.sample("y", dist.Normal(centre[:, None], 1.0).expand((4, 1000, 2)).to_event(2), obs=rows)
+            center = theta + 0.15 * jnp.roll(theta, 1, axis=-2)
+            numpyro.sample("y", dist.Normal(center[:, None], 1.0).expand((4, 1000, 2)).to_event(2), obs=rows)
 
     theta = 0.03 * np.random.default_rng(1).normal(size=(CHAINS, 50, 4, 2))
     result = reweight(
@@ -583,7 +583,7 @@ def test_nuts_with_a_planted_error_is_repaired_to_nuts_without():
 # Refused ----------------------------------------------------------------------------------------
 
 
-def reparametrised(density):
+def reparametrized(density):
     handlers.reparam(model, config={"theta": fd.FlowReparam()})(density)
 
 
@@ -606,7 +606,7 @@ REFUSED = {
     "no density": (TypeError, "FlowDensity or AmortizedDensity; got Normal", {"exact": {"theta": dist.Normal()}}),
     "unknown site": (ValueError, "to name sites of `model`; got 'phi'", {"exact": {"phi": exact()}}),
     "deterministic site": (ValueError, "a log density; it is deterministic", {"exact": {"sum": exact()}}),
-    "change of variables": (ValueError, "nothing to correct but the solver", {"model": reparametrised}),
+    "change of variables": (ValueError, "nothing to correct but the solver", {"model": reparametrized}),
     "another density": (ValueError, "site 'theta' to have a FlowDensity .*; got Normal", {"model": other}),
     "other events": (
         ValueError,

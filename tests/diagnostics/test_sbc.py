@@ -27,8 +27,8 @@ def wider(y=None):
     theta = numpyro.sample("theta", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     numpyro.sample("scale", dist.LogNormal(0.0, 0.1))
     with numpyro.plate("observations", 4):
-        centre = LIKELIHOOD.given(theta)
-        near = numpyro.deterministic("near", centre.sample(numpyro.prng_key()))
+        center = LIKELIHOOD.given(theta)
+        near = numpyro.deterministic("near", center.sample(numpyro.prng_key()))
         numpyro.sample("y", dist.Normal(near, 2.0).to_event(1), obs=y)
 
 

@@ -89,8 +89,8 @@ def test_a_mixture_is_sampled_in_its_proportions():
     far = np.array([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0], [-100.0, 0.0, 0.0], [200.0, 0.0, 0.0]])
     fn = fd.FlowDensity(conditional_gaussian_flow(), far, solver=SOLVER)
     draws = np.asarray(dist.MixtureSameFamily(dist.Categorical(probs=WEIGHTS), fn).sample(jr.key(1), (4000,)))
-    centres = 1.0 + far @ np.array([0.8, -0.3, 0.0])
-    counts = np.bincount(np.abs(draws[:, :1] - centres).argmin(1), minlength=4)
+    centers = 1.0 + far @ np.array([0.8, -0.3, 0.0])
+    counts = np.bincount(np.abs(draws[:, :1] - centers).argmin(1), minlength=4)
     assert np.all(np.abs(counts - 4000 * WEIGHTS) < 4.5 * np.sqrt(4000 * WEIGHTS * (1.0 - WEIGHTS)))
 
 

@@ -40,7 +40,7 @@ def log_normal_flow() -> ExactGaussianFlow:
 
 
 def one_by_one(density: fd.AmortizedDensity, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:
-    """The network's log density, state by state; the Gaussian flow's coordinates are centred and not whitened."""
+    """The network's log density, state by state; the Gaussian flow's coordinates are centered and not whitened."""
     batch = np.broadcast_shapes(x.shape[:-1], contexts.shape[:-1])
     x, contexts = np.broadcast_to(x, (*batch, 2)), np.broadcast_to(contexts, (*batch, contexts.shape[-1]))
     return np.reshape(

@@ -31,7 +31,7 @@ def conjugate():
 
 
 def exact(guide, model) -> dict:
-    """Parameters of a guide, initialised, with its location and scale at the exact posterior."""
+    """Parameters of a guide, initialized, with its location and scale at the exact posterior."""
     svi = SVI(model, guide, optax.adam(1e-2), Trace_ELBO())
     params = svi.get_params(svi.init(jr.key(0)))
     posterior = {"auto_loc": jnp.asarray(MEAN), "auto_scale": jnp.full(3, DEVIATION)}

@@ -324,10 +324,10 @@ def test_intermediates_spare_a_second_solve():
 @pytest.mark.parametrize("scales", [10.0, 100.0, 1000.0])
 def test_far_out_the_gradient_is_finite_and_points_home(mixture_fit, scales):
     density = mixture_fit.density
-    centre, deviation = mixture_fit.data.mean(0), mixture_fit.data.std(0)
+    center, deviation = mixture_fit.data.mean(0), mixture_fit.data.std(0)
     angles = np.linspace(0.0, 2.0 * np.pi, 16, endpoint=False)
     away = scales * deviation * np.stack([np.cos(angles), np.sin(angles)], 1)
-    points = jnp.asarray(centre + away, jnp.float32)
+    points = jnp.asarray(center + away, jnp.float32)
     values, slopes = jax.vmap(jax.value_and_grad(density.log_prob))(points)
     assert np.all(np.isfinite(values))
     assert np.all(np.isfinite(slopes))

@@ -40,7 +40,7 @@ def small(dim: int) -> fd.ResidualMLP:
     return fd.ResidualMLP(jr.key(0), dim, width=16, depth=1, experts=0)
 
 
-def initialised(guide: fd.AutoFlow, model=regression) -> dict:
+def initialized(guide: fd.AutoFlow, model=regression) -> dict:
     svi = SVI(model, guide, optax.adam(1e-2), Trace_ELBO())
     return svi.get_params(svi.init(jr.key(1)))
 
@@ -57,7 +57,7 @@ def several():
 @pytest.mark.slow
 def test_it_starts_at_a_diagonal_normal():
     guide = fd.AutoFlow(several, init_scale=0.3, solver=SOLVER, prefix="q")
-    params = initialised(guide, several)
+    params = initialized(guide, several)
     assert set(params) == {"q_loc", "q_scale", "q_flow$params"}
     assert guide.latent_dim == 5  # two real, one positive, and a simplex of three
     np.testing.assert_allclose(params["q_scale"], 0.3, rtol=1e-5)
@@ -131,11 +131,11 @@ def test_a_trained_posterior_is_a_density_of_its_own(trained):
 AUTO_REFUSED = {
     "no width": (lambda: fd.AutoFlow(regression, init_scale=0.0), "`init_scale` as a number above 0; got 0.0"),
     "another dimension": (
-        lambda: initialised(fd.AutoFlow(regression, network=small(3))),
+        lambda: initialized(fd.AutoFlow(regression, network=small(3))),
         "`network` for the 2 unconstrained.*got one for 3 and 0",
     ),
     "a context": (
-        lambda: initialised(fd.AutoFlow(regression, network=fd.ResidualMLP(jr.key(0), 2, 1, width=4))),
+        lambda: initialized(fd.AutoFlow(regression, network=fd.ResidualMLP(jr.key(0), 2, 1, width=4))),
         "no context; got one for 2 and 1",
     ),
 }

@@ -213,7 +213,7 @@ def test_predictive_has_a_variable_for_each_name():
     np.testing.assert_array_equal(again["tau"], drawn["tau"])
 
 
-def test_a_flow_is_reparametrised_beside_another_strategy():
+def test_a_flow_is_reparametrized_beside_another_strategy():
     pushed = handlers.reparam(regression, config={"theta": fd.FlowReparam(), "shift": LocScaleReparam(centered=0.0)})
     trace = trace_of(pushed, 0.4)
     latent = {name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}

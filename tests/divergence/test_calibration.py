@@ -15,7 +15,7 @@ from scipy.stats import chi2, multivariate_normal
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.divergence.calibration import calibrate, stein_residuals
-from flowdensity.divergence.centres import PathCentres
+from flowdensity.divergence.centers import PathCenters
 from flowdensity.divergence.kernel import mean_jacobian
 from flowdensity.divergence.stein import DivergenceHead
 
@@ -30,7 +30,7 @@ def setting(mixture_fit):
     states = jax.vmap(lambda x: model.scaling.whiten(x)[0])(jnp.asarray(mixture_fit.data, jnp.float32))
     sample = Sample(states, jnp.zeros((len(states), 0)))
     control_draws, first, second = (
-        PathCentres(sample, model).draw(jr.key(seed), FRAMES, rho=0.1, tails=0.0, directions=2) for seed in (20, 21, 22)
+        PathCenters(sample, model).draw(jr.key(seed), FRAMES, rho=0.1, tails=0.0, directions=2) for seed in (20, 21, 22)
     )
     control = eqx.filter_jit(mean_jacobian)(model, model.times(16), control_draws)
     return model, head, control, first, second
@@ -76,7 +76,7 @@ def test_residuals_are_the_means_they_are_called(setting):
             hidden = model.network_velocity(kernel.time, point, kernel.context)[1]
             return head(kernel.time, point, hidden) - trace_of_jacobian(model, kernel.time, point, kernel.context)
 
-        return jnp.mean(jax.vmap(one)(kernel.centre + kernel.width * kernel.noise))
+        return jnp.mean(jax.vmap(one)(kernel.center + kernel.width * kernel.noise))
 
     errors, angles = np.asarray(error(first), np.float64), np.asarray(first.time)
     for i in range(8):
@@ -123,7 +123,7 @@ def test_the_bias_is_an_integral_over_time_however_times_are_drawn():
     states = np.random.default_rng(0).normal(size=(500, 2))
     model = eqx.tree_at(lambda m: m.path, untrained_flow(jr.key(0), states), fd.VarianceExploding(0.002, 80.0))
     sample = Sample(jnp.asarray(states, float), jnp.zeros((500, 0)))
-    kernels = PathCentres(sample, model).draw(jr.key(1), FRAMES, rho=0.1, tails=0.0, directions=2)
+    kernels = PathCenters(sample, model).draw(jr.key(1), FRAMES, rho=0.1, tails=0.0, directions=2)
     control = mean_jacobian(model, model.times(16), kernels)
     bias, error = stein_residuals(TimedError(), model, control, kernels).bias
     assert abs(bias + (1.0 - np.exp(-1.5 * np.pi)) / 3.0) < 4.5 * error < 0.02

@@ -1,4 +1,4 @@
-"""The exact and the randomised divergence, against the trace of the Jacobian."""
+"""The exact and the randomized divergence, against the trace of the Jacobian."""
 
 import itertools
 

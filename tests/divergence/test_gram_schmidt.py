@@ -10,7 +10,7 @@ from references import random_flow, x64
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.divergence.gram_schmidt import gram_schmidt
-from flowdensity.training.divergence import centres_about_data
+from flowdensity.training.divergence import centers_about_data
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 1), (1, 5), (3, 5), (8, 8)])
@@ -34,8 +34,8 @@ def test_rows_are_orthonormal_where_the_vectors_are_nearly_one():
 def test_kernels_and_hutch_plus_plus_leave_lapack_alone():
     """Several batches of its decompositions in one program can wait for each other's threads for ever."""
     model, rows = random_flow(jr.key(0), 3), Sample(jr.normal(jr.key(1), (50, 3)), jnp.zeros((50, 0)))
-    centres = centres_about_data(jr.key(2), model, rows, 50)
-    draw = jax.jit(lambda key: centres.draw(key, 64, rho=0.1, tails=0.15, directions=3))
+    centers = centers_about_data(jr.key(2), model, rows, 50)
+    draw = jax.jit(lambda key: centers.draw(key, 64, rho=0.1, tails=0.15, directions=3))
     assert "lapack" not in draw.lower(jr.key(3)).as_text()
     density = fd.FlowDensity(model, divergence=fd.HutchPlusPlusDivergence(jr.key(4), 6))
     assert "lapack" not in jax.jit(density.log_prob).lower(jnp.zeros(3)).as_text()

@@ -1,4 +1,4 @@
-r"""The Langevin-Stein identity, in float64, for any field, any head, any width and any centres.
+r"""The Langevin-Stein identity, in float64, for any field, any head, any width and any centers.
 
 Every expectation is a mean over independent frames of kernel draws, so its standard error is the standard deviation of
 their means over the root of their number. A case makes 16 comparisons and there are nine cases: with 5 standard errors the
@@ -58,17 +58,17 @@ def random_control() -> MeanJacobian:
     return MeanJacobian(jnp.array([0.0, 0.5, np.pi / 2.0]), 0.5 * (matrices + matrices.swapaxes(1, 2)))
 
 
-def draw_kernels(key: jax.Array, width: float, centres: str, count: int = FRAMES) -> Kernel:
+def draw_kernels(key: jax.Array, width: float, centers: str, count: int = FRAMES) -> Kernel:
     """`near`: within the data. `inflated`: up to four times as far. `far`: five times the squash's reach. Whole frames."""
     times, places, stretch, noise, context = jr.split(key, 5)
-    centre = jr.normal(places, (count, DIM))
-    if centres == "inflated":
-        centre = centre * jnp.exp(jr.uniform(stretch, (count, 1), maxval=jnp.log(4.0)))
-    if centres == "far":
-        centre = 20.0 * centre / jnp.linalg.norm(centre, axis=1, keepdims=True)
+    center = jr.normal(places, (count, DIM))
+    if centers == "inflated":
+        center = center * jnp.exp(jr.uniform(stretch, (count, 1), maxval=jnp.log(4.0)))
+    if centers == "far":
+        center = 20.0 * center / jnp.linalg.norm(center, axis=1, keepdims=True)
     return Kernel(
         time=jr.uniform(times, (count,), maxval=jnp.pi / 2.0),
-        centre=centre,
+        center=center,
         noise=jax.vmap(lambda k: draw_frame(k, DIM, DIM))(jr.split(noise, count)),
         width=jnp.full(count, width),
         context=jr.normal(context, (count, CONTEXT_DIM)),
@@ -102,13 +102,13 @@ def evaluated():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("centres", ["near", "inflated", "far"])
+@pytest.mark.parametrize("centers", ["near", "inflated", "far"])
 @pytest.mark.parametrize("width", [0.02, 0.3, 1.5])
-def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
+def test_the_identity_holds_for_any_head_width_and_centers(width, centers):
     with x64():
-        kernels = draw_kernels(jr.key(11), width, centres)
+        kernels = draw_kernels(jr.key(11), width, centers)
         terms, truth = evaluated()(kernels)
-        np.testing.assert_allclose(terms.point, kernels.centre[:, None] + width * kernels.noise, atol=1e-12)
+        np.testing.assert_allclose(terms.point, kernels.center[:, None] + width * kernels.noise, atol=1e-12)
         # E[T f + r . grad f - f div F] = 0
         columns = {"1": terms.target - truth, "g": terms.value * (terms.target - truth) + terms.slope}
         for i in range(DIM):
@@ -124,7 +124,7 @@ def test_the_identity_holds_for_any_head_width_and_centres(width, centres):
             mean, error = mean_and_error(values)
             assert abs(mean) < 5.0 * error, name
             assert error > 0.0
-        if centres == "near":
+        if centers == "near":
             # The test has power: a wrong sign or a missing term would be of the size of the divergence.
             typical = float(jnp.sqrt(jnp.mean(truth**2)))
             for name in ("1", "g", "sin"):
@@ -146,14 +146,14 @@ def test_terms_are_what_they_are_called():
             def velocity(y):
                 return field.velocity(kernel.time, y, kernel.context)
 
-            points = kernel.centre + 0.3 * kernel.noise
+            points = kernel.center + 0.3 * kernel.noise
             # The gradient of g includes the path through the features.
             gradients = jax.vmap(jax.grad(value))(points)
             return (
                 jax.vmap(value)(points),
-                value(kernel.centre),
+                value(kernel.center),
                 gradients,
-                velocity(kernel.centre) - jax.vmap(velocity)(points),
+                velocity(kernel.center) - jax.vmap(velocity)(points),
             )
 
         terms = jax.jit(jax.vmap(lambda k: stein_terms(head, field, control, k)))(kernels)
@@ -246,7 +246,7 @@ def test_the_loss_is_least_at_the_divergence(width):
 
         theta = jnp.array([0.3, -0.1, 0.2])
         mean, error = mean_and_error(slopes(theta, kernels))
-        points = np.asarray(kernels.centre[:, None] + width * kernels.noise).reshape(-1, DIM)
+        points = np.asarray(kernels.center[:, None] + width * kernels.noise).reshape(-1, DIM)
         basis = np.column_stack([np.ones(len(points)), points[:, 0], np.sin(points[:, 0] + 2.0 * points[:, 1])])
         expected = 2.0 * (basis.T @ basis / len(points)) @ np.asarray(theta) / 2.0**2  # in units of the head's scale
         assert np.all(np.abs(mean - expected) < 4.5 * error)
@@ -255,7 +255,7 @@ def test_the_loss_is_least_at_the_divergence(width):
 
 @pytest.mark.slow
 def test_the_control_variates_lower_the_variance_and_add_no_bias():
-    """None; the constant F(c); with it the trace at the centre; with both the mean Jacobian."""
+    """None; the constant F(c); with it the trace at the center; with both the mean Jacobian."""
     width = 0.3
     # A field with a large mean Jacobian, which no single point has: a symmetric shear on top of the random one.
     shear = np.array([[1.5, 2.0], [2.0, -1.0]])

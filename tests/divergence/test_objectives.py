@@ -10,7 +10,7 @@ from references import ExactGaussianFlow, cases, random_flow, to64, trace_of_jac
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.divergence.centres import PathCentres
+from flowdensity.divergence.centers import PathCenters
 from flowdensity.divergence.kernel import MeanJacobian, frame_size
 from flowdensity.models.flows import zero_velocity
 
@@ -52,7 +52,7 @@ def mean_and_error(values):
 def test_an_objective_is_least_at_the_divergence(objective):
     with x64():
         model, sample = gaussian_setting()
-        kernels = objective.draw(jr.key(1), PathCentres(sample, model), 2 * COUNT)
+        kernels = objective.draw(jr.key(1), PathCenters(sample, model), 2 * COUNT)
         control = MeanJacobian(jnp.array([0.0, np.pi / 2.0]), jnp.zeros((2, 2, 2)))
         head = LinearHead(model, jnp.zeros(2), jnp.asarray(1.0))
 
@@ -123,9 +123,9 @@ def test_frames_are_whole_in_few_dimensions():
     assert [frame_size(dim) for dim in (1, 2, 8, 9)] == [1, 2, 8, 1]
     for dim, expected in ((8, 8), (9, 1)):
         sample = Sample(jnp.zeros((3, dim)), jnp.zeros((3, 0)))
-        centres = PathCentres(sample, random_flow(jr.key(2), dim))
-        assert fd.LangevinStein().draw(jr.key(3), centres, 100).noise.shape == (-(-100 // expected), expected, dim)
-        assert fd.ScoreStein().draw(jr.key(3), centres, 100).noise.shape == (100, 1, dim)
+        centers = PathCenters(sample, random_flow(jr.key(2), dim))
+        assert fd.LangevinStein().draw(jr.key(3), centers, 100).noise.shape == (-(-100 // expected), expected, dim)
+        assert fd.ScoreStein().draw(jr.key(3), centers, 100).noise.shape == (100, 1, dim)
 
 
 def test_the_unit_of_the_velocity_does_not_matter():

@@ -52,7 +52,7 @@ def true_velocity(angle, y):
     return np.cos(angle) * true_data(angle, y) - np.sin(angle) * true_noise(angle, y)
 
 
-class Uncentred(fd.AbstractGaussianFlow):
+class Uncentered(fd.AbstractGaussianFlow):
     """The exact velocity for N(MEAN, COVARIANCE), in the data's own coordinates, from where its path starts to where it stops."""
 
     network: None
@@ -88,7 +88,7 @@ class Uncentred(fd.AbstractGaussianFlow):
 
 def test_score_noise_and_data_follow_from_the_velocity():
     with x64():
-        model = Uncentred(fd.CondOT())
+        model = Uncentered(fd.CondOT())
         for angle in (0.05, 0.4, 1.0, 1.5):
             for y in POINTS:
                 arguments = (jnp.asarray(angle), jnp.asarray(y), NO_CONTEXT)
@@ -114,7 +114,7 @@ def image(first, last):
 def test_log_prob_is_that_of_the_image_of_the_base(path):
     with x64():
         first, last = np.asarray(path.grid(1))
-        density = fd.FlowDensity(Uncentred(path), solver=fd.Adaptive(rtol=1e-8, atol=1e-8))
+        density = fd.FlowDensity(Uncentered(path), solver=fd.Adaptive(rtol=1e-8, atol=1e-8))
         expected = multivariate_normal(*image(first, last)).logpdf(POINTS)
         np.testing.assert_allclose(density.log_prob(jnp.asarray(POINTS)), expected, atol=1e-5)
 
@@ -339,7 +339,7 @@ def test_pretrained_networks_of_another_shape_or_schedule_are_refused():
 def test_the_reverse_diffusion_ends_where_the_ode_does(path, strength):
     count = 10_000
     with x64():
-        model = Uncentred(path)
+        model = Uncentered(path)
         keys, noise = jr.split(jr.key(2), count), jr.normal(jr.key(3), (count, 2))
         draws = jax.jit(
             jax.vmap(lambda k, z: solving.event_from_diffusion(model, k, z, NO_CONTEXT, 64, strength)),

@@ -49,7 +49,7 @@ def test_one_expert_is_any_gaussian():
         rest = len(network.experts.directions.bias) - 2
         constant = multivariate_normal(np.zeros(2)).logpdf(np.zeros(2)) - law.logpdf(np.zeros(2))
         network = eqx.tree_at(
-            lambda n: (n.experts.directions.weight, n.experts.directions.bias, n.experts.weights, n.normaliser),
+            lambda n: (n.experts.directions.weight, n.experts.directions.bias, n.experts.weights, n.normalizer),
             network,
             (
                 jnp.pad(vectors.T, ((0, rest), (0, 0))),

@@ -55,7 +55,7 @@ def test_embedding_tells_every_angle_apart():
     k = 2.0 * np.asarray(angles)[:, None] * np.arange(1, 4)
     np.testing.assert_allclose(embedded, np.concatenate([np.cos(k), np.sin(k)], 1), atol=8.0 * EPS32)
     distances = np.linalg.norm(embedded[:, None] - embedded[None], axis=-1)
-    # Neighbours are 2 * pi/98 apart on the circle of the first harmonic alone.
+    # Neighbors are 2 * pi/98 apart on the circle of the first harmonic alone.
     assert distances[~np.eye(50, dtype=bool)].min() > 2.0 * np.sin(np.pi / 98.0)
 
 

@@ -194,7 +194,7 @@ import flowdensity as fd
 from flowdensity.training import distill
 from references import untrained_flow
 
-distill.labelled = lambda *args, **options: sys.exit(0)  # the checkpoint is open, and work begins
+distill.labeled = lambda *args, **options: sys.exit(0)  # the checkpoint is open, and work begins
 density = fd.FlowDensity(untrained_flow(jr.key(0), np.random.default_rng(0).normal(size=(50, 2))))
 print(list(density.gather_pytree_data_fields()))
 fd.distill(jr.key(1), density, checkpoint={str(tmp_path)!r}, progress=False)

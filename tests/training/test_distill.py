@@ -1,4 +1,4 @@
-"""A whole density distilled into one network: its labels, its normaliser, and what its report says."""
+"""A whole density distilled into one network: its labels, its normalizer, and what its report says."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ from scipy.stats import multivariate_normal
 import flowdensity as fd
 from flowdensity.models.log_density import LogDensityNetwork
 from flowdensity.training import distill
-from flowdensity.training.distill import contexts_of, labelled, measured, normalised
+from flowdensity.training.distill import contexts_of, labeled, measured, normalized
 from flowdensity.training.losses import LogDensityLabels
 
 DRAWS = 4000
@@ -60,7 +60,7 @@ def log_prob_and_slope(density, events):
 def test_labels_are_log_densities_and_their_gradients():
     density = fd.FlowDensity(conditional_gaussian_flow(), CONTEXTS, solver=fd.FixedStep(4))
     model = density.model
-    labels = labelled(jr.key(0), density, 100, each=1, spread=True, progress=False)
+    labels = labeled(jr.key(0), density, 100, each=1, spread=True, progress=False)
     assert {len(leaf) for leaf in labels} == {100}
 
     def log_prob(state, context):
@@ -73,8 +73,8 @@ def test_labels_are_log_densities_and_their_gradients():
         labels.slopes, jnp.concatenate([slopes[0] + labels.states, slopes[1]], axis=1), rtol=1e-4, atol=1e-4
     )
     # The contexts are those that the density has been given, but for some; the states, but for some, its samples given them.
-    same = labelled(jr.key(0), density, 2048, each=1, spread=False, progress=False)
-    moved = labelled(jr.key(0), density, 2048, each=1, spread=True, progress=False)
+    same = labeled(jr.key(0), density, 2048, each=1, spread=False, progress=False)
+    moved = labeled(jr.key(0), density, 2048, each=1, spread=True, progress=False)
     assert known(same.contexts).all()
     share = np.mean(~known(moved.contexts))
     # A tenth are moved outwards, and so are half of the fifth that is exchanged; a fourth of these is zero, and stays.
@@ -95,7 +95,7 @@ def test_without_a_context_of_its_own_it_is_distilled_for_normal_ones(conditiona
 @pytest.mark.slow
 def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
     fast, report = amortized
-    found = report.amortisation
+    found = report.amortization
     events = mixture_fit.density.sample(jr.key(1), (DRAWS,))
     value, slope = log_prob_and_slope(fast, events)
     expected, expected_slope = log_prob_and_slope(mixture_fit.density, events)
@@ -116,20 +116,20 @@ def test_the_report_says_how_far_off_it_is(mixture_fit, amortized):
     spread = (wrong - share**2 * right).std() / right.mean() / (2.0 * share)
     assert abs(share - found.gradient) < 4.5 * spread * np.sqrt(1.0 / DRAWS + 1.0 / REPORTED)
     assert found.efficiency > 0.99
-    assert "log normaliser" in report.summary()
+    assert "log normalizer" in report.summary()
     assert str(report).count("amortized log_prob") == 1
 
 
 @pytest.mark.slow
-def test_its_normaliser_is_what_quadrature_finds(plane, amortized):
+def test_its_normalizer_is_what_quadrature_finds(plane, amortized):
     """Weights against the flow's samples integrate the network's density times the ratio of the flow's law to its log_prob."""
     fast, report = amortized
     points = np.stack(np.meshgrid(plane.axis, plane.axis, indexing="ij"), -1).astype(np.float32)
     values = np.asarray(fast.log_prob(points), np.float64)
     weighted = np.log(np.sum(np.exp(values + plane.exact - plane.learned)) * plane.cell)
-    found, error = report.amortisation.log_normaliser
+    found, error = report.amortization.log_normalizer
     assert error < 0.01
-    # The network was normalised on as many samples of its own; 5e-4 is for the quadrature, in single precision.
+    # The network was normalized on as many samples of its own; 5e-4 is for the quadrature, in single precision.
     assert abs(found - weighted) < 4.5 * error + 5e-4
     assert abs(weighted) < 4.5 * error + 5e-4
     assert abs(np.log(np.sum(np.exp(values)) * plane.cell)) < 0.02
@@ -203,7 +203,7 @@ def test_a_conditional_density_and_its_gradient_into_the_context(amortized_condi
     expected = away @ np.linalg.inv(CONDITIONAL_NOISE) @ CONDITIONAL_SLOPE
     # The share that `diagnose` allows a gradient to be off.
     assert np.sqrt(np.mean(np.square(slopes - expected)) / np.mean(np.square(expected))) < 0.3
-    assert report.amortisation.between_contexts < 0.02
+    assert report.amortization.between_contexts < 0.02
     with pytest.raises(ValueError, match=r"AmortizedDensity.log_prob expected a context .*density.given\(context\)"):
         fast.log_prob(events)
 
@@ -225,23 +225,23 @@ def test_it_is_a_likelihood_of_whatever_parameters(amortized_conditional):
 
 
 @pytest.mark.slow
-def test_a_planted_normaliser_is_found_and_taken_out(amortized_conditional):
+def test_a_planted_normalizer_is_found_and_taken_out(amortized_conditional):
     """Of a network whose log density is too high by 0.3 + 0.2 c."""
     fast, _ = amortized_conditional
     planted = jnp.asarray([0.3, 0.2])
-    wrong = eqx.tree_at(lambda n: n.normaliser, fast.state_log_prob, fast.state_log_prob.normaliser - planted)
+    wrong = eqx.tree_at(lambda n: n.normalizer, fast.state_log_prob, fast.state_log_prob.normalizer - planted)
     found = measured(jr.key(6), fast.flow, wrong, 8192)
     # The integral over contexts too: E exp(0.3 + 0.2 c) with a standard normal c.
-    assert abs(found.log_normaliser[0] - 0.32) < 4.5 * found.log_normaliser[1]
+    assert abs(found.log_normalizer[0] - 0.32) < 4.5 * found.log_normalizer[1]
     # The coefficient of variation of exp(0.2 c), from 64 contexts.
     between = np.sqrt(np.expm1(0.2**2))
     assert found.between_contexts == pytest.approx(between, abs=4.5 * between / np.sqrt(2.0 * 64))
     assert found.bias[0] > 0.2
-    right = normalised(jr.key(7), fast.flow, wrong, 4096)
-    np.testing.assert_allclose(right.normaliser, fast.state_log_prob.normaliser, atol=0.005)
+    right = normalized(jr.key(7), fast.flow, wrong, 4096)
+    np.testing.assert_allclose(right.normalizer, fast.state_log_prob.normalizer, atol=0.005)
 
 
-def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
+def test_the_normalizer_of_a_network_that_is_far_off_is_found(monkeypatch):
     """Newton's method alone overshoots where ratios of densities are so unequal."""
     rng = np.random.default_rng(0)
     density = fd.FlowDensity(untrained_flow(jr.key(0), rng.normal(size=(50, 2)), rng.normal(size=(50, 3))))
@@ -259,11 +259,11 @@ def test_the_normaliser_of_a_network_that_is_far_off_is_found(monkeypatch):
     excess = 5.0 * rng.normal(size=4096) + contexts @ [3.0, -3.0, 1.0]
     table = np.zeros((4096, 2)), contexts, np.zeros(4096), np.zeros((4096, 5))
     labels = LogDensityLabels(*(jnp.asarray(each, float) for each in table))
-    monkeypatch.setattr(distill, "labelled", lambda *args, **options: labels)
+    monkeypatch.setattr(distill, "labeled", lambda *args, **options: labels)
     monkeypatch.setattr(distill, "departures_and_slopes", lambda *args: (jnp.asarray(excess, float), None))
-    found = normalised(jr.key(2), density, network, 4096)
-    features = np.asarray(jax.vmap(network.normaliser_features)(labels.contexts), np.float64)
-    ratios = np.exp(np.float32(excess) - features @ np.asarray(found.normaliser - network.normaliser, np.float64))
+    found = normalized(jr.key(2), density, network, 4096)
+    features = np.asarray(jax.vmap(network.normalizer_features)(labels.contexts), np.float64)
+    ratios = np.exp(np.float32(excess) - features @ np.asarray(found.normalizer - network.normalizer, np.float64))
     # The first-order conditions: mean 1, and no covariance with the contexts.
     np.testing.assert_allclose(features.T @ (ratios - 1.0) / 4096, 0.0, atol=1e-3)
 
@@ -288,8 +288,8 @@ def test_the_fitted_gaussian_is_distilled_as_it_is():
     fast, report = fd.distill(jr.key(1), density, width=8, labels=256, training=fd.Training(steps=3), progress=False)
     events = density.sample(jr.key(2), (20,))
     np.testing.assert_allclose(fast.log_prob(events), density.log_prob(events), atol=1e-4)
-    assert report.amortisation.rmse[0] < 1e-4
-    assert report.amortisation.efficiency == pytest.approx(1.0, abs=1e-4)
+    assert report.amortization.rmse[0] < 1e-4
+    assert report.amortization.efficiency == pytest.approx(1.0, abs=1e-4)
 
 
 class Reached(Exception):
@@ -308,7 +308,7 @@ def test_the_network_is_of_a_size_for_the_dimensions(monkeypatch, dim, context_d
     def reached(key, network, *args, **options):
         raise Reached(network)
 
-    monkeypatch.setattr(distill, "labelled", labels)
+    monkeypatch.setattr(distill, "labeled", labels)
     monkeypatch.setattr(distill, "train", reached)
     rng = np.random.default_rng(0)
     model = untrained_flow(jr.key(0), rng.normal(size=(50, dim)), rng.normal(size=(50, context_dim)))
@@ -335,7 +335,7 @@ def test_bad_input_is_refused_before_any_work(monkeypatch, options, error, argum
     def reached(*args, **kwargs):
         pytest.fail("work began before the input was checked")
 
-    for name in ("labelled", "train"):
+    for name in ("labeled", "train"):
         patch_everywhere(monkeypatch, name, reached)
     with pytest.raises(error, match=rf"distill expected `{argument}`.*{re.escape(says)}.*Fix: "):
         fd.distill(jr.key(0), **({"density": DENSITY, "progress": False} | options))

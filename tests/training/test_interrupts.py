@@ -64,7 +64,7 @@ def test_a_given_model_is_still_there_when_the_preparation_is_interrupted(monkey
     ("module", "name", "call", "kind", "undone", "says"),
     [
         (loop, "_advance", STEPS, fd.ExactDivergence, ("flow", *FLOW), "The flow was interrupted at step 1 of 2"),
-        (divergence, "centres_about_data", 1, fd.ExactDivergence, FLOW, "The preparation of the divergence was"),
+        (divergence, "centers_about_data", 1, fd.ExactDivergence, FLOW, "The preparation of the divergence was"),
         (loop, "_advance", STEPS + 1, fd.ExactDivergence, FLOW, "The divergence was interrupted at step 0 of 2"),
         (divergence, "calibrate", 1, fd.SteinDivergence, FLOW[1:], "The calibration was interrupted"),
         (divergence, "stein_residuals", 1, fd.SteinDivergence, ("residuals", FLOW[2]), "The calibration was"),
@@ -134,7 +134,7 @@ def test_a_fit_of_the_likelihood_keeps_its_model(monkeypatch):
     assert report.interrupted == ("solver steps",)
 
 
-@pytest.mark.parametrize("name", ["centres_about_samples", "_new_head"])
+@pytest.mark.parametrize("name", ["centers_about_samples", "_new_head"])
 def test_a_divergence_of_which_nothing_was_learned_is_none(monkeypatch, whole, name):
     press(monkeypatch, divergence, name)
     with pytest.raises(KeyboardInterrupt):
@@ -153,7 +153,7 @@ def test_a_divergence_is_returned_as_far_as_it_was_learned(monkeypatch, whole):
     ("module", "name", "call", "undone", "is_measured"),
     [
         (loop, "_advance", 2, ("log density",), True),
-        (distill, "normalised", 1, ("normalizer (its integral is not quite 1)",), False),
+        (distill, "normalized", 1, ("normalizer (its integral is not quite 1)",), False),
         (distill, "measured", 1, ("check of the normalizer",), False),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_distillation_is_returned_as_far_as_it_went(monkeypatch, whole, module
         density, report = fd.distill(jr.key(0), whole[0], labels=64, width=4, **OPTIONS)
     assert [warning.filename for warning in caught] == [__file__]
     assert report.interrupted == undone
-    assert (report.amortisation is not None) == is_measured
+    assert (report.amortization is not None) == is_measured
     assert np.all(np.isfinite(density.log_prob(EVENTS)))
 
 

@@ -39,7 +39,7 @@ def fit(loss=loss, validate=validate, args=TARGET, key=0, module=START, progress
     return last(train(jr.key(key), module, loss, validate, args, schedule, stage="test stage", progress=progress))
 
 
-def test_it_minimises():
+def test_it_minimizes():
     point, history = fit(patience=None)
     # The cosine schedule ends at a hundredth of the peak, and Adam moves each coordinate by the rate at most.
     np.testing.assert_allclose(point.at, TARGET, atol=0.05)

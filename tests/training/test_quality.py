@@ -103,7 +103,7 @@ def test_tails_that_are_long_in_all_directions_are_learned():
 
 @pytest.mark.slow
 def test_distilling_again_on_other_rows_gives_the_same_divergence(mixture_fit, exact_mixture):
-    """`fit_divergence` needs rows only for its centres: fresh rows and another key lead to the same function."""
+    """`fit_divergence` needs rows only for its centers: fresh rows and another key lead to the same function."""
     fresh = MIXTURE.sample(np.random.default_rng(36), 3000)
     divergence, report = fd.fit_divergence(
         jr.key(37),
@@ -137,7 +137,7 @@ def test_the_divergence_is_learned_on_rows_that_the_model_does_not_make():
         error = density.with_divergence(learned).log_prob(points) - density.log_prob(points)
         return np.sqrt(np.mean(np.square(np.asarray(error, np.float64))))
 
-    # They are much alike: without centres on their trajectories they share one bias, three quarters of what samples are off.
+    # They are much alike: without centers on their trajectories they share one bias, three quarters of what samples are off.
     assert rmse(rows[:200]) < 0.3 * rmse(density.sample(jr.key(3), (200,)))
 
 

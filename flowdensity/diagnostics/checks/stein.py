@@ -10,7 +10,7 @@ from ..._typing import Key
 from ...divergence.calibration import Residuals, stein_residuals
 from ...divergence.kernel import mean_jacobian
 from ...divergence.objectives import LangevinStein
-from ...training.divergence import TRAJECTORY_STEPS, centres_about_samples
+from ...training.divergence import TRAJECTORY_STEPS, centers_about_samples
 from ..findings import Finding, Measured
 from ..subject import Subject
 from .check import AbstractCheck
@@ -61,7 +61,7 @@ class SteinResiduals(AbstractCheck):
         model, objective = subject.model, LangevinStein(tails=0.0)
         center_key, jacobian_key, draw_key = jr.split(key, 3)
         samples = subject.draw(center_key, NUM_CENTERS)
-        centers = centres_about_samples(center_key, model, samples, NUM_CENTERS)
+        centers = centers_about_samples(center_key, model, samples, NUM_CENTERS)
         draws = objective.draw(jacobian_key, centers, NUM_KERNEL_DRAWS)
         control = mean_jacobian(model, jnp.sort(model.times(TRAJECTORY_STEPS)), draws)
         draws = objective.draw(draw_key, centers, NUM_KERNEL_DRAWS)

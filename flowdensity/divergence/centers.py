@@ -1,6 +1,6 @@
 r"""Where kernels are drawn: about points of a Gaussian path, or about a model's own trajectories.
 
-The Langevin-Stein identity holds about any centres. They decide only where an imperfect head spends its errors, and so they are
+The Langevin-Stein identity holds about any centers. They decide only where an imperfect head spends its errors, and so they are
 where `log_prob` will be evaluated: around the trajectories of data and of the model's own samples, and farther out.
 """
 
@@ -23,8 +23,8 @@ MAX_INFLATION = 10.0
 """Largest factor by which a center is moved outwards: beyond the reach of the data log densities level off."""
 
 
-class AbstractCentres(eqx.Module):
-    """A law of kernel centres and widths."""
+class AbstractCenters(eqx.Module):
+    """A law of kernel centers and widths."""
 
     @property
     @abstractmethod
@@ -39,14 +39,14 @@ class AbstractCentres(eqx.Module):
             key: JAX PRNG key.
             count: number of kernels.
             rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
-            tails: fraction of centres that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
+            tails: fraction of centers that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
                 a sampler visits where there are no data; and fraction of those that have the context of another.
-            directions: draws about each centre.
+            directions: draws about each center.
         """
 
 
-class PathCentres(AbstractCentres):
-    r"""Centres $\sin\phi\,x_1 + \sqrt{1-\rho^2}\cos\phi\,e'$ with kernels of width $\max(\rho\cos\phi, 0.01)$.
+class PathCenters(AbstractCenters):
+    r"""Centers $\sin\phi\,x_1 + \sqrt{1-\rho^2}\cos\phi\,e'$ with kernels of width $\max(\rho\cos\phi, 0.01)$.
 
     A draw about them has the law of the path from noise to the sample; $\rho = 1$ is the plain denoising form.
 
@@ -71,15 +71,15 @@ class PathCentres(AbstractCentres):
         smeared = jnp.sqrt(1.0 - rho**2) * cosine[:, None] * jr.normal(smear, chosen.states.shape)
         return Kernel(
             time=angles,
-            centre=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
+            center=inflation(far, count, tails) * (sine[:, None] * chosen.states + smeared),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * cosine, MIN_KERNEL_WIDTH),
             context=mismatched(swap, chosen.contexts, tails),
         )
 
 
-class TrajectoryCentres(AbstractCentres):
-    """Centres on a model's own trajectories, with kernels of a fraction of a width that is given at each time.
+class TrajectoryCenters(AbstractCenters):
+    """Centers on a model's own trajectories, with kernels of a fraction of a width that is given at each time.
 
     Args:
         times: times of the nodes, shape `(nodes,)`.
@@ -127,18 +127,18 @@ class TrajectoryCentres(AbstractCentres):
         point = between(self.states[row, node], self.states[row, node + 1])
         return Kernel(
             time=between(self.times[node], self.times[node + 1]),
-            centre=middle + inflation(far, count, tails) * (point - middle),
+            center=middle + inflation(far, count, tails) * (point - middle),
             noise=_frames(noise, count, directions, self.dim),
             width=jnp.maximum(rho * between(self.widths[node], self.widths[node + 1]), MIN_KERNEL_WIDTH),
             context=mismatched(swap, self.contexts[row], tails),
         )
 
 
-class HalvedCentres(AbstractCentres):
-    """Half of the centres from one law and half from another; of an odd number the second has one more."""
+class HalvedCenters(AbstractCenters):
+    """Half of the centers from one law and half from another; of an odd number the second has one more."""
 
-    first: AbstractCentres
-    second: AbstractCentres
+    first: AbstractCenters
+    second: AbstractCenters
 
     @property
     def dim(self) -> int:

@@ -9,10 +9,10 @@ from references import random_flow
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.divergence.centres import HalvedCentres, PathCentres, TrajectoryCentres, mismatched
+from flowdensity.divergence.centers import HalvedCenters, PathCenters, TrajectoryCenters, mismatched
 from flowdensity.solving import trajectory
 from flowdensity.training import divergence
-from flowdensity.training.divergence import centres_about_data, centres_about_samples
+from flowdensity.training.divergence import centers_about_data, centers_about_samples
 
 COUNT = 50_000
 
@@ -27,12 +27,12 @@ RADIUS = np.array([3.0, 4.0])
 
 def kernels(rho, tails, count=COUNT):
     sample = Sample(jnp.asarray(RADIUS, jnp.float32)[None], jnp.array([[7.0]]))
-    return PathCentres(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), count, rho=rho, tails=tails, directions=1)
+    return PathCenters(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), count, rho=rho, tails=tails, directions=1)
 
 
-def test_with_rho_one_and_no_tails_the_centres_are_the_data_on_the_path():
+def test_with_rho_one_and_no_tails_the_centers_are_the_data_on_the_path():
     drawn = kernels(1.0, 0.0, count=1000)
-    np.testing.assert_allclose(drawn.centre, np.sin(drawn.time)[:, None] * RADIUS, rtol=1e-5)
+    np.testing.assert_allclose(drawn.center, np.sin(drawn.time)[:, None] * RADIUS, rtol=1e-5)
     np.testing.assert_allclose(drawn.width, np.maximum(np.cos(drawn.time), 0.01), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(drawn.context, np.full((1000, 1), 7.0))
     assert np.all((np.asarray(drawn.time) >= 0.0) & (np.asarray(drawn.time) <= np.pi / 2.0 + 1e-6))
@@ -40,10 +40,10 @@ def test_with_rho_one_and_no_tails_the_centres_are_the_data_on_the_path():
 
 @pytest.mark.parametrize("rho", [0.1, 0.5, 1.0])
 def test_points_have_the_law_of_the_path_whatever_rho(rho):
-    """y = c + h eta = sin x_1 + cos e in law: centre and kernel share the noise out between them."""
+    """y = c + h eta = sin x_1 + cos e in law: center and kernel share the noise out between them."""
     drawn = kernels(rho, 0.0)
     wide = rho * np.cos(drawn.time) > 0.01
-    noise = (drawn.centre + drawn.width[:, None] * drawn.noise[:, 0] - np.sin(drawn.time)[:, None] * RADIUS)[wide]
+    noise = (drawn.center + drawn.width[:, None] * drawn.noise[:, 0] - np.sin(drawn.time)[:, None] * RADIUS)[wide]
     noise = np.asarray(noise / np.cos(drawn.time)[wide][:, None], np.float64)
     count = wide.sum()
     assert count > 0.8 * COUNT
@@ -53,11 +53,11 @@ def test_points_have_the_law_of_the_path_whatever_rho(rho):
     assert abs(np.corrcoef(angles, np.square(noise).sum(1))[0, 1]) < 4.5 / np.sqrt(count)
 
 
-def test_a_share_of_the_centres_is_inflated_up_to_ten_times():
+def test_a_share_of_the_centers_is_inflated_up_to_ten_times():
     tails = 0.15
     drawn = kernels(1.0, tails)
     middle = np.sin(drawn.time) > 0.1
-    stretch = (np.asarray(drawn.centre) / (np.sin(drawn.time)[:, None] * RADIUS))[middle, 0]
+    stretch = (np.asarray(drawn.center) / (np.sin(drawn.time)[:, None] * RADIUS))[middle, 0]
     count = middle.sum()
     assert stretch.min() > 1.0 - 1e-5
     assert stretch.max() < 10.0 + 1e-4
@@ -67,13 +67,13 @@ def test_a_share_of_the_centres_is_inflated_up_to_ten_times():
     assert abs(mean - 0.5) < 4.5 * error  # uniform in the logarithm
 
 
-def test_a_share_of_the_centres_has_the_context_of_another():
+def test_a_share_of_the_centers_has_the_context_of_another():
     tails, contexts = 0.2, jnp.arange(1.0, 1001.0)[:, None]
     sample = Sample(jnp.tile(contexts, (1, 2)), contexts)
-    drawn = PathCentres(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), COUNT, rho=1.0, tails=tails, directions=1)
+    drawn = PathCenters(sample, random_flow(jr.key(3), 2, 1)).draw(jr.key(4), COUNT, rho=1.0, tails=tails, directions=1)
     middle = np.sin(drawn.time) > 0.1
-    # A centre is its row's number, times the sine, times what it is moved outwards by.
-    ratio = (np.asarray(drawn.context) * np.sin(drawn.time)[:, None] / np.asarray(drawn.centre))[middle, 0]
+    # A center is its row's number, times the sine, times what it is moved outwards by.
+    ratio = (np.asarray(drawn.context) * np.sin(drawn.time)[:, None] / np.asarray(drawn.center))[middle, 0]
     of_their_own = np.isclose(ratio, 1.0, rtol=1e-4)
     expected = (1.0 - tails) ** 2
     assert abs(of_their_own.mean() - expected) < 4.5 * np.sqrt(expected * (1.0 - expected) / middle.sum()) + 1e-3
@@ -86,18 +86,18 @@ def test_a_share_of_the_centres_has_the_context_of_another():
     assert none.shape == (3, 0)
 
 
-def test_trajectory_centres_lie_on_the_trajectories():
+def test_trajectory_centers_lie_on_the_trajectories():
     """Straight lines, so that whatever is between the nodes is on them too; without tails."""
     times = jnp.array([2.0, 1.0, 0.5, 0.0])  # a model's time may run down
     starts = jr.normal(jr.key(5), (50, 1, 2))
     slopes = jr.normal(jr.key(6), (50, 1, 2))
     states = starts + slopes * (2.0 - times)[:, None]
-    drawn = TrajectoryCentres(times, states, jnp.arange(50.0)[:, None]).draw(
+    drawn = TrajectoryCenters(times, states, jnp.arange(50.0)[:, None]).draw(
         jr.key(7), 5000, rho=0.1, tails=0.0, directions=2
     )
     row = np.asarray(drawn.context[:, 0], int)
     expected = (starts + slopes * (2.0 - drawn.time)[None, :, None])[row, np.arange(5000)]
-    np.testing.assert_allclose(drawn.centre, expected, atol=1e-5)
+    np.testing.assert_allclose(drawn.center, expected, atol=1e-5)
     assert drawn.noise.shape == (5000, 2, 2)
     # One time to a stratum of equal shares between the nodes.
     share = [np.mean(np.asarray(drawn.time) > t) for t in (1.0, 0.5)]
@@ -110,9 +110,9 @@ def test_trajectory_centres_lie_on_the_trajectories():
 
 def test_inflated_trajectories_are_moved_away_from_their_mean():
     states = 100.0 + jr.normal(jr.key(8), (2000, 2, 3))
-    centres = TrajectoryCentres(jnp.array([0.0, 1.0]), states, jnp.zeros((2000, 0)))
+    centers = TrajectoryCenters(jnp.array([0.0, 1.0]), states, jnp.zeros((2000, 0)))
     near, far = (
-        np.asarray(centres.draw(jr.key(9), 20_000, rho=0.1, tails=tails, directions=1).centre, np.float64)
+        np.asarray(centers.draw(jr.key(9), 20_000, rho=0.1, tails=tails, directions=1).center, np.float64)
         for tails in (0.0, 1.0)
     )
     assert np.all(np.abs(far.mean(0) - 100.0) < 1.0)
@@ -127,17 +127,17 @@ def test_inflated_trajectories_are_moved_away_from_their_mean():
 def test_widths_that_are_given_take_the_place_of_the_spread():
     states = jr.normal(jr.key(10), (20, 3, 2))
     times, widths = jnp.array([0.0, 0.5, 1.0]), jnp.array([3.0, 1.0, 0.0])
-    drawn = TrajectoryCentres(times, states, jnp.zeros((20, 0)), widths).draw(
+    drawn = TrajectoryCenters(times, states, jnp.zeros((20, 0)), widths).draw(
         jr.key(11), 500, rho=0.2, tails=0.0, directions=1
     )
     np.testing.assert_allclose(drawn.width, np.maximum(0.2 * np.interp(drawn.time, times, widths), 0.01), rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_halved_centres_are_half_of_the_one_law_and_half_of_the_other(count):
+def test_halved_centers_are_half_of_the_one_law_and_half_of_the_other(count):
     model = random_flow(jr.key(3), 2, 1)
-    first, second = (PathCentres(Sample(jnp.ones((1, 2)), jnp.full((1, 1), which)), model) for which in (1.0, 2.0))
-    drawn = HalvedCentres(first, second).draw(jr.key(12), count, rho=0.1, tails=0.0, directions=2)
+    first, second = (PathCenters(Sample(jnp.ones((1, 2)), jnp.full((1, 1), which)), model) for which in (1.0, 2.0))
+    drawn = HalvedCenters(first, second).draw(jr.key(12), count, rho=0.1, tails=0.0, directions=2)
     assert np.sum(np.asarray(drawn.context) == 1.0) == count // 2
     assert np.sum(np.asarray(drawn.context) == 2.0) == count - count // 2
     assert drawn.noise.shape == (count, 2, 2)
@@ -150,19 +150,19 @@ def a_flow_and_rows():
 
 
 def ends(model, drawn):
-    """Where the trajectories through kernel centres end."""
+    """Where the trajectories through kernel centers end."""
 
     def end(time, state):
         nodes = jnp.linspace(time, 0.5 * jnp.pi, 2)
         return trajectory(model, nodes, state, jnp.zeros(0), fd.FixedStep(32))[-1]
 
-    return np.asarray(jax.vmap(end)(drawn.time, drawn.centre), np.float64)
+    return np.asarray(jax.vmap(end)(drawn.time, drawn.center), np.float64)
 
 
-def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it():
+def test_half_of_the_centers_about_the_data_are_on_the_trajectories_through_it():
     model, rows = a_flow_and_rows()
-    centres = centres_about_data(jr.key(14), model, rows, 1000)
-    drawn = centres.draw(jr.key(15), 2000, rho=0.1, tails=0.0, directions=1)
+    centers = centers_about_data(jr.key(14), model, rows, 1000)
+    drawn = centers.draw(jr.key(15), 2000, rho=0.1, tails=0.0, directions=1)
     distance = np.linalg.norm(ends(model, drawn)[:, None] - np.asarray(rows.states), axis=2).min(axis=1)
     # Between the nodes a trajectory is a chord; on the path the noise leads elsewhere but near its end.
     assert np.max(distance[1000:]) < 0.05
@@ -174,7 +174,7 @@ def test_half_of_the_centres_about_the_data_are_on_the_trajectories_through_it()
 def test_trajectories_that_would_not_fit_into_memory_are_fewer(monkeypatch):
     monkeypatch.setattr(divergence, "MAX_TRAJECTORY_ENTRIES", 2 * 17 * 2)
     model, rows = a_flow_and_rows()
-    about_data = centres_about_data(jr.key(16), model, rows, 1000)
+    about_data = centers_about_data(jr.key(16), model, rows, 1000)
     assert about_data.first.sample.states.shape == (3, 2)
     assert about_data.second.states.shape == (2, 17, 2)
-    assert centres_about_samples(jr.key(17), model, rows, 1000).sample.states.shape == (2, 2)
+    assert centers_about_samples(jr.key(17), model, rows, 1000).sample.states.shape == (2, 2)
