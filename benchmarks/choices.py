@@ -72,7 +72,7 @@ def students(seed: int) -> Split:
 ROWS = TABLES | {"student-10": Columns("student-10", STUDENTS + DRAWN_HELD_OUT, 10, 1, students, overlap=0.0)}
 
 
-class KineticOptimal(fd.AbstractPath):
+class KineticOptimal(fd.paths.AbstractPath):
     r"""The schedule of least kinetic energy, as a function of what the flow does on the circle (Shaul et al. 2023, 2306.06626).
 
     With $S(\phi)^2 = \mathbb{E}|F|^2/D$, the energy of $x_t = r(t)\,y_{\phi(t)}$ is $\int r'^2 + r^2 S^2\phi'^2\,dt$, that of a
@@ -169,7 +169,7 @@ class Choice(NamedTuple):
     tables: Sequence[str] = REAL + SYNTHETIC
     key: int = 0
 
-    def fit(self, train: np.ndarray) -> tuple[fd.FlowDensity, fd.FitReport]:
+    def fit(self, train: np.ndarray) -> tuple[fd.FlowDensity, fd.results.FitReport]:
         """The density of a table, with its exact divergence."""
         options = {"divergence": fd.ExactDivergence(), "progress": False} | self.options(train)
         with ExitStack() as stack:
@@ -216,8 +216,8 @@ CHOICES: Mapping[str, Choice] = {
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
     "noise floor of 0.05": Choice(patched={"flowdensity.training.folds.draw_matching": draw_noisy}),
     "the other learning rate": Choice(other_rate, tables=SYNTHETIC),
-    "Trigonometric": Choice(lambda train: {"path": fd.Trigonometric()}),
-    "VariancePreserving": Choice(lambda train: {"path": fd.VariancePreserving()}),
+    "Trigonometric": Choice(lambda train: {"path": fd.paths.Trigonometric()}),
+    "VariancePreserving": Choice(lambda train: {"path": fd.paths.VariancePreserving()}),
     "kinetic optimal": Choice(lambda train: {"path": kinetic_optimal(train)}),
     "no angles for the likelihood": Choice(patched=likely_share_of(0.0), tables=REAL + FLAT),
     "half the angles for the likelihood": Choice(patched=likely_share_of(0.5), tables=DEEP),

@@ -30,10 +30,10 @@ import flowdensity as fd
 SOUND, FAULTY, HELD = 40, 10, 1000
 
 
-class Wavy(fd.AbstractDivergence):
+class Wavy(fd.divergences.AbstractDivergence):
     """A divergence with a wave added to it, and a constant."""
 
-    inner: fd.AbstractDivergence
+    inner: fd.divergences.AbstractDivergence
     size: jax.Array
     constant: jax.Array
 
@@ -120,7 +120,7 @@ def fault(name: str) -> dict:
         case "2 solver steps":
             density = sound.with_solver(fd.FixedStep(2))
         case "a head without tails":
-            objective = fd.LangevinStein(tails=0.0)
+            objective = fd.objectives.LangevinStein(tails=0.0)
             data = truth.sample(20_000, 1000)
             density = sound.with_divergence(fd.fit_divergence(jr.key(2), sound.model, data, objective=objective)[0])
         case "samples of another distribution":

@@ -53,14 +53,14 @@ def flow(name: str) -> Callable[[np.ndarray], fd.FlowDensity]:
     return lambda data: fits.flow(name, data)[0]
 
 
-def diffusion(path: fd.AbstractPath) -> Callable[[np.ndarray], fd.FlowDensity]:
+def diffusion(path: fd.paths.AbstractPath) -> Callable[[np.ndarray], fd.FlowDensity]:
     """A diffusion on a path, likewise."""
     return lambda data: fd.fit_diffusion(jr.key(0), data, path=path)[0]
 
 
 def cnf(data: np.ndarray) -> fd.FlowDensity:
     """A continuous normalizing flow by maximum likelihood: a smaller network and few steps, which are dear."""
-    network = fd.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
+    network = fd.networks.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
     density, _ = fd.fit_likelihood(
         jr.key(0), data, network=network, divergence=fd.ExactDivergence(), training=fd.Training(steps=300)
     )
@@ -89,7 +89,7 @@ def unet(name: str, steps: int, batch_size: int, **shape: Any) -> Callable[[np.n
     """A convolutional flow on images, with fewer and smaller steps than the default."""
 
     def fit(data: np.ndarray) -> fd.FlowDensity:
-        network = fd.UNet(jr.key(1), data.shape[1:], **shape)
+        network = fd.networks.UNet(jr.key(1), data.shape[1:], **shape)
         return fits.flow(name, data, network=network, steps=steps, batch_size=batch_size)[0]
 
     return fit
@@ -97,8 +97,8 @@ def unet(name: str, steps: int, batch_size: int, **shape: Any) -> Callable[[np.n
 
 CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
     **{f"flow-{dim}": (lambda dim=dim: mixture(dim), flow(f"mixture-{dim}-6")) for dim in (2, 8, 32)},
-    **{f"VP-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VariancePreserving())) for dim in (2, 8, 32)},
-    **{f"VE-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.VarianceExploding())) for dim in (2, 8, 32)},
+    **{f"VP-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.paths.VariancePreserving())) for dim in (2, 8, 32)},
+    **{f"VE-{dim}": (lambda dim=dim: mixture(dim), diffusion(fd.paths.VarianceExploding())) for dim in (2, 8, 32)},
     **{f"CNF-{dim}": (lambda dim=dim: mixture(dim), cnf) for dim in (2, 8, 32)},
     "DDPM-8": (lambda: standardized(8), pretrained(features=True)),
     "DDPM-8, no features": (lambda: standardized(8), pretrained(features=False)),
@@ -116,16 +116,16 @@ IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensit
     ),
 }
 """The same where the exact divergence can be had at few points only."""
-OBJECTIVES: dict[str, tuple[fd.AbstractObjective, int]] = {
-    "plain, with the model's score": (fd.ScoreStein(), 512),
-    "kernels, rho = 1": (fd.LangevinStein(rho=1.0), 512),
-    "kernels, rho = 0.3": (fd.LangevinStein(rho=0.3), 512),
-    "kernels, rho = 0.1": (fd.LangevinStein(rho=0.1), 512),
-    "regression on Hutchinson": (fd.HutchinsonRegression(), 512),
-    "regression, three times the draws": (fd.HutchinsonRegression(), 1536),
-    "rho = 0.1, about the data": (fd.LangevinStein(source="data"), 512),
-    "rho = 0.1, about model samples": (fd.LangevinStein(source="model"), 512),
-    "rho = 0.1, no tails": (fd.LangevinStein(tails=0.0), 512),
+OBJECTIVES: dict[str, tuple[fd.objectives.AbstractObjective, int]] = {
+    "plain, with the model's score": (fd.objectives.ScoreStein(), 512),
+    "kernels, rho = 1": (fd.objectives.LangevinStein(rho=1.0), 512),
+    "kernels, rho = 0.3": (fd.objectives.LangevinStein(rho=0.3), 512),
+    "kernels, rho = 0.1": (fd.objectives.LangevinStein(rho=0.1), 512),
+    "regression on Hutchinson": (fd.objectives.HutchinsonRegression(), 512),
+    "regression, three times the draws": (fd.objectives.HutchinsonRegression(), 1536),
+    "rho = 0.1, about the data": (fd.objectives.LangevinStein(source="data"), 512),
+    "rho = 0.1, about model samples": (fd.objectives.LangevinStein(source="model"), 512),
+    "rho = 0.1, no tails": (fd.objectives.LangevinStein(tails=0.0), 512),
 }
 """Rows of the ablation: what a head of the same flow is trained on, and with how many draws in a step."""
 LEVELS = {"digits": 17, "patches-8x8x1": 256}
@@ -134,7 +134,7 @@ REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
 """Cells in which a second head is regressed on Hutchinson's estimates."""
 
 
-def random_estimators(key: jax.Array) -> dict[str, fd.AbstractDivergence]:
+def random_estimators(key: jax.Array) -> dict[str, fd.divergences.AbstractDivergence]:
     """Those with probes, from one key."""
     return {
         "hutchinson-1": fd.HutchinsonDivergence(key, 1),
@@ -155,7 +155,7 @@ def errors(difference: np.ndarray) -> dict:
     }
 
 
-def random_errors(difference: Callable[[fd.AbstractDivergence], np.ndarray]) -> dict[str, dict]:
+def random_errors(difference: Callable[[fd.divergences.AbstractDivergence], np.ndarray]) -> dict[str, dict]:
     """`errors` of each estimator with probes, over several keys."""
     drawn = [random_estimators(key) for key in jr.split(jr.key(7), KEYS)]
     return {kind: errors(np.stack([difference(each[kind]) for each in drawn])) for kind in drawn[0]}
@@ -188,7 +188,7 @@ def compare(name: str) -> dict:
     rivals |= random_errors(lambda estimator: log_prob(exact.with_divergence(estimator), points, 250) - reference)
     heads = {"stein": learned}
     if name in REGRESSED:
-        regressed, _ = fd.fit_divergence(jr.key(3), learned.model, data, objective=fd.HutchinsonRegression())
+        regressed, _ = fd.fit_divergence(jr.key(3), learned.model, data, objective=fd.objectives.HutchinsonRegression())
         heads["regressed"] = learned.with_divergence(regressed)
     for kind, density in heads.items():
         rivals[kind] = errors(log_prob(density, points, 250) - reference)
@@ -215,7 +215,7 @@ def compare_images(name: str) -> dict:
     (data, points), fit = IMAGES[name][0](), IMAGES[name][1]
     learned = fit(data)
     model = learned.model
-    assert isinstance(model, fd.AbstractGaussianFlow)
+    assert isinstance(model, fd.models.AbstractGaussianFlow)
     angles = jnp.linspace(0.0, 0.5 * jnp.pi, 10)[1:-1]
     whiten = jax.vmap(lambda x: model.scaling.whiten(x)[0])
     held_out = whiten(jnp.asarray(points[:2], float))
@@ -223,7 +223,7 @@ def compare_images(name: str) -> dict:
 
     one = jax.jit(lambda d, m, phi, x, e: d(m, phi, jnp.sin(phi) * x + jnp.cos(phi) * e, jnp.zeros(0))[1])
 
-    def at(divergence: fd.AbstractDivergence) -> np.ndarray:
+    def at(divergence: fd.divergences.AbstractDivergence) -> np.ndarray:
         """Divergences, shape `(angles, points)`."""
         pairs = [(phi, x, e) for phi in angles for x, e in zip(held_out, noise, strict=True)]
         return np.asarray([one(divergence, model, *pair) for pair in pairs], np.float64).reshape(len(angles), -1)
@@ -246,7 +246,7 @@ def compare_images(name: str) -> dict:
     }
 
 
-class Blockwise(fd.AbstractDivergence):
+class Blockwise(fd.divergences.AbstractDivergence):
     """The exact divergence with the basis in blocks, for as many dimensions as memory would not hold at once."""
 
     def __call__(self, model: Any, time: Any, state: Any, context: Any) -> tuple[Any, Any]:

@@ -93,7 +93,7 @@ def finite(function: Callable[[Any], Any], points: Any) -> list[float]:
 def fitted(rows: np.ndarray, support: Any) -> fd.FlowDensity:
     """A short fit with its exact divergence."""
     dim = int(np.prod(biject_to(support).inverse_shape(rows.shape[1:])))
-    network = fd.ResidualMLP(jr.key(1), dim, width=WIDTH)
+    network = fd.networks.ResidualMLP(jr.key(1), dim, width=WIDTH)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         density, _ = fd.fit_flow(

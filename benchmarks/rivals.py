@@ -214,7 +214,9 @@ def zuko(kind: str, options: dict[str, Any]) -> Callable[[int, np.ndarray], Fitt
     return fit
 
 
-def ours(fit_density: Callable[..., tuple[fd.FlowDensity, fd.FitReport]]) -> Callable[[int, np.ndarray], Fitted]:
+def ours(
+    fit_density: Callable[..., tuple[fd.FlowDensity, fd.results.FitReport]],
+) -> Callable[[int, np.ndarray], Fitted]:
     """A density of this package with its defaults."""
 
     def fit(seed: int, train: np.ndarray) -> Fitted:

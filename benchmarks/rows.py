@@ -30,7 +30,7 @@ def measure(rows: int, steps: int) -> str:
     """Seconds of the second call, and growth of the memory by both calls."""
     table = np.random.default_rng(0).normal(size=(4000, 2))
     parts = prepare("fit_flow", jr.key(2), table, None, None, None, None)
-    density = fd.FlowDensity(fd.GaussianFlow(path=fd.CondOT(), **parts.shared), solver=fd.FixedStep(steps))
+    density = fd.FlowDensity(fd.models.GaussianFlow(path=fd.paths.CondOT(), **parts.shared), solver=fd.FixedStep(steps))
     jax.block_until_ready(density.log_prob(jr.normal(jr.key(0), (100, 2))))
     values, before = jr.normal(jr.key(1), (rows, 2)), peak()
     jax.block_until_ready(density.log_prob(values))

@@ -29,7 +29,7 @@ METHODS = {
     "Dormand-Prince, 8": (diffrax.Dopri8(), 13),
 }
 """Each with its order, and its evaluations a step."""
-GRIDS = {"path time": fd.CondOT(), "angle": fd.Trigonometric()}
+GRIDS = {"path time": fd.paths.CondOT(), "angle": fd.paths.Trigonometric()}
 
 
 def errors(dim: int) -> dict:
@@ -37,12 +37,12 @@ def errors(dim: int) -> dict:
     mixture, density, _ = mixture_flow(dim)
     points = jnp.asarray(mixture.sample(POINTS, 2000), float)
 
-    def log_prob(path: fd.AbstractPath, solver: fd.FixedStep) -> np.ndarray:
+    def log_prob(path: fd.paths.AbstractPath, solver: fd.FixedStep) -> np.ndarray:
         model = eqx.tree_at(lambda m: m.path, density.model, path)
         rival = fd.FlowDensity(model, divergence=density.divergence, solver=solver)
         return np.asarray(rival.log_prob(points), np.float64)
 
-    reference = log_prob(fd.CondOT(), fd.FixedStep(256))
+    reference = log_prob(fd.paths.CondOT(), fd.FixedStep(256))
     result: dict = {}
     for grid, path in GRIDS.items():
         for method, (scheme, cost) in METHODS.items():

@@ -32,7 +32,7 @@ def density(dim: int) -> fd.FlowDensity:
     fitted, _ = fd.fit_flow(
         jr.key(0),
         data,
-        network=fd.ResidualMLP(jr.key(1), dim),
+        network=fd.networks.ResidualMLP(jr.key(1), dim),
         divergence=fd.ExactDivergence(),
         training=fd.Training(steps=1),
         progress=False,

@@ -70,7 +70,7 @@ def diagnosed(density: fd.FlowDensity | fd.AmortizedDensity, picture: str = "") 
     """What `diagnose` says of it, with rows that no fit has seen, and a picture of the errors that it found."""
     diagnosis = fd.diagnose(jr.key(4), density, rows(1, 2000), progress=False)
     if picture:
-        axes = fd.plot_errors(diagnosis)
+        axes = fd.plots.plot_errors(diagnosis)
         axes[0].figure.savefig(DOCS / "images" / picture, dpi=150)
     return {"text": diagnosis.summary()}
 
@@ -95,7 +95,7 @@ def table(posterior: Any) -> str:
     return az.summary(posterior, var_names=["theta"]).to_string()
 
 
-def reweighted(prior: dist.Distribution) -> tuple[Any, fd.Reweighted]:
+def reweighted(prior: dist.Distribution) -> tuple[Any, fd.results.Reweighted]:
     """A posterior under an amortized density, and the same weighted to the exact one."""
     posterior, _ = sampled(NUTS(model), prior, OBSERVED)
     with warnings.catch_warnings():

@@ -1,76 +1,82 @@
 """Learned densities as numpyro distributions."""
 
-from .data.rounding import bits_per_dimension as bits_per_dimension
-from .data.rounding import dequantize as dequantize
-from .diagnostics import checks as checks
-from .diagnostics.delayed import DelayedAcceptance as DelayedAcceptance
-from .diagnostics.diagnose import diagnose as diagnose
-from .diagnostics.findings import Diagnosis as Diagnosis
-from .diagnostics.findings import Finding as Finding
-from .diagnostics.plots import plot_density as plot_density
-from .diagnostics.plots import plot_errors as plot_errors
-from .diagnostics.plots import plot_prior_posterior as plot_prior_posterior
-from .diagnostics.plots import plot_residuals as plot_residuals
-from .diagnostics.plots import plot_training as plot_training
-from .diagnostics.reweight import reweight as reweight
-from .diagnostics.reweighted import Reweighted as Reweighted
-from .diagnostics.sbc import Ranks as Ranks
-from .diagnostics.sbc import simulation_based_calibration as simulation_based_calibration
-from .diagnostics.support import SupportCheck as SupportCheck
-from .diagnostics.support import check_support as check_support
-from .distributions.amortized import AmortizedDensity as AmortizedDensity
-from .distributions.elbo import PathGradientELBO as PathGradientELBO
-from .distributions.flow import FlowDensity as FlowDensity
-from .distributions.guide import AutoFlow as AutoFlow
-from .distributions.guide import as_guide as as_guide
-from .distributions.guide import flow_module as flow_module
-from .distributions.learned import AbstractLearnedDensity as AbstractLearnedDensity
-from .distributions.reparam import FlowReparam as FlowReparam
-from .distributions.rounded import Rounded as Rounded
-from .distributions.sites import sample_sites as sample_sites
-from .divergence.calibration import Residuals as Residuals
-from .divergence.exact import ExactDivergence as ExactDivergence
-from .divergence.interface import AbstractDivergence as AbstractDivergence
-from .divergence.objectives import AbstractObjective as AbstractObjective
-from .divergence.objectives import HutchinsonRegression as HutchinsonRegression
-from .divergence.objectives import LangevinStein as LangevinStein
-from .divergence.objectives import ScoreStein as ScoreStein
-from .divergence.stein import SteinDivergence as SteinDivergence
-from .divergence.stochastic import HutchinsonDivergence as HutchinsonDivergence
-from .divergence.stochastic import HutchPlusPlusDivergence as HutchPlusPlusDivergence
-from .models.fields import VelocityField as VelocityField
-from .models.flows import AbstractGaussianFlow as AbstractGaussianFlow
-from .models.flows import AbstractProbabilityFlow as AbstractProbabilityFlow
-from .models.flows import GaussianFlow as GaussianFlow
-from .models.log_density import LogDensityNetwork as LogDensityNetwork
-from .models.mixture import GaussianMixture as GaussianMixture
-from .models.networks import AbstractNetwork as AbstractNetwork
-from .models.networks import ResidualMLP as ResidualMLP
-from .models.paths import AbstractPath as AbstractPath
-from .models.paths import CondOT as CondOT
-from .models.paths import Trigonometric as Trigonometric
-from .models.paths import VarianceExploding as VarianceExploding
-from .models.paths import VariancePreserving as VariancePreserving
-from .models.pretrained import PretrainedDiffusion as PretrainedDiffusion
-from .models.pretrained import from_ddpm as from_ddpm
-from .models.pretrained import from_edm as from_edm
-from .models.unet import UNet as UNet
-from .solving import AbstractSolver as AbstractSolver
-from .solving import Adaptive as Adaptive
-from .solving import FixedStep as FixedStep
-from .storage.files import load as load
-from .storage.files import load_report as load_report
-from .storage.files import save as save
-from .training.distill import distill as distill
-from .training.divergence import fit_divergence as fit_divergence
-from .training.fit import fit_diffusion as fit_diffusion
-from .training.fit import fit_flow as fit_flow
-from .training.fit import fit_likelihood as fit_likelihood
-from .training.loop import TrainingDiverged as TrainingDiverged
-from .training.reference import ReferenceChoice as ReferenceChoice
-from .training.report import Amortization as Amortization
-from .training.report import FitReport as FitReport
-from .training.report import StepErrors as StepErrors
-from .training.training import Training as Training
+from . import divergences, models, networks, objectives, paths, plots, results, solvers
+from .data.rounding import bits_per_dimension, dequantize
+from .diagnostics import checks
+from .diagnostics.delayed import DelayedAcceptance
+from .diagnostics.diagnose import diagnose
+from .diagnostics.reweight import reweight
+from .diagnostics.sbc import simulation_based_calibration
+from .diagnostics.support import check_support
+from .distributions.amortized import AmortizedDensity
+from .distributions.elbo import PathGradientELBO
+from .distributions.flow import FlowDensity
+from .distributions.guide import AutoFlow, as_guide, flow_module
+from .distributions.learned import AbstractLearnedDensity
+from .distributions.reparam import FlowReparam
+from .distributions.rounded import Rounded
+from .distributions.sites import sample_sites
+from .divergence.exact import ExactDivergence
+from .divergence.stein import SteinDivergence
+from .divergence.stochastic import HutchinsonDivergence, HutchPlusPlusDivergence
+from .models.fields import VelocityField
+from .models.pretrained import from_ddpm, from_edm
+from .solving import FixedStep
+from .storage.files import load, load_report, save
+from .training.distill import distill
+from .training.divergence import fit_divergence
+from .training.fit import fit_diffusion, fit_flow, fit_likelihood
+from .training.loop import TrainingDiverged
+from .training.training import Training
 
 __version__ = "0.1.0"
+__all__ = [
+    "AbstractLearnedDensity",
+    "AmortizedDensity",
+    "AutoFlow",
+    "DelayedAcceptance",
+    "ExactDivergence",
+    "FixedStep",
+    "FlowDensity",
+    "FlowReparam",
+    "HutchPlusPlusDivergence",
+    "HutchinsonDivergence",
+    "PathGradientELBO",
+    "Rounded",
+    "SteinDivergence",
+    "Training",
+    "TrainingDiverged",
+    "VelocityField",
+    "as_guide",
+    "bits_per_dimension",
+    "check_support",
+    "checks",
+    "dequantize",
+    "diagnose",
+    "distill",
+    "divergences",
+    "fit_diffusion",
+    "fit_divergence",
+    "fit_flow",
+    "fit_likelihood",
+    "flow_module",
+    "from_ddpm",
+    "from_edm",
+    "load",
+    "load_report",
+    "models",
+    "networks",
+    "objectives",
+    "paths",
+    "plots",
+    "results",
+    "reweight",
+    "sample_sites",
+    "save",
+    "simulation_based_calibration",
+    "solvers",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -76,7 +76,7 @@ class Fitted(NamedTuple):
     """A fitted density, its report, and what it was fitted to."""
 
     density: fd.FlowDensity
-    report: fd.FitReport
+    report: fd.results.FitReport
     data: np.ndarray
     context: np.ndarray | None
 
@@ -122,8 +122,8 @@ def trained_once(fit: Callable[[], Fitted]) -> Callable[..., Fitted]:
     return pytest.fixture(scope="session", name=fit.__name__)(fixture)
 
 
-def small_network(seed: int, dim: int, context_dim: int = 0) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1, experts=0)
+def small_network(seed: int, dim: int, context_dim: int = 0) -> fd.networks.ResidualMLP:
+    return fd.networks.ResidualMLP(jr.key(seed), dim, context_dim, width=64, depth=1, experts=0)
 
 
 @trained_once

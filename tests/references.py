@@ -105,7 +105,7 @@ MIXTURE = Mixture(
 )
 
 
-class ExactGaussianFlow(fd.AbstractGaussianFlow):
+class ExactGaussianFlow(fd.models.AbstractGaussianFlow):
     r"""The exact probability flow of $u \sim N(\mu + A c, \Sigma)$, in centered but unwhitened coordinates.
 
     With $S_\phi = \sin^2\phi\,\Sigma + \cos^2\phi\,I$ and $m = A c$,
@@ -120,7 +120,7 @@ class ExactGaussianFlow(fd.AbstractGaussianFlow):
     eigenvalues: jax.Array
     basis: jax.Array
     slope: jax.Array
-    path: fd.AbstractPath
+    path: fd.paths.AbstractPath
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class ExactGaussianFlow(fd.AbstractGaussianFlow):
         *,
         support: constraints.Constraint = constraints.real,
         event_shape: tuple[int, ...] | None = None,
-        path: fd.AbstractPath | None = None,
+        path: fd.paths.AbstractPath | None = None,
     ):
         mean, covariance = np.asarray(mean, float), np.asarray(covariance, float)
         dim = len(mean)
@@ -145,7 +145,7 @@ class ExactGaussianFlow(fd.AbstractGaussianFlow):
         self.eigenvalues = jnp.asarray(eigenvalues, float)
         self.basis = jnp.asarray(basis, float)
         self.slope = jnp.asarray(slope, float)
-        self.path = fd.CondOT() if path is None else path
+        self.path = fd.paths.CondOT() if path is None else path
 
     def network_velocity(self, time, state, context):
         sine, cosine = jnp.sin(time), jnp.cos(time)
@@ -236,17 +236,17 @@ def random_flow(
     width: int = 16,
     size: float = 1.0,
     reach: float = 4.0,
-) -> fd.GaussianFlow:
+) -> fd.models.GaussianFlow:
     """A Flow whose last layer and experts are not zero, on unwhitened coordinates: nothing about it is special."""
     net_key, last_key, expert_key = jr.split(key, 3)
-    network = fd.ResidualMLP(net_key, dim, context_dim, width=width, depth=1, frequencies=3)
+    network = fd.networks.ResidualMLP(net_key, dim, context_dim, width=width, depth=1, frequencies=3)
     last = eqx.nn.Linear(width, dim, key=last_key)
     last = jax.tree.map(lambda leaf: size * 4.0 * leaf, last)
     experts = size * 0.5 * jr.normal(expert_key, network.experts.shape)
     network = eqx.tree_at(lambda n: (n.outward, n.experts), network, (last, experts))
     scaling = Scaling(np.zeros(dim), np.ones(dim), constraints.real, (dim,))
     context_scaling = Scaling(np.zeros(context_dim), np.ones(context_dim), constraints.real, (context_dim,))
-    return fd.GaussianFlow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+    return fd.models.GaussianFlow(network, fd.paths.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
 
 
 def untrained_flow(
@@ -254,17 +254,17 @@ def untrained_flow(
     events: np.ndarray,
     contexts: np.ndarray | None = None,
     support: constraints.Constraint = constraints.real,
-) -> fd.GaussianFlow:
+) -> fd.models.GaussianFlow:
     """A Flow as training starts from: whitened data and a zero-initialized network."""
     scaling, white = fit_scaling(events, support)
     contexts = np.zeros((len(events), 0)) if contexts is None else contexts
     context_scaling, _ = standardize(contexts)
-    network = fd.ResidualMLP(key, scaling.dim, context_scaling.dim, width=16)
+    network = fd.networks.ResidualMLP(key, scaling.dim, context_scaling.dim, width=16)
     reach = 1.5 * np.linalg.norm(white, axis=1).max()
-    return fd.GaussianFlow(network, fd.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
+    return fd.models.GaussianFlow(network, fd.paths.CondOT(), scaling, context_scaling, jnp.asarray(reach, float))
 
 
-def trace_of_jacobian(model: fd.AbstractProbabilityFlow, time: Any, state: Any, context: Any) -> jax.Array:
+def trace_of_jacobian(model: fd.models.AbstractProbabilityFlow, time: Any, state: Any, context: Any) -> jax.Array:
     return jnp.trace(jax.jacfwd(lambda y: model.velocity(time, y, context))(state))
 
 
@@ -274,9 +274,9 @@ def paired(better: np.ndarray, worse: np.ndarray) -> tuple[float, float]:
     return gap.mean(), gap.std(ddof=1) / np.sqrt(len(gap))
 
 
-def random_log_density(dim: int, context_dim: int = 0) -> fd.LogDensityNetwork:
+def random_log_density(dim: int, context_dim: int = 0) -> fd.networks.LogDensityNetwork:
     """A network with all that starts at zero drawn at random."""
-    network = fd.LogDensityNetwork(
+    network = fd.networks.LogDensityNetwork(
         jr.key(0), dim, context_dim, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16, experts=8
     )
     parts = [network.network.outward.weight, network.experts.weights]

@@ -148,9 +148,9 @@ def test_a_velocity_must_take_the_context():
 def test_sizes_of_any_integer_type():
     two = np.int64(2)
     zero = jnp.zeros(())
-    assert fd.ResidualMLP(jr.key(0), two, width=two, depth=np.int32(1))(zero, jnp.ones(2), jnp.zeros(0))[0].shape == (
-        2,
-    )
-    network = fd.UNet(jr.key(0), [4, 4, 1], width=two, scales=2)
+    assert fd.networks.ResidualMLP(jr.key(0), two, width=two, depth=np.int32(1))(zero, jnp.ones(2), jnp.zeros(0))[
+        0
+    ].shape == (2,)
+    network = fd.networks.UNet(jr.key(0), [4, 4, 1], width=two, scales=2)
     assert network.event_shape == (4, 4, 1)
     assert network(zero, jnp.ones(16), jnp.zeros(0))[0].shape == (16,)

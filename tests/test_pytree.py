@@ -28,12 +28,12 @@ class Odd(eqx.Module):
 ODD = Odd(jnp.arange(3.0), 0.5, "name", None, np.arange(2.0), [jnp.ones(1), 3], jax.nn.silu, (1, "a"))
 
 TREES = {
-    "a network": fd.ResidualMLP(jr.key(0), 2, width=4),
+    "a network": fd.networks.ResidualMLP(jr.key(0), 2, width=4),
     "a flow": random_flow(jr.key(0), 2, 1),
     "a closed form": conditional_gaussian_flow(),
     "with a key": fd.HutchinsonDivergence(jr.key(0), 3),
     "without arrays": fd.ExactDivergence(),
-    "a solver": fd.Adaptive(),
+    "a solver": fd.solvers.Adaptive(),
     "everything": ODD,
     "a tuple": (random_flow(jr.key(0), 2), fd.ExactDivergence(), fd.FixedStep()),
 }

@@ -44,7 +44,7 @@ def fixed(method: diffrax.AbstractERK, steps: int) -> fd.FixedStep:
 
 
 @events
-@pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
+@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
 def test_log_prob_of_a_gaussian_is_the_closed_form(event, path):
     with x64():
         flow = gaussian_flow(path=path)
@@ -79,7 +79,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
+@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
 @pytest.mark.parametrize(("method", "order"), METHODS.values(), ids=METHODS.keys())
 def test_the_error_falls_at_the_order_of_the_method(method, order, path):
     event = EVENTS["flank"]
@@ -114,7 +114,7 @@ def test_adaptive_agrees_with_many_fixed_steps():
         flow = to64(random_flow(jr.key(0), 2))
         values = [
             jax.jit(lambda x, solver=solver: log_prob(flow, fd.ExactDivergence(), x, NO_CONTEXT, solver))
-            for solver in (fd.Adaptive(rtol=1e-8, atol=1e-8), fixed(diffrax.Dopri5(), 200))
+            for solver in (fd.solvers.Adaptive(rtol=1e-8, atol=1e-8), fixed(diffrax.Dopri5(), 200))
         ]
         for event in EVENTS.values():
             adaptive, many = (value(jnp.asarray(event)) for value in values)
@@ -128,7 +128,11 @@ def test_adaptive_keeps_its_tolerance(rtol):
     expected = multivariate_normal(GAUSSIAN_MEAN, GAUSSIAN_COVARIANCE).logpdf(event)
     with x64():
         value = log_prob(
-            gaussian_flow(), fd.ExactDivergence(), jnp.asarray(event), NO_CONTEXT, fd.Adaptive(rtol=rtol, atol=rtol)
+            gaussian_flow(),
+            fd.ExactDivergence(),
+            jnp.asarray(event),
+            NO_CONTEXT,
+            fd.solvers.Adaptive(rtol=rtol, atol=rtol),
         )
     # The tolerance is per step, on values of order one; a solve takes some ten of them.
     assert abs(float(value) - expected) < 10.0 * rtol
@@ -143,7 +147,7 @@ def test_events_of_a_gaussian_are_the_closed_form():
     np.testing.assert_allclose(event, GAUSSIAN_MEAN + SLOPE @ CONTEXT + root @ noise, rtol=1e-6)
 
 
-SOLVERS = {"fixed": FINE, "adaptive": fd.Adaptive(rtol=1e-8, atol=1e-8)}
+SOLVERS = {"fixed": FINE, "adaptive": fd.solvers.Adaptive(rtol=1e-8, atol=1e-8)}
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
@@ -256,6 +260,6 @@ def test_a_single_step_is_the_method_itself():
 
 @pytest.mark.slow
 def test_too_few_adaptive_steps_fail_loudly():
-    solver = fd.Adaptive(rtol=1e-6, atol=1e-6, max_steps=2)
+    solver = fd.solvers.Adaptive(rtol=1e-6, atol=1e-6, max_steps=2)
     with pytest.raises(Exception, match="maximum number of solver steps"):
         log_prob(gaussian_flow(), fd.ExactDivergence(), jnp.zeros(2), NO_CONTEXT, solver)

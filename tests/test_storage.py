@@ -47,7 +47,7 @@ class Case(NamedTuple):
     network: Any = None
 
 
-class Net(fd.AbstractNetwork):
+class Net(fd.networks.AbstractNetwork):
     """A user's own network."""
 
     rates: jax.Array
@@ -100,8 +100,8 @@ def dense(model: Any, **options: Any) -> fd.FlowDensity:
 
 
 def shaped(
-    flow: fd.GaussianFlow, support: constraints.Constraint, event_shape: tuple[int, ...], sites: Any = None
-) -> fd.GaussianFlow:
+    flow: fd.models.GaussianFlow, support: constraints.Constraint, event_shape: tuple[int, ...], sites: Any = None
+) -> fd.models.GaussianFlow:
     location = np.linspace(-0.2, 0.3, flow.dim)
     scale = np.diag(np.linspace(0.5, 1.2, flow.dim)) + 0.1
     return eqx.tree_at(lambda m: m.scaling, flow, Scaling(location, scale, support, event_shape, sites))
@@ -126,14 +126,14 @@ def transformed(scaling: Scaling, *transforms: AbstractTransform) -> Scaling:
     return Scaling(*parts, scaling.support, scaling.event_shape, scaling.sites, transforms)
 
 
-def named() -> fd.GaussianFlow:
+def named() -> fd.models.GaussianFlow:
     support = joint([constraints.real, constraints.positive, constraints.interval(0.0, 5.0)], NAMED.shapes)
     flow = shaped(random_flow(jr.key(2), 4, 3), support, (4,), NAMED)
     contexts = Scaling(np.zeros(3), np.ones(3), constraints.real, (3,), NAMED_CONTEXT)
     return eqx.tree_at(lambda m: m.context_scaling, flow, contexts)
 
 
-def stein(model: fd.AbstractProbabilityFlow, width: int) -> fd.SteinDivergence:
+def stein(model: fd.models.AbstractProbabilityFlow, width: int) -> fd.SteinDivergence:
     """Of no model in particular: a function like any other."""
     head = DivergenceHead(
         jr.key(0),
@@ -150,13 +150,13 @@ def stein(model: fd.AbstractProbabilityFlow, width: int) -> fd.SteinDivergence:
     return fd.SteinDivergence(eqx.tree_at(lambda h: h.offset, head, jnp.linspace(0.1, 0.4, 4)))
 
 
-def diffusion(prediction: str, path: fd.AbstractPath) -> fd.GaussianFlow:
+def diffusion(prediction: str, path: fd.paths.AbstractPath) -> fd.models.GaussianFlow:
     flow = random_flow(jr.key(3), 2)
-    return fd.GaussianFlow(flow.network, path, flow.scaling, flow.context_scaling, flow.reach, prediction)
+    return fd.models.GaussianFlow(flow.network, path, flow.scaling, flow.context_scaling, flow.reach, prediction)
 
 
-def image() -> fd.GaussianFlow:
-    network = fd.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
+def image() -> fd.models.GaussianFlow:
+    network = fd.networks.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
     last = 0.3 * jr.normal(jr.key(1), network.outward.weight.shape)
     network = eqx.tree_at(lambda n: n.outward.weight, network, last)
     return with_network(shaped(random_flow(jr.key(0), 8), constraints.unit_interval, (2, 4, 1)), network)
@@ -191,17 +191,17 @@ CASES: dict[str, Callable[[], Case]] = {
     "another generator": lambda: Case(dense(FLOW, divergence=fd.HutchinsonDivergence(jr.key(7, impl="rbg"), 2))),
     "HutchPlusPlusDivergence": lambda: Case(dense(FLOW, divergence=fd.HutchPlusPlusDivergence(jr.key(7), 6))),
     "SteinDivergence": lambda: Case(dense(FLOW, divergence=stein(FLOW, 16))),
-    "Trigonometric": lambda: Case(dense(eqx.tree_at(lambda m: m.path, FLOW, fd.Trigonometric()))),
+    "Trigonometric": lambda: Case(dense(eqx.tree_at(lambda m: m.path, FLOW, fd.paths.Trigonometric()))),
     **{
         f"Diffusion of {prediction}": functools.partial(
-            lambda p: Case(dense(diffusion(p, fd.VariancePreserving()))), prediction
+            lambda p: Case(dense(diffusion(p, fd.paths.VariancePreserving()))), prediction
         )
         for prediction in ("velocity", "noise", "data", "score")
     },
-    "VarianceExploding": lambda: Case(dense(diffusion("velocity", fd.VarianceExploding(0.02, 50.0)))),
+    "VarianceExploding": lambda: Case(dense(diffusion("velocity", fd.paths.VarianceExploding(0.02, 50.0)))),
     "off its path": lambda: Case(dense(off_path(FLOW))),
     "UNet": lambda: Case(dense(image(), divergence=fd.HutchinsonDivergence(jr.key(0)))),
-    "Adaptive": lambda: Case(fd.FlowDensity(FLOW, solver=fd.Adaptive(1e-4, 1e-4))),
+    "Adaptive": lambda: Case(fd.FlowDensity(FLOW, solver=fd.solvers.Adaptive(1e-4, 1e-4))),
     "a network of one's own": lambda: Case(dense(with_network(FLOW, own_network())), own_network()),
     "a function": lambda: Case(dense(fd.VelocityField(noise_guess, BASE, times=(1.0, 0.2))), noise_guess),
     "a Partial": lambda: Case(dense(fd.VelocityField(own_partial(), BASE)), own_partial()),
@@ -287,7 +287,7 @@ def test_log_prob_comes_back(name, tmp_path):
 def sample() -> fd.AmortizedDensity:
     """An amortized density with most of what a density can have."""
     model = named()
-    network = fd.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
+    network = fd.networks.ResidualMLP(jr.key(8), 4, 3, width=8, depth=1, frequencies=2)
     weights = jr.normal(jr.key(9), (4, 8)), 0.1 * jr.normal(jr.key(10), (16, 4, 7))
     network = eqx.tree_at(lambda n: (n.outward.weight, n.experts), network, weights)
     mixture = GaussianMixture(
@@ -362,16 +362,16 @@ def test_a_report_comes_back(positive_fit, tmp_path):
     assert load_report(tmp_path / "density.flow").summary() == report.summary()
     np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow")), log_probs(density))
 
-    whole = fd.FitReport(
+    whole = fd.results.FitReport(
         {
             "a": History((0, 9), (np.nan, 1.5), (np.inf, 2.0), 9, 1.25, "interrupted", (0.3, 0.1)),
             "b": History(),
         },
         {"a": 1.25, "more": 1e-320},
-        fd.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
-        fd.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
-        fd.Amortization((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
-        fd.ReferenceChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
+        fd.results.Residuals(np.linspace(0, 1, 3), ("1", "g"), np.ones((2, 2)), np.full((2, 2), np.nan)),
+        fd.results.StepErrors((4, 6), (0.1, 1 / 3), 0.02),
+        fd.results.Amortization((0.1, -0.0), (0.2, 0.01), 0.05, (-np.inf, 0.1), 0.0, 0.9),
+        fd.results.ReferenceChoice(3, 0.01, (1.2, 0.1), (0.4, 0.2)),
         "columns: whitened, none transformed",
         ("calibration", "solver steps"),
     )
@@ -459,7 +459,7 @@ def test_a_place_that_is_none_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class OwnDivergence(fd.AbstractDivergence):
+class OwnDivergence(fd.divergences.AbstractDivergence):
     scale: jax.Array
 
     def __call__(self, model, time, state, context):
@@ -467,15 +467,15 @@ class OwnDivergence(fd.AbstractDivergence):
         return velocity, self.scale * rate
 
 
-class Halved(fd.AbstractPath):
+class Halved(fd.paths.AbstractPath):
     speed: float = eqx.field(static=True, default=1.0)
 
     def coefficients(self, t):
         return t, 1.0 - t
 
 
-class OwnSolver(fd.AbstractSolver):
-    inner: fd.AbstractSolver
+class OwnSolver(fd.solvers.AbstractSolver):
+    inner: fd.solvers.AbstractSolver
 
     def integrate(self, field, times, start, reverse):
         return self.inner.integrate(field, times, start, reverse)
@@ -501,7 +501,7 @@ def test_objects_of_the_users_own_classes_come_back(tmp_path):
 
 
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
-    class Own(fd.AbstractDivergence):
+    class Own(fd.divergences.AbstractDivergence):
         function: object = eqx.field(static=True)
 
         def __call__(self, model, time, state, context):

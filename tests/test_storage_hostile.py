@@ -19,7 +19,7 @@ from flowdensity.storage.description import describe
 from flowdensity.storage.files import FORMAT, load, load_report, save
 
 STRANGE = r"^load expected a file (as flowdensity wrote it|that flowdensity has written); got .*Fix: "
-REPORT = fd.FitReport({}, {"flow": 1.0}, steps=fd.StepErrors((4,), (0.01,), 0.02))
+REPORT = fd.results.FitReport({}, {"flow": 1.0}, steps=fd.results.StepErrors((4,), (0.01,), 0.02))
 EVENTS = np.float32(np.random.default_rng(0).normal(size=(3, 2)))
 
 
@@ -252,9 +252,9 @@ def test_another_file_of_arrays_is_none_of_a_density(tmp_path):
 
 def test_a_convolution_of_another_kind_is_no_way_to_spend_memory(tmp_path):
     """With shapes that fit at the end, a stride or a margin could make something huge in between."""
-    network = fd.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
+    network = fd.networks.UNet(jr.key(0), (2, 4, 1), width=2, scales=2, frequencies=2)
     flow = random_flow(jr.key(0), 8)
-    model = fd.GaussianFlow(network, flow.path, flow.scaling, flow.context_scaling, flow.reach)
+    model = fd.models.GaussianFlow(network, flow.path, flow.scaling, flow.context_scaling, flow.reach)
     save(tmp_path / "image.flow", fd.FlowDensity(model, divergence=fd.HutchinsonDivergence(jr.key(0))))
     for change in ({"padding": {"tuple": [10**6, 10**6]}}, {"stride": 10**6}, {"stride": -1}):
         header, tensors = read("load", tmp_path / "image.flow")

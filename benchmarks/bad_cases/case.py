@@ -133,7 +133,7 @@ def untrained_fits() -> Iterator[None]:
     def stopped(*args: Any, **kwargs: Any) -> Any:
         raise Reached
 
-    learned = fd.SteinDivergence(lambda time, state, hidden: 0.0), fd.FitReport({}, {}, RESIDUALS)
+    learned = fd.SteinDivergence(lambda time, state, hidden: 0.0), fd.results.FitReport({}, {}, RESIDUALS)
     history = History((0,), (0.0,), (0.0,), status="interrupted")
     training = "flowdensity.training"
     with contextlib.ExitStack() as stack:

@@ -62,7 +62,7 @@ DENSITIES: Groups = [
         "fd.FlowDensity(model)",
         GOOD | {"model": PLAIN.model},
         {
-            "a network for `model`": {"model": fd.ResidualMLP(KEY, 2)},
+            "a network for `model`": {"model": fd.networks.ResidualMLP(KEY, 2)},
             "a density for `model`": {"model": PLAIN},
             'divergence="exact"': {"divergence": "exact"},
             "`solver=16`": {"solver": 16},
@@ -259,7 +259,7 @@ DENSITIES: Groups = [
         "started(fd.AutoFlow(model, network=network))",
         {"model": normal_model, "started": started},
         {
-            "`network` of another dimension": {"network": fd.ResidualMLP(KEY, 3, width=8)},
+            "`network` of another dimension": {"network": fd.networks.ResidualMLP(KEY, 3, width=8)},
             "a name for `network`": {"network": "mlp"},
         },
     ),

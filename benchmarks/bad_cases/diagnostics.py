@@ -201,11 +201,11 @@ DIAGNOSTICS: Groups = [
     ),
 ]
 
-REPORT = fd.FitReport({}, {})
+REPORT = fd.results.FitReport({}, {})
 
 PICTURES: Groups = [
     cases(
-        "fd.plot_density(key, density, data)",
+        "fd.plots.plot_density(key, density, data)",
         {"density": PLAIN, "data": DATA, "context": CONTEXT[0]},
         {
             "a built-in distribution": {"density": NORMAL},
@@ -219,21 +219,21 @@ PICTURES: Groups = [
         },
     ),
     cases(
-        "fd.plot_errors(diagnosis)",
+        "fd.plots.plot_errors(diagnosis)",
         {"density": PLAIN},
         {
             "a report of a fit": {"diagnosis": REPORT},
-            "a diagnosis without tails": {"diagnosis": fd.Diagnosis((), {}, 0.0)},
+            "a diagnosis without tails": {"diagnosis": fd.results.Diagnosis((), {}, 0.0)},
         },
     ),
     cases(
-        "fd.plot_residuals(residuals)",
+        "fd.plots.plot_residuals(residuals)",
         {"density": PLAIN, "data": DATA},
         {"a report without residuals": {"residuals": REPORT}, "a density": {"residuals": PLAIN}},
     ),
-    cases("fd.plot_training(report)", {"data": DATA}, {"a density": {"report": PLAIN}}),
+    cases("fd.plots.plot_training(report)", {"data": DATA}, {"a density": {"report": PLAIN}}),
     cases(
-        "fd.plot_prior_posterior(key, density, posterior)",
+        "fd.plots.plot_prior_posterior(key, density, posterior)",
         OF_POSTERIORS,
         {**NO_POSTERIOR, "a site that is not there": {"site": "mu"}},
     ),

@@ -13,7 +13,7 @@ from .case import Groups, cases
 from .material import DATA, FIELD, KEY, PLAIN, fd
 
 
-class Halved(fd.AbstractPath):
+class Halved(fd.paths.AbstractPath):
     """A path of the user's own, whose class a file does not hold."""
 
     def coefficients(self, t: Any) -> Any:
@@ -55,7 +55,7 @@ FILES: Groups = [
         "fd.load(file, network=network)",
         {"density": fd.FlowDensity(FIELD)},
         {
-            "a network of another shape": {"file": "own.flow", "network": fd.ResidualMLP(KEY, 2, width=8)},
+            "a network of another shape": {"file": "own.flow", "network": fd.networks.ResidualMLP(KEY, 2, width=8)},
             "a network that the file does not need": {"file": "density.flow", "network": lambda t, x, c: x},
         },
     ),

@@ -122,7 +122,7 @@ def of_all_fits(name: str) -> list[Case]:
             "weights": np.r_[np.zeros(5), np.ones(ROWS - 5)],
         },
         "a name for `network`": {"network": "mlp"},
-        "`network` of another dimension": {"network": fd.ResidualMLP(KEY, 3, width=8)},
+        "`network` of another dimension": {"network": fd.networks.ResidualMLP(KEY, 3, width=8)},
         "`divergence` that is not there": {"divergence": "hutchinson"},
         "a number of steps for `training`": {"training": 1000},
         "`tolerance=0`": {"tolerance": 0},
@@ -137,7 +137,7 @@ FITS: Groups = [
     cases(
         "fd.fit_flow(key, data, progress=False)",
         GOOD,
-        {'path="condot"': {"path": "condot"}, "path of a class, not of an object": {"path": fd.CondOT}},
+        {'path="condot"': {"path": "condot"}, "path of a class, not of an object": {"path": fd.paths.CondOT}},
     ),
     cases(
         "fd.fit_diffusion(key, data, progress=False)",
@@ -150,7 +150,7 @@ FITS: Groups = [
         {
             "a density for `model`": {"model": PLAIN},
             "a callable for `model`": {"model": lambda t, x, context: x},
-            "`model` and `network`": {"network": fd.ResidualMLP(KEY, 2)},
+            "`model` and `network`": {"network": fd.networks.ResidualMLP(KEY, 2)},
             "`model` and `support`": {"support": constraints.positive},
             "data of another shape than the model's": {"data": DATA[:, :1]},
         },
@@ -173,7 +173,7 @@ FITS: Groups = [
             "a conditional model without `context`": {"model": GIVEN_LATER.model},
             "`context` for an unconditional model": {"context": CONTEXT},
             'objective="stein"': {"objective": "stein"},
-            "`ScoreStein` for a model without a score": {"model": FIELD, "objective": fd.ScoreStein()},
+            "`ScoreStein` for a model without a score": {"model": FIELD, "objective": fd.objectives.ScoreStein()},
             "a dict for `training`": {"training": {"steps": 100}},
         },
     ),

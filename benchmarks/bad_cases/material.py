@@ -47,10 +47,10 @@ def untrained(
     context_scaling = (
         named(dict.fromkeys(contexts, constraints.real)) if isinstance(contexts, list) else identity_scaling(contexts)
     )
-    network = still(lambda: fd.ResidualMLP(KEY, scaling.dim, context_scaling.dim, width=4, depth=0, experts=0))
+    network = still(lambda: fd.networks.ResidualMLP(KEY, scaling.dim, context_scaling.dim, width=4, depth=0, experts=0))
     context_reach = jnp.asarray(5.0) if context_scaling.dim else None
-    flow = fd.GaussianFlow(
-        network, fd.CondOT(), scaling, context_scaling, jnp.asarray(5.0), context_reach=context_reach
+    flow = fd.models.GaussianFlow(
+        network, fd.paths.CondOT(), scaling, context_scaling, jnp.asarray(5.0), context_reach=context_reach
     )
     return fd.FlowDensity(flow, solver=fd.FixedStep(2))
 
@@ -101,11 +101,13 @@ BY_NAME = untrained({"mu": constraints.real, "tau": constraints.positive})
 OTHER = untrained((3,))
 SIMPLEX = untrained((3,), support=constraints.simplex)
 WITH_VECTOR = untrained({"v": constraints.real, "w": constraints.real})
-NETWORK = still(lambda: fd.LogDensityNetwork(KEY, 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0), width=4, depth=1))
+NETWORK = still(
+    lambda: fd.networks.LogDensityNetwork(KEY, 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0), width=4, depth=1)
+)
 AMORTIZED = fd.AmortizedDensity(NETWORK, PLAIN)
 FIELD = fd.VelocityField(lambda t, x, context: 0.5 * x, NORMAL)
 POSTERIOR = draws(theta=RNG.normal(size=(2, 50, 2)))
-RESIDUALS = fd.Residuals(np.linspace(0.0, 1.0, 3), ("1", "g"), np.ones((2, 2)), np.ones((2, 2)))
+RESIDUALS = fd.results.Residuals(np.linspace(0.0, 1.0, 3), ("1", "g"), np.ones((2, 2)), np.ones((2, 2)))
 
 
 def model(prior: Any = PLAIN) -> None:

@@ -14,8 +14,8 @@ PARTS = {
     "scaling": FLOW.scaling,
     "context_scaling": FLOW.context_scaling,
     "reach": FLOW.reach,
-    "path": fd.VariancePreserving(),
-    "network": fd.ResidualMLP(KEY, 2, width=8),
+    "path": fd.paths.VariancePreserving(),
+    "network": fd.networks.ResidualMLP(KEY, 2, width=8),
     "dim": 2,
 }
 
@@ -89,17 +89,17 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.GaussianFlow(network, path, scaling, context_scaling, reach)",
+        "fd.models.GaussianFlow(network, path, scaling, context_scaling, reach)",
         PARTS,
         {"a callable for `network`": {"network": same}, "a name for `path`": {"path": "condot"}},
     ),
     cases(
-        "fd.GaussianFlow(network, path, scaling, context_scaling, reach, prediction)",
+        "fd.models.GaussianFlow(network, path, scaling, context_scaling, reach, prediction)",
         PARTS,
         {'prediction="epsilon"': {"prediction": "epsilon"}},
     ),
     cases(
-        "fd.GaussianMixture(weights, means, covariances)",
+        "fd.models.GaussianMixture(weights, means, covariances)",
         {"weights": np.ones(1), "means": np.zeros((1, 2)), "covariances": np.eye(2)[None]},
         {
             "text": {"weights": ["a"]},
@@ -120,7 +120,7 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.ResidualMLP(key, dim)",
+        "fd.networks.ResidualMLP(key, dim)",
         {"dim": 2},
         {
             'activation="relu"': {"activation": "relu"},
@@ -131,7 +131,7 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.UNet(key, event_shape, scales=scales, width=width)",
+        "fd.networks.UNet(key, event_shape, scales=scales, width=width)",
         {"event_shape": (4, 4, 1), "scales": 2, "width": 2},
         {
             "an event without channels": {"event_shape": (4, 4)},
@@ -143,12 +143,12 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.LogDensityNetwork(key, dim, reach=1.0, scale=1.0)",
+        "fd.networks.LogDensityNetwork(key, dim, reach=1.0, scale=1.0)",
         {"dim": 2},
         {"an integer for the key": {"key": 0}, "`depth=-1`": {"depth": -1}},
     ),
     cases(
-        "fd.VariancePreserving(beta_min=beta_min, beta_max=beta_max)",
+        "fd.paths.VariancePreserving(beta_min=beta_min, beta_max=beta_max)",
         {"beta_min": 0.1, "beta_max": 20.0},
         {
             "`beta_min` above `beta_max`": {"beta_min": 30.0},
@@ -157,7 +157,7 @@ MODELS: Groups = [
         },
     ),
     cases(
-        "fd.VarianceExploding(sigma_min=sigma_min, sigma_max=sigma_max)",
+        "fd.paths.VarianceExploding(sigma_min=sigma_min, sigma_max=sigma_max)",
         {"sigma_min": 0.01, "sigma_max": 100.0},
         {
             "`sigma_min` above `sigma_max`": {"sigma_min": 300.0},
@@ -186,7 +186,7 @@ ESTIMATORS: Groups = [
         },
     ),
     cases(
-        "fd.Adaptive()",
+        "fd.solvers.Adaptive()",
         {},
         {
             "`rtol=-1`": {"rtol": -1.0},
@@ -201,10 +201,10 @@ ESTIMATORS: Groups = [
     cases(
         "fd.SteinDivergence(head)",
         {"density": PLAIN, "model": FLOW, "data": DATA},
-        {"a network for `head`": {"head": fd.ResidualMLP(KEY, 2)}},
+        {"a network for `head`": {"head": fd.networks.ResidualMLP(KEY, 2)}},
     ),
     cases(
-        "fd.LangevinStein()",
+        "fd.objectives.LangevinStein()",
         {},
         {
             "`rho=0`": {"rho": 0.0},
@@ -213,8 +213,8 @@ ESTIMATORS: Groups = [
             **SOURCE,
         },
     ),
-    cases("fd.ScoreStein()", {}, SOURCE),
-    cases("fd.HutchinsonRegression()", {}, {"`tails=-0.1`": {"tails": -0.1}, **SOURCE}),
+    cases("fd.objectives.ScoreStein()", {}, SOURCE),
+    cases("fd.objectives.HutchinsonRegression()", {}, {"`tails=-0.1`": {"tails": -0.1}, **SOURCE}),
     cases(
         "fd.dequantize(key, data, unit=unit)",
         {"data": [1, 2], "unit": 1.0},

@@ -169,7 +169,7 @@ def _check(name: str, source: str, tails: float) -> None:
 
 def check_objective(caller: str, objective: object, model: AbstractProbabilityFlow) -> None:
     """Raise a TypeError unless `objective` is one that a head for `model` can be trained on."""
-    check_kind(caller, "objective", objective, AbstractObjective, "objective = fd.LangevinStein()")
+    check_kind(caller, "objective", objective, AbstractObjective, "objective = fd.objectives.LangevinStein()")
     if isinstance(objective, ScoreStein):
         _scored(model)
 
@@ -178,6 +178,6 @@ def _scored(model: AbstractProbabilityFlow) -> AbstractGaussianFlow:
     if not follows_path(model):
         raise TypeError(
             f"ScoreStein expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}. "
-            "Fix: objective = fd.LangevinStein()"
+            "Fix: objective = fd.objectives.LangevinStein()"
         )
     return model

@@ -169,9 +169,9 @@ class GaussianFlow(AbstractGaussianFlow):
     context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
-        network = f"network = fd.ResidualMLP(key, {self.scaling.dim}, {self.context_scaling.dim})"
+        network = f"network = fd.networks.ResidualMLP(key, {self.scaling.dim}, {self.context_scaling.dim})"
         check_kind("GaussianFlow", "network", self.network, AbstractNetwork, network)
-        check_kind("GaussianFlow", "path", self.path, AbstractPath, "path = fd.CondOT()")
+        check_kind("GaussianFlow", "path", self.path, AbstractPath, "path = fd.paths.CondOT()")
         check_choice("GaussianFlow", "prediction", self.prediction, Prediction, fix="velocity")
 
     def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:

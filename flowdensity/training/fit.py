@@ -93,7 +93,7 @@ def fit_flow(
         >>> density.log_prob(data[:5])
     """
     path = CondOT() if path is None else path
-    check_kind("fit_flow", "path", path, AbstractPath, "path=fd.CondOT()")
+    check_kind("fit_flow", "path", path, AbstractPath, "path=fd.paths.CondOT()")
     shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
     return _Fit("fit_flow", key, data, context, *shared).on_path("flow", path, "velocity")
 
@@ -144,7 +144,7 @@ def fit_diffusion(
         >>> density, report = fd.fit_diffusion(jax.random.key(0), data, prediction="noise")
     """
     path = VariancePreserving() if path is None else path
-    check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.VariancePreserving()")
+    check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.paths.VariancePreserving()")
     check_choice("fit_diffusion", "prediction", prediction, Prediction, fix="velocity")
     shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
     return _Fit("fit_diffusion", key, data, context, *shared).on_path("diffusion", path, prediction)

@@ -73,7 +73,7 @@ def prepare(
     elif (network.dim, network.context_dim) != (dim, context_dim):
         raise ValueError(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
-            f"{network.context_dim}. Fix: network = fd.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
+            f"{network.context_dim}. Fix: network = fd.networks.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
     warn_about_tables(caller, events, contexts, handed)
     scaling, white = fit_scaling(*events, weighing)

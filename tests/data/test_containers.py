@@ -498,7 +498,7 @@ ELSEWHERE = {
     "check_support": lambda: fd.check_support(
         xr.Dataset({"x": (("chain", "draw", "i"), np.zeros((2, 3, 2)))}), PLAIN, data=PAIR
     ),
-    "plot_density": lambda: fd.plot_density(KEY, PLAIN, PAIR),
+    "plot_density": lambda: fd.plots.plot_density(KEY, PLAIN, PAIR),
 }
 
 

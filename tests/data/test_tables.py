@@ -274,7 +274,7 @@ BAD = {
         "network",
         "for 2 dimensions and 0 of context; got one for 3 and 0",
         ROWS,
-        {"network": fd.ResidualMLP(jr.key(0), 3)},
+        {"network": fd.networks.ResidualMLP(jr.key(0), 3)},
     ),
     "on the edge of its support": (
         ValueError,

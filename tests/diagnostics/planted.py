@@ -15,7 +15,7 @@ SOLVER = fd.FixedStep(8)
 NONE = np.zeros((2, 2))
 
 
-class Planted(fd.AbstractDivergence):
+class Planted(fd.divergences.AbstractDivergence):
     r"""The exact divergence plus $\frac{d}{d\phi} \sin^2\phi\,e(y_\phi, c)$ along the ODE: `log_prob` is less by e at the event.
 
     Of a Gaussian flow. $e(y, c) = b \cdot y + \tfrac12 y^\top B y + l \cdot c$ in whitened units, which for these

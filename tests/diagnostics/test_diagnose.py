@@ -67,10 +67,10 @@ def held_out(model, rows) -> Sample:
     return Sample(whitened_events("test", "rows", model, rows), jnp.zeros((len(rows), 0)))
 
 
-class Wavy(fd.AbstractDivergence):
+class Wavy(fd.divergences.AbstractDivergence):
     """Another divergence and a wave: no bias to speak of, but an error at every point."""
 
-    inner: fd.AbstractDivergence
+    inner: fd.divergences.AbstractDivergence
     size: jax.Array
     constant: jax.Array
 
@@ -100,7 +100,7 @@ def test_a_sound_density_passes(sound, mixture_fit, exact_mixture):
     near, tails = sound.evidence["log_prob"], sound.evidence["tails"]
     assert near.log_probs.shape == near.errors.shape == (512,)
     assert tails.log_probs.shape == tails.exact.shape == (3, 256)
-    assert isinstance(sound.evidence["stein"], fd.Residuals)
+    assert isinstance(sound.evidence["stein"], fd.results.Residuals)
 
 
 @pytest.mark.slow
@@ -179,10 +179,10 @@ def test_too_few_steps_are_found(mixture_fit):
     assert "density.with_solver(fd.FixedStep(steps=8))" in found[0].advice
 
 
-class WithoutTails(fd.AbstractDivergence):
+class WithoutTails(fd.divergences.AbstractDivergence):
     """Another divergence, and a rate that is wrong beyond a radius only."""
 
-    inner: fd.AbstractDivergence
+    inner: fd.divergences.AbstractDivergence
     radius: jax.Array
 
     def __call__(self, model, time, state, context):
@@ -239,7 +239,7 @@ def test_sound_fits_of_other_kinds_pass(conditional_fit, positive_fit):
 def test_a_density_with_its_context_and_an_amortized_one_pass():
     """Both are exact: the network of the second adds nothing to a flow that is the fitted Gaussian."""
     flow = fd.FlowDensity(untrained_flow(jr.key(0), HELD))
-    network = fd.LogDensityNetwork(jr.key(1), 2, 0, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16)
+    network = fd.networks.LogDensityNetwork(jr.key(1), 2, 0, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0), width=16)
     for density, samples in ((CONDITIONAL.given(CONTEXTS[1]), None), (fd.AmortizedDensity(network, flow), None)):
         found = fd.diagnose(jr.key(9), density, samples, progress=False)
         assert not found.bad, found
@@ -403,7 +403,7 @@ def test_ids_are_unique_and_stable():
 
 
 def test_an_unknown_id_is_said_to_be_unknown():
-    found = fd.Diagnosis((Finding("a.b", "", "at most", 1.0, value=0.5),), {}, 1.0)
+    found = fd.results.Diagnosis((Finding("a.b", "", "at most", 1.0, value=0.5),), {}, 1.0)
     assert found["a.b"] is found.findings[0]
     assert "a.b" in found
     assert "a.c" not in found

@@ -23,7 +23,7 @@ ABSENT = Finding("c.absent", "a fifth", "at most", 1.0, "", "Third", reason="no 
 
 
 def diagnosis(*findings):
-    return fd.Diagnosis(findings, {}, 2.0)
+    return fd.results.Diagnosis(findings, {}, 2.0)
 
 
 def history(*, best_step, steps=10):
@@ -62,32 +62,32 @@ RESULTS = {
         "2 of 4 figures are bad: a.<b>, b.bad.",
     ),
     "support": (
-        lambda: fd.SupportCheck(np.ones((1, 100)), 2000, True),
+        lambda: fd.results.SupportCheck(np.ones((1, 100)), 2000, True),
         "good",
         "The posterior is where the density was learned: 0.00% of the draws lie at a lower density than 99.9% of 2000 held-out "
         "rows.",
     ),
     "no support": (
-        lambda: fd.SupportCheck(0.0 * LEVELS, 2000, False),
+        lambda: fd.results.SupportCheck(0.0 * LEVELS, 2000, False),
         "bad",
         "The posterior reaches where the density saw no data: 100.00% of the draws lie at a lower density than 99.9% of 2000 "
         "samples of the density.",
     ),
-    "ranks": (lambda: fd.Ranks({"<a>": UNIFORM, "b": UNIFORM}, 19), "good", "No fault found in 2 sites."),
-    "bad ranks": (lambda: fd.Ranks({"<a>": 0 * UNIFORM, "b": UNIFORM}, 19), "bad", "1 of 2 sites is bad: <a>."),
+    "ranks": (lambda: fd.results.Ranks({"<a>": UNIFORM, "b": UNIFORM}, 19), "good", "No fault found in 2 sites."),
+    "bad ranks": (lambda: fd.results.Ranks({"<a>": 0 * UNIFORM, "b": UNIFORM}, 19), "bad", "1 of 2 sites is bad: <a>."),
     "reweighted": (reweighted, "good", "The weights can be trusted: Pareto k 0.00, threshold 0.57; "),
     "fit": (
-        lambda: fd.FitReport({"flow": history(best_step=10), "divergence": history(best_step=0, steps=0)}, {"flow": 3.0}),
+        lambda: fd.results.FitReport({"flow": history(best_step=10), "divergence": history(best_step=0, steps=0)}, {"flow": 3.0}),
         "good",
         "Fit finished: flow and divergence in 3 s.",
     ),
     "fit at its reference": (
-        lambda: fd.FitReport({"flow": history(best_step=0)}, {"flow": 3.0}, columns="columns: <none> & more"),
+        lambda: fd.results.FitReport({"flow": history(best_step=0)}, {"flow": 3.0}, columns="columns: <none> & more"),
         "unclear",
         "The flow did not leave its reference: training did not improve on it (3 s).",
     ),
     "interrupted fit": (
-        lambda: fd.FitReport({"flow": history(best_step=10)}, {"flow": 3.0}, interrupted=("flow", "divergence")),
+        lambda: fd.results.FitReport({"flow": history(best_step=10)}, {"flow": 3.0}, interrupted=("flow", "divergence")),
         "unclear",
         "Interrupted after 3 s; cut short or left undone: flow, divergence.",
     ),
@@ -141,6 +141,6 @@ def test_a_table_escapes_what_it_shows_and_spans_its_columns():
 def test_a_report_of_a_fit_is_short():
     """Its lists of losses are thousands of characters long."""
     losses = (0.1,) * 1000
-    report = fd.FitReport({"flow": History(tuple(range(1000)), losses, losses, 999)}, {"flow": 1.0})
+    report = fd.results.FitReport({"flow": History(tuple(range(1000)), losses, losses, 999)}, {"flow": 1.0})
     assert len(repr(report)) < 80
     assert "\n" not in repr(report)

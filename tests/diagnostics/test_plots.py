@@ -47,13 +47,13 @@ CONDITIONAL = fd.FlowDensity(conditional_gaussian_flow())
 KEY = jr.key(0)
 ROWS = np.asarray(GAUSSIAN.sample(jr.key(1), (3000,)), np.float64)
 RNG = np.random.default_rng(2)
-RESIDUALS = fd.Residuals(
+RESIDUALS = fd.results.Residuals(
     times=np.array([0.0, 0.5, 1.0, 1.5]),
     functions=("1", "g", "y[0]"),
     mean=np.array([[0.1, 0.9, -0.2], [0.2, 0.1, 0.0], [-0.3, 0.4, 0.3]]),
     standard_error=np.array([[0.1, 0.3, 0.1], [0.2, 0.1, 0.2], [0.1, 0.1, 0.1]]),
 )
-REPORT = fd.FitReport(
+REPORT = fd.results.FitReport(
     {
         "flow": History((0, 10, 20, 30), (3.0, 2.0, 1.5, 1.2), (3.0, 2.1, 1.7, 1.9), best_step=20),
         "divergence": History((0, 5, 10), (0.0, -1.0, -2.0), (0.0, -0.9, -1.8), best_step=10),
@@ -65,7 +65,7 @@ TAILS_EXACT = RNG.normal(size=(3, 40))
 EXCESS = RNG.normal(size=(3, 40))
 NEAR = LogProbErrors(RNG.normal(size=50), 0.3 * RNG.normal(size=50))
 BEYOND = TailErrors(np.array([2.0, 4.0, 10.0]), TAILS_EXACT + EXCESS, TAILS_EXACT)
-DIAGNOSIS = fd.Diagnosis(
+DIAGNOSIS = fd.results.Diagnosis(
     (
         Finding("log_prob.rmse", "root mean square over samples, nats", "at most", 0.4, value=0.3, standard_error=0.01),
         Finding("tails.2", "99 % of the excess at 2x, nats", "at most", 1.5, value=0.1, standard_error=0.01),
@@ -281,7 +281,7 @@ def test_training_has_a_panel_for_each_stage_and_marks_what_was_kept():
 
 def test_held_out_likelihood_has_an_axis_of_its_own():
     history = History((0, 10, 20), (1.0, 0.9, 0.8), (1.41, 1.39, 1.40), best_step=10, gain=(0.04, 0.01))
-    (axis,) = plot_training(fd.FitReport({"flow": history}, {}))
+    (axis,) = plot_training(fd.results.FitReport({"flow": history}, {}))
     assert not lines(axis, MODEL_COLOR)
     (right,) = [each for each in axis.figure.axes if each is not axis]
     validation, marked = lines(right, MODEL_COLOR)
@@ -360,12 +360,12 @@ def test_axes_that_are_given_are_drawn_into(draw, count):
 
 def test_one_axes_by_itself():
     _, axis = plt.subplots()
-    report = fd.FitReport({"flow": REPORT.histories["flow"]}, {})
+    report = fd.results.FitReport({"flow": REPORT.histories["flow"]}, {})
     assert plot_training(report, axes=axis)[0] is axis
 
 
 WIDE = fd.FlowDensity(ExactGaussianFlow(np.zeros(9), np.eye(9)))
-BARE = fd.FitReport(REPORT.histories, {})
+BARE = fd.results.FitReport(REPORT.histories, {})
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ BARE = fd.FitReport(REPORT.histories, {})
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, names=["a"]), ValueError, "expected `names` as 2 labels, .* got 1"),
         (lambda: plot_errors(REPORT), TypeError, "expected `diagnosis` .* got FitReport"),
         (
-            lambda: plot_errors(fd.Diagnosis((), {"tails": BEYOND}, 1.0)),
+            lambda: plot_errors(fd.results.Diagnosis((), {"tails": BEYOND}, 1.0)),
             ValueError,
             r"expected `diagnosis` with the checks 'log_prob' and 'tails'; it has \['tails'\]. Fix: diagnosis = fd.diagnose",
         ),

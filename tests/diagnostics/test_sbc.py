@@ -80,10 +80,10 @@ def test_a_coordinate_that_is_constant_is_no_fault():
 def test_p_values_are_those_of_uniform_ranks():
     """Uniform p-values of uniform ranks, also where the bins are not of equal size; small ones of others."""
     rng = np.random.default_rng(0)
-    p = fd.Ranks({"a": rng.integers(0, 25 + 1, (500, 400))}, 25).p_values["a"]
+    p = fd.results.Ranks({"a": rng.integers(0, 25 + 1, (500, 400))}, 25).p_values["a"]
     assert p.shape == (400,)
     assert kstest(p, "uniform").pvalue > 1e-3
-    skewed = fd.Ranks({"a": rng.binomial(25, 0.5, (500, 1)), "b": rng.integers(0, 26, 500)}, 25)
+    skewed = fd.results.Ranks({"a": rng.binomial(25, 0.5, (500, 1)), "b": rng.integers(0, 26, 500)}, 25)
     assert skewed.p_values["a"][0] < 1e-12
     assert skewed.bad == ("a",)
 

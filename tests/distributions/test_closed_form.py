@@ -130,7 +130,7 @@ mcmc.run(jr.key(0))
 assert np.isfinite(mcmc.get_samples()["theta"]).all()
 
 data = np.random.default_rng(1).gamma(3.0, size=(2100, 2))
-network = fd.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=2)
+network = fd.networks.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=2)
 learned, report = fd.fit_flow(
     jr.key(2), data, support=constraints.positive, network=network, progress=False,
     training=fd.Training(steps=2, batch_size=16),

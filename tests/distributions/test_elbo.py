@@ -46,7 +46,7 @@ def over_keys(bound, model, guide, params, count, seed=1):
 
 def small_flow() -> fd.AutoFlow:
     return fd.AutoFlow(
-        conjugate, network=fd.ResidualMLP(jr.key(2), 3, width=8, depth=1, experts=0), solver=fd.FixedStep(2)
+        conjugate, network=fd.networks.ResidualMLP(jr.key(2), 3, width=8, depth=1, experts=0), solver=fd.FixedStep(2)
     )
 
 

@@ -181,7 +181,7 @@ def test_a_conditional_density_in_a_plate(subsample):
     assert site["scale"] == (2.0 if subsample else None)
 
 
-class CountingFlow(fd.AbstractProbabilityFlow):
+class CountingFlow(fd.models.AbstractProbabilityFlow):
     """Counts how often its field is traced."""
 
     inner: ExactGaussianFlow

@@ -36,8 +36,8 @@ def regression():
         numpyro.sample("y", dist.Normal(a + COVARIATE * jnp.log(tau), NOISE), obs=OBSERVED)
 
 
-def small(dim: int) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(0), dim, width=16, depth=1, experts=0)
+def small(dim: int) -> fd.networks.ResidualMLP:
+    return fd.networks.ResidualMLP(jr.key(0), dim, width=16, depth=1, experts=0)
 
 
 def initialized(guide: fd.AutoFlow, model=regression) -> dict:
@@ -135,7 +135,7 @@ AUTO_REFUSED = {
         "`network` for the 2 unconstrained.*got one for 3 and 0",
     ),
     "a context": (
-        lambda: initialized(fd.AutoFlow(regression, network=fd.ResidualMLP(jr.key(0), 2, 1, width=4))),
+        lambda: initialized(fd.AutoFlow(regression, network=fd.networks.ResidualMLP(jr.key(0), 2, 1, width=4))),
         "no context; got one for 2 and 1",
     ),
 }
@@ -150,14 +150,14 @@ def test_auto_flow_refuses_what_does_not_fit(call, says):
 # A density's weights as parameters -----------------------------------------------------------------
 
 
-class Stale(fd.AbstractDivergence):
+class Stale(fd.divergences.AbstractDivergence):
     """Of another network than the one that is being trained, as a distilled one is after a step."""
 
     def __call__(self, model, time, state, context):
         raise AssertionError("a stale divergence was used")
 
 
-def moved_flow(*, conditional: bool = False) -> fd.GaussianFlow:
+def moved_flow(*, conditional: bool = False) -> fd.models.GaussianFlow:
     """A network that is not zero, over the named values of the references."""
     like = named_flow(conditional=conditional)
     flow = random_flow(jr.key(11), 4, 3 if conditional else 0, size=0.1)
@@ -202,7 +202,7 @@ def test_the_weights_are_one_parameter_and_start_where_they_are():
     np.testing.assert_array_equal(moved.model.network.outward.weight, 2.0 * density.model.network.outward.weight)
     assert moved.sites == NAMED
     # It follows an ELBO from here, and no Gaussian path.
-    assert isinstance(moved.model, fd.GaussianFlow)
+    assert isinstance(moved.model, fd.models.GaussianFlow)
     assert not moved.model.follows_path
 
 

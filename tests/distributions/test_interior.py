@@ -200,7 +200,7 @@ def test_rounded_values_at_an_edge_have_a_probability():
 
 def test_every_way_to_draw_stays_inside():
     density = gaussian(constraints.interval(100.0, 101.0), ())
-    network = fd.LogDensityNetwork(jr.key(0), 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
+    network = fd.networks.LogDensityNetwork(jr.key(0), 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
     fast = fd.AmortizedDensity(network, density)
     event, (log_density,) = density.sample_with_intermediates(jr.key(0), (200,))
     drawn = [event, density.sample_diffusion(jr.key(1), (200,)), density.from_base(jnp.array([[-9.0], [9.0]]))]

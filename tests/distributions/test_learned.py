@@ -243,14 +243,16 @@ def test_a_display_computes_nothing(density):
 
 PARTS = {
     "FixedStep(steps=8, method=Bosh3())": fd.FixedStep(8),
-    "Adaptive(rtol=1e-05, atol=1e-05, method=Tsit5(), max_steps=4096)": fd.Adaptive(),
+    "Adaptive(rtol=1e-05, atol=1e-05, method=Tsit5(), max_steps=4096)": fd.solvers.Adaptive(),
     "ExactDivergence()": fd.ExactDivergence(),
     "HutchinsonDivergence(probes=4, distribution='rademacher')": fd.HutchinsonDivergence(jr.key(0), 4),
     "HutchPlusPlusDivergence(probes=3, distribution='rademacher')": fd.HutchPlusPlusDivergence(jr.key(0)),
-    "CondOT()": fd.CondOT(),
-    "VariancePreserving(beta_min=0.1, beta_max=20.0)": fd.VariancePreserving(),
-    "VarianceExploding(sigma_min=0.01, sigma_max=100.0)": fd.VarianceExploding(),
-    "ResidualMLP(dim=2, context_dim=3, 350 weights)": fd.ResidualMLP(jr.key(0), 2, 3, width=4, depth=1, frequencies=2),
+    "CondOT()": fd.paths.CondOT(),
+    "VariancePreserving(beta_min=0.1, beta_max=20.0)": fd.paths.VariancePreserving(),
+    "VarianceExploding(sigma_min=0.01, sigma_max=100.0)": fd.paths.VarianceExploding(),
+    "ResidualMLP(dim=2, context_dim=3, 350 weights)": fd.networks.ResidualMLP(
+        jr.key(0), 2, 3, width=4, depth=1, frequencies=2
+    ),
     "LogDensityNetwork(1,196 weights)": random_log_density(2),
 }
 

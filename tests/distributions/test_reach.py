@@ -24,11 +24,13 @@ def contexts(seed: int, count: int) -> np.ndarray:
     return CENTER + SPREAD * np.random.default_rng(seed).normal(size=(count, 3))
 
 
-def model(*, named: bool = False) -> fd.GaussianFlow:
+def model(*, named: bool = False) -> fd.models.GaussianFlow:
     """An untrained flow that has seen 300 contexts."""
     flow = random_flow(jr.key(0), 2, 3)
     scaling, white = standardize(contexts(0, 300), NAMED_CONTEXT if named else None)
-    return fd.GaussianFlow(flow.network, flow.path, flow.scaling, scaling, flow.reach, context_reach=reach_of(white))
+    return fd.models.GaussianFlow(
+        flow.network, flow.path, flow.scaling, scaling, flow.reach, context_reach=reach_of(white)
+    )
 
 
 FAR = np.array([1.0, 0.0, 3000.0])

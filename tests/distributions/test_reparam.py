@@ -134,7 +134,7 @@ def test_the_posterior_is_the_same_posterior():
 
 
 def test_gradients_reach_the_noise_and_need_no_divergence():
-    class Refuses(fd.AbstractDivergence):
+    class Refuses(fd.divergences.AbstractDivergence):
         def __call__(self, model, time, state, context):
             raise AssertionError("a change of variables needs no divergence")
 

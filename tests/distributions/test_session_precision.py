@@ -26,7 +26,9 @@ def made(bits: int) -> tuple[fd.FlowDensity, fd.AmortizedDensity]:
     """A conditional density and one with a network for it, as they come out of a session of a precision."""
     with session(bits):
         model = to64(FLOW) if bits == 64 else FLOW
-        network = fd.LogDensityNetwork(jr.key(1), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0), width=8)
+        network = fd.networks.LogDensityNetwork(
+            jr.key(1), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0), width=8
+        )
         density = fd.FlowDensity(model, solver=fd.FixedStep(2))
         return density, fd.AmortizedDensity(network, density)
 

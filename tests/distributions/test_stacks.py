@@ -13,7 +13,7 @@ SOLVER = fd.FixedStep(2)
 ONE = fd.FlowDensity(gaussian_flow(), solver=SOLVER)
 STACK = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), ONE)
 GIVEN_LATER = fd.FlowDensity(conditional_gaussian_flow(), solver=SOLVER)
-NETWORK = fd.LogDensityNetwork(jr.key(0), 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
+NETWORK = fd.networks.LogDensityNetwork(jr.key(0), 2, reach=jnp.asarray(4.0), scale=jnp.asarray(1.0))
 FAST = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), fd.AmortizedDensity(NETWORK, ONE))
 CALLS = {
     "log_prob": lambda: STACK.log_prob(np.zeros(2)),

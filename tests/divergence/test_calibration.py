@@ -43,7 +43,7 @@ def plant(head, bias):
 class OracleHead(eqx.Module):
     """The exact divergence in the shape of a head."""
 
-    model: fd.GaussianFlow
+    model: fd.models.GaussianFlow
 
     def __call__(self, time, state, hidden):
         return trace_of_jacobian(self.model, time, state, jnp.zeros(0))
@@ -121,7 +121,7 @@ class TimedError(eqx.Module):
 def test_the_bias_is_an_integral_over_time_however_times_are_drawn():
     """The logarithm of the noise is uniform here: half of the draws are close to either end of the circle."""
     states = np.random.default_rng(0).normal(size=(500, 2))
-    model = eqx.tree_at(lambda m: m.path, untrained_flow(jr.key(0), states), fd.VarianceExploding(0.002, 80.0))
+    model = eqx.tree_at(lambda m: m.path, untrained_flow(jr.key(0), states), fd.paths.VarianceExploding(0.002, 80.0))
     sample = Sample(jnp.asarray(states, float), jnp.zeros((500, 0)))
     kernels = PathCenters(sample, model).draw(jr.key(1), FRAMES, rho=0.1, tails=0.0, directions=2)
     control = mean_jacobian(model, model.times(16), kernels)

@@ -132,7 +132,7 @@ def test_estimators_are_unbiased_with_either_probe(estimator, distribution):
     assert estimates.std() > 0.01
 
 
-class LowRank(fd.AbstractProbabilityFlow):
+class LowRank(fd.models.AbstractProbabilityFlow):
     """A linear velocity whose matrix has rank 2 and a trace of 7."""
 
     network: None = None

@@ -262,7 +262,7 @@ def test_the_control_variates_lower_the_variance_and_add_no_bias():
     with x64():
         inner = to64(model())
 
-        class Sheared(fd.AbstractProbabilityFlow):
+        class Sheared(fd.models.AbstractProbabilityFlow):
             network: None
             scaling: Scaling
             context_scaling: Scaling

@@ -18,10 +18,10 @@ COUNT = 20_000
 COVARIANCE = np.array([[2.0, 0.6], [0.6, 0.5]])
 NO_CONTEXT = jnp.zeros(0)
 OBJECTIVES = {
-    "kernel": fd.LangevinStein(),
-    "denoising": fd.LangevinStein(rho=1.0),
-    "score": fd.ScoreStein(),
-    "regression": fd.HutchinsonRegression(),
+    "kernel": fd.objectives.LangevinStein(),
+    "denoising": fd.objectives.LangevinStein(rho=1.0),
+    "score": fd.objectives.ScoreStein(),
+    "regression": fd.objectives.HutchinsonRegression(),
 }
 
 
@@ -60,7 +60,7 @@ def test_an_objective_is_least_at_the_divergence(objective):
             return objective.loss(eqx.tree_at(lambda h: h.theta, head, theta), model, control, kernel)
 
         slopes = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
-        if isinstance(objective, fd.ScoreStein):
+        if isinstance(objective, fd.objectives.ScoreStein):
             # At the data's end the score is not determined, and close to it its variance has no bound.
             kernels = jax.tree.map(lambda leaf: leaf[np.asarray(kernels.time) < 1.4], kernels)
         mean, error = mean_and_error(slopes(jnp.zeros(2), kernels))
@@ -71,7 +71,7 @@ def test_an_objective_is_least_at_the_divergence(objective):
 
 
 def test_the_score_objective_is_for_models_that_have_one():
-    class Elsewhere(fd.AbstractProbabilityFlow):
+    class Elsewhere(fd.models.AbstractProbabilityFlow):
         network: None = None
         scaling: None = None
         context_scaling: None = None
@@ -92,23 +92,23 @@ def test_the_score_objective_is_for_models_that_have_one():
     with pytest.raises(
         TypeError, match=r"ScoreStein expected a model that follows a Gaussian path.*got Elsewhere.*Fix: "
     ):
-        fd.ScoreStein().loss(None, Elsewhere(), None, None)
+        fd.objectives.ScoreStein().loss(None, Elsewhere(), None, None)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: fd.LangevinStein(rho=0.0),
+            lambda: fd.objectives.LangevinStein(rho=0.0),
             r"LangevinStein expected `rho` as a number above 0 and at most 1; got 0.0.*Fix: ",
         ),
         (
-            lambda: fd.LangevinStein(tails=1.5),
+            lambda: fd.objectives.LangevinStein(tails=1.5),
             r"LangevinStein expected `tails` as a number at least 0 and at most 1; got 1.5.*Fix: ",
         ),
-        (lambda: fd.ScoreStein(source="rows"), r"ScoreStein expected `source`.*got 'rows'.*Fix: "),
+        (lambda: fd.objectives.ScoreStein(source="rows"), r"ScoreStein expected `source`.*got 'rows'.*Fix: "),
         (
-            lambda: fd.HutchinsonRegression(tails=-0.1),
+            lambda: fd.objectives.HutchinsonRegression(tails=-0.1),
             r"HutchinsonRegression expected `tails` as a number at least 0.*Fix: ",
         ),
     ],
@@ -124,15 +124,19 @@ def test_frames_are_whole_in_few_dimensions():
     for dim, expected in ((8, 8), (9, 1)):
         sample = Sample(jnp.zeros((3, dim)), jnp.zeros((3, 0)))
         centers = PathCenters(sample, random_flow(jr.key(2), dim))
-        assert fd.LangevinStein().draw(jr.key(3), centers, 100).noise.shape == (-(-100 // expected), expected, dim)
-        assert fd.ScoreStein().draw(jr.key(3), centers, 100).noise.shape == (100, 1, dim)
+        assert fd.objectives.LangevinStein().draw(jr.key(3), centers, 100).noise.shape == (
+            -(-100 // expected),
+            expected,
+            dim,
+        )
+        assert fd.objectives.ScoreStein().draw(jr.key(3), centers, 100).noise.shape == (100, 1, dim)
 
 
 def test_the_unit_of_the_velocity_does_not_matter():
     """A head is counted in the model's unit and multiplied back: the divergence is that of the velocity."""
 
-    class Doubled(fd.AbstractProbabilityFlow):
-        inner: fd.GaussianFlow
+    class Doubled(fd.models.AbstractProbabilityFlow):
+        inner: fd.models.GaussianFlow
         network: None = None
         scaling: None = None
         context_scaling: None = None
@@ -151,7 +155,7 @@ def test_the_unit_of_the_velocity_does_not_matter():
             return self.inner.times(steps)
 
     class Half(eqx.Module):
-        inner: fd.GaussianFlow
+        inner: fd.models.GaussianFlow
 
         def __call__(self, time, state, seen):
             return 0.5 * trace_of_jacobian(self.inner, time, state, NO_CONTEXT)

@@ -19,10 +19,10 @@ COVARIANCE = np.array([[1.4, 0.5], [0.5, 0.4]])
 EYE = np.eye(2)
 NO_CONTEXT = jnp.zeros(0)
 PATHS = {
-    "CondOT": fd.CondOT(),
-    "Trigonometric": fd.Trigonometric(),
-    "VariancePreserving": fd.VariancePreserving(),
-    "VarianceExploding": fd.VarianceExploding(),
+    "CondOT": fd.paths.CondOT(),
+    "Trigonometric": fd.paths.Trigonometric(),
+    "VariancePreserving": fd.paths.VariancePreserving(),
+    "VarianceExploding": fd.paths.VarianceExploding(),
 }
 PREDICTIONS = ["velocity", "noise", "data", "score"]
 POINTS = np.random.default_rng(0).normal(size=(5, 2)) * 2.0
@@ -52,14 +52,14 @@ def true_velocity(angle, y):
     return np.cos(angle) * true_data(angle, y) - np.sin(angle) * true_noise(angle, y)
 
 
-class Uncentered(fd.AbstractGaussianFlow):
+class Uncentered(fd.models.AbstractGaussianFlow):
     """The exact velocity for N(MEAN, COVARIANCE), in the data's own coordinates, from where its path starts to where it stops."""
 
     network: None
     scaling: eqx.Module
     context_scaling: eqx.Module
     reach: jax.Array
-    path: fd.AbstractPath
+    path: fd.paths.AbstractPath
 
     def __init__(self, path):
         self.network = None
@@ -88,7 +88,7 @@ class Uncentered(fd.AbstractGaussianFlow):
 
 def test_score_noise_and_data_follow_from_the_velocity():
     with x64():
-        model = Uncentered(fd.CondOT())
+        model = Uncentered(fd.paths.CondOT())
         for angle in (0.05, 0.4, 1.0, 1.5):
             for y in POINTS:
                 arguments = (jnp.asarray(angle), jnp.asarray(y), NO_CONTEXT)
@@ -114,7 +114,7 @@ def image(first, last):
 def test_log_prob_is_that_of_the_image_of_the_base(path):
     with x64():
         first, last = np.asarray(path.grid(1))
-        density = fd.FlowDensity(Uncentered(path), solver=fd.Adaptive(rtol=1e-8, atol=1e-8))
+        density = fd.FlowDensity(Uncentered(path), solver=fd.solvers.Adaptive(rtol=1e-8, atol=1e-8))
         expected = multivariate_normal(*image(first, last)).logpdf(POINTS)
         np.testing.assert_allclose(density.log_prob(jnp.asarray(POINTS)), expected, atol=1e-5)
 
@@ -134,12 +134,14 @@ def test_what_a_path_leaves_out_is_small_and_vanishes_with_its_ends():
         with x64():
             return kl(image(*np.asarray(path.grid(1))), (MEAN, COVARIANCE))
 
-    assert distance(fd.CondOT()) < 1e-12
-    assert distance(fd.Trigonometric()) < 1e-12
-    assert 1e-8 < distance(fd.VariancePreserving()) < 1e-4
-    assert distance(fd.VariancePreserving(beta_max=30.0)) < 0.01 * distance(fd.VariancePreserving())
-    assert 1e-8 < distance(fd.VarianceExploding()) < 1e-3
-    assert distance(fd.VarianceExploding(sigma_min=1e-3, sigma_max=1e3)) < 0.02 * distance(fd.VarianceExploding())
+    assert distance(fd.paths.CondOT()) < 1e-12
+    assert distance(fd.paths.Trigonometric()) < 1e-12
+    assert 1e-8 < distance(fd.paths.VariancePreserving()) < 1e-4
+    assert distance(fd.paths.VariancePreserving(beta_max=30.0)) < 0.01 * distance(fd.paths.VariancePreserving())
+    assert 1e-8 < distance(fd.paths.VarianceExploding()) < 1e-3
+    assert distance(fd.paths.VarianceExploding(sigma_min=1e-3, sigma_max=1e3)) < 0.02 * distance(
+        fd.paths.VarianceExploding()
+    )
 
 
 # Models that are trained here ----------------------------------------------------------------------
@@ -152,9 +154,9 @@ def events():
 def diffusion(prediction, path=None, size=0.0):
     flow = untrained_flow(jr.key(0), events())
     last = jax.tree.map(lambda leaf: size * jr.normal(jr.key(1), leaf.shape), flow.network.outward)
-    return fd.GaussianFlow(
+    return fd.models.GaussianFlow(
         network=eqx.tree_at(lambda n: n.outward, flow.network, last),
-        path=path or fd.VariancePreserving(),
+        path=path or fd.paths.VariancePreserving(),
         prediction=prediction,
         scaling=flow.scaling,
         context_scaling=flow.context_scaling,
@@ -195,7 +197,7 @@ def test_the_network_predicts_what_it_is_said_to(prediction):
 
 
 @pytest.mark.parametrize("steps", [16, 64, 256])
-@pytest.mark.parametrize("path", [*PATHS.values(), fd.VarianceExploding(0.002, 500.0)], ids=[*PATHS, "wide"])
+@pytest.mark.parametrize("path", [*PATHS.values(), fd.paths.VarianceExploding(0.002, 500.0)], ids=[*PATHS, "wide"])
 def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path, steps):
     ends = {prediction: np.asarray(diffusion(prediction, path).times(steps)) for prediction in PREDICTIONS}
     for grid in ends.values():
@@ -211,7 +213,10 @@ def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prediction", "path"),
-    [*((each, fd.VarianceExploding(0.002, 500.0)) for each in PREDICTIONS), ("noise", fd.VariancePreserving())],
+    [
+        *((each, fd.paths.VarianceExploding(0.002, 500.0)) for each in PREDICTIONS),
+        ("noise", fd.paths.VariancePreserving()),
+    ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_diffusion_is_sampled_by_its_reverse_on_any_path(prediction, path):
@@ -308,7 +313,7 @@ def test_an_edm_network_is_put_on_the_circle(preconditioned):
         map_ = root[1] @ np.linalg.inv(root[0])
         mean = np.sin(last) * MEAN - map_ @ (np.sin(first) * MEAN)
         expected = multivariate_normal(mean, 0.49 * map_ @ map_.T).logpdf(POINTS)
-        density = fd.FlowDensity(model, solver=fd.Adaptive(rtol=1e-8, atol=1e-8))
+        density = fd.FlowDensity(model, solver=fd.solvers.Adaptive(rtol=1e-8, atol=1e-8))
         np.testing.assert_allclose(density.log_prob(jnp.asarray(POINTS)), expected, atol=1e-5)
 
 
@@ -333,7 +338,11 @@ def test_pretrained_networks_of_another_shape_or_schedule_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "strength"),
-    [*((path, 1.0) for path in PATHS.values()), (fd.VariancePreserving(), 0.0), (fd.VariancePreserving(), 4.0)],
+    [
+        *((path, 1.0) for path in PATHS.values()),
+        (fd.paths.VariancePreserving(), 0.0),
+        (fd.paths.VariancePreserving(), 4.0),
+    ],
     ids=[*PATHS, "weak", "strong"],
 )
 def test_the_reverse_diffusion_ends_where_the_ode_does(path, strength):

@@ -20,7 +20,7 @@ def table(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return rng.normal(size=(count, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)
 
 
-def fitted_normal(flow: fd.GaussianFlow):
+def fitted_normal(flow: fd.models.GaussianFlow):
     factor = np.asarray(flow.scaling.scale, np.float64)
     return multivariate_normal(np.asarray(flow.scaling.location, np.float64), factor @ factor.T)
 
@@ -64,7 +64,7 @@ def test_an_untrained_flow_samples_the_fitted_gaussian():
     np.testing.assert_allclose(np.cov(white), np.eye(2), atol=4.5 * np.sqrt(2.0 / 20_000))
 
 
-def norms(network: fd.ResidualMLP, reach: float) -> tuple[float, float]:
+def norms(network: fd.networks.ResidualMLP, reach: float) -> tuple[float, float]:
     """Lipschitz constant of a silu network in a state of length `reach` at most, and a bound on its output at zero state."""
     lipschitz_silu = 1.1
 
@@ -156,7 +156,7 @@ def test_features_are_the_velocity_and_what_it_was_read_from():
     np.testing.assert_allclose(velocity, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
+@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
 def test_a_flow_steps_where_its_path_does(path):
     flow = eqx.tree_at(lambda f: f.path, random_flow(jr.key(0), 2), path)
     np.testing.assert_array_equal(flow.times(5), path.grid(5))

@@ -16,9 +16,11 @@ from flowdensity.models.log_density import QuadraticExperts
 NO_CONTEXT = jnp.zeros(0)
 
 
-def untrained(dim: int, context_dim: int = 0, *, reach: float = 4.0, experts: int) -> fd.LogDensityNetwork:
+def untrained(dim: int, context_dim: int = 0, *, reach: float = 4.0, experts: int) -> fd.networks.LogDensityNetwork:
     reach, scale = jnp.asarray(reach), jnp.asarray(1.5)
-    return fd.LogDensityNetwork(jr.key(0), dim, context_dim, reach=reach, scale=scale, width=8, experts=experts)
+    return fd.networks.LogDensityNetwork(
+        jr.key(0), dim, context_dim, reach=reach, scale=scale, width=8, experts=experts
+    )
 
 
 def test_experts_are_quadratic_functions_mixed_by_the_hidden_layer():

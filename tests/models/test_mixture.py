@@ -24,15 +24,15 @@ def mixture() -> GaussianMixture:
     return GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 
 
-def started(size: float, reach: float) -> fd.GaussianFlow:
+def started(size: float, reach: float) -> fd.models.GaussianFlow:
     """A network of this size, zero for none, beside the mixture."""
     return with_reference(random_flow(jr.key(1), 2, size=size, reach=reach), mixture())
 
 
-def diffusion(reach: float) -> fd.GaussianFlow:
+def diffusion(reach: float) -> fd.models.GaussianFlow:
     flow = random_flow(jr.key(1), 2, size=0.0, reach=reach)
     parts = flow.scaling, flow.context_scaling, flow.reach
-    return fd.GaussianFlow(flow.network, fd.VariancePreserving(), *parts, "noise", mixture())
+    return fd.models.GaussianFlow(flow.network, fd.paths.VariancePreserving(), *parts, "noise", mixture())
 
 
 @pytest.mark.slow

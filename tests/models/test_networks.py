@@ -62,7 +62,9 @@ def test_embedding_tells_every_angle_apart():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("dim", "context_dim"), [(1, 0), (3, 0), (2, 4)])
 def test_a_new_network_is_the_zero_field(activation, dim, context_dim):
-    network = fd.ResidualMLP(jr.key(0), dim, context_dim, width=8, depth=3, frequencies=2, activation=activation)
+    network = fd.networks.ResidualMLP(
+        jr.key(0), dim, context_dim, width=8, depth=3, frequencies=2, activation=activation
+    )
     output, hidden = network(jnp.asarray(0.3), jnp.ones(dim), jnp.ones(context_dim))
     np.testing.assert_array_equal(output, np.zeros(dim))
     assert hidden.shape == (network.width,) == (8,)
@@ -71,7 +73,7 @@ def test_a_new_network_is_the_zero_field(activation, dim, context_dim):
 
 
 def test_without_experts_it_is_a_perceptron():
-    network = fd.ResidualMLP(jr.key(0), 2, 1, width=8, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, 1, width=8, experts=0)
     network = eqx.tree_at(lambda n: n.outward.weight, network, jr.normal(jr.key(1), (2, 8)))
     output, hidden = network(jnp.asarray(0.3), jnp.ones(2), jnp.ones(1))
     np.testing.assert_allclose(output, network.outward.weight @ hidden, rtol=1e-6)
@@ -82,7 +84,7 @@ INPUTS = {"angle": 0, "state": 1, "context": 2}
 
 @pytest.mark.parametrize("position", INPUTS.values(), ids=INPUTS.keys())
 def test_hidden_features_see_every_coordinate_of_every_input(position):
-    network = fd.ResidualMLP(jr.key(1), 2, 3, width=16)
+    network = fd.networks.ResidualMLP(jr.key(1), 2, 3, width=16)
     inputs = (jnp.asarray(0.4), jnp.array([0.5, -1.0]), jnp.array([1.0, 2.0, -1.0]))
     slope = jax.jacfwd(lambda *args: network(*args)[1], argnums=position)(*inputs)
     assert np.all(np.abs(slope).reshape(16, -1).max(0) > 1e-4)
@@ -100,11 +102,13 @@ def test_activations_are_smooth(activation):
 
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match=r"expected `activation`.*got 'relu'.*Fix: "):
-        fd.ResidualMLP(jr.key(0), 2, activation="relu")
+        fd.networks.ResidualMLP(jr.key(0), 2, activation="relu")
 
 
 def test_weights_follow_from_the_key():
     state = jnp.ones(2), jnp.zeros(0)
-    first, again, other = (fd.ResidualMLP(jr.key(seed), 2, width=8)(jnp.asarray(0.3), *state)[1] for seed in (0, 0, 1))
+    first, again, other = (
+        fd.networks.ResidualMLP(jr.key(seed), 2, width=8)(jnp.asarray(0.3), *state)[1] for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)

@@ -9,7 +9,7 @@ from references import EPS32, x64
 import flowdensity as fd
 from flowdensity.models.paths import stratified_times
 
-PATHS = {"CondOT": fd.CondOT(), "Trigonometric": fd.Trigonometric()}
+PATHS = {"CondOT": fd.paths.CondOT(), "Trigonometric": fd.paths.Trigonometric()}
 paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 
 
@@ -49,9 +49,9 @@ def test_closed_form_of_the_angle(name):
 
 def test_paths_hash_and_compare_by_kind():
     # numpyro hashes the static half of a distribution, and the path is part of it.
-    assert fd.CondOT() == fd.CondOT()
-    assert hash(fd.CondOT()) == hash(fd.CondOT())
-    assert fd.CondOT() != fd.Trigonometric()
+    assert fd.paths.CondOT() == fd.paths.CondOT()
+    assert hash(fd.paths.CondOT()) == hash(fd.paths.CondOT())
+    assert fd.paths.CondOT() != fd.paths.Trigonometric()
 
 
 @pytest.mark.parametrize("count", [1, 7, 1000])

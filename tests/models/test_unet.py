@@ -15,16 +15,16 @@ SHAPE = (4, 8, 2)
 DIM = 64
 
 
-def random_unet(context_dim: int = 0, width: int = 8) -> fd.UNet:
+def random_unet(context_dim: int = 0, width: int = 8) -> fd.networks.UNet:
     """With weights in its last layer, which an untrained network does not have."""
-    network = fd.UNet(jr.key(0), SHAPE, context_dim, width=width, scales=3)
+    network = fd.networks.UNet(jr.key(0), SHAPE, context_dim, width=width, scales=3)
     last = 0.3 * jr.normal(jr.key(1), network.outward.weight.shape)
     return eqx.tree_at(lambda n: n.outward.weight, network, last)
 
 
 @pytest.mark.slow
 def test_an_untrained_network_is_the_zero_field():
-    network = eqx.filter_jit(fd.UNet(jr.key(0), SHAPE, width=8))
+    network = eqx.filter_jit(fd.networks.UNet(jr.key(0), SHAPE, width=8))
     output, hidden = network(jnp.asarray(0.3), jr.normal(jr.key(2), (DIM,)), jnp.zeros(0))
     np.testing.assert_array_equal(output, np.zeros(DIM))
     assert hidden.shape == (32, 8)
@@ -70,7 +70,7 @@ def test_angle_and_context_are_seen():
 @pytest.mark.parametrize("shape", [(6, 8, 1), (8, 8), (64,)], ids=str)
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"UNet expected `event_shape` as .*Fix:"):
-        fd.UNet(jr.key(0), shape)
+        fd.networks.UNet(jr.key(0), shape)
 
 
 def test_a_head_reads_each_place_and_adds_up():
@@ -105,7 +105,7 @@ def test_an_image_is_fitted_and_distilled():
     """Events keep their shape, the head has a place for each pixel, and a network of another size is refused."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2000, 4, 4, 1)) + rng.normal(size=(2000, 1, 1, 1))
-    network = fd.UNet(jr.key(0), (4, 4, 1), width=4, scales=2)
+    network = fd.networks.UNet(jr.key(0), (4, 4, 1), width=4, scales=2)
     density, _ = fd.fit_flow(
         jr.key(1), images, network=network, training=fd.Training(steps=20, batch_size=32), progress=False
     )
@@ -117,4 +117,6 @@ def test_an_image_is_fitted_and_distilled():
 @pytest.mark.slow
 def test_a_network_for_another_size_is_refused():
     with pytest.raises(ValueError, match="expected a `network` for 16 dimensions"):
-        fd.fit_flow(jr.key(1), np.random.default_rng(0).normal(size=(9, 4, 4, 1)), network=fd.UNet(jr.key(0), SHAPE))
+        fd.fit_flow(
+            jr.key(1), np.random.default_rng(0).normal(size=(9, 4, 4, 1)), network=fd.networks.UNet(jr.key(0), SHAPE)
+        )

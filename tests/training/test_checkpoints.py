@@ -24,12 +24,12 @@ SHORT = fd.Training(steps=20, batch_size=32)
 def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), steps=60, **options):
     # Below 2,000 rows: cross-validation from a mixture and from one Gaussian, then all rows, then the divergence.
     options = {"training": fd.Training(steps=steps, batch_size=128, learning_rate=1e-2)} | options
-    network = fd.ResidualMLP(jr.key(1), 2, width=8, depth=1)
+    network = fd.networks.ResidualMLP(jr.key(1), 2, width=8, depth=1)
     return fd.fit_flow(jr.key(seed), data[rows], network=network, checkpoint=checkpoint, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[fd.FlowDensity, fd.FitReport]:
+def whole() -> tuple[fd.FlowDensity, fd.results.FitReport]:
     return fit(None)
 
 
@@ -220,7 +220,10 @@ def test_the_digest_knows_numbers_keys_and_types_and_no_addresses():
         (np.zeros(2), 1),
         (np.zeros((2, 1)), 1),
     ]
-    assert len({digest_of(other) for other in [*others, (fd.CondOT(), 1), (fd.Trigonometric(), 1)]}) == len(others) + 2
+    assert (
+        len({digest_of(other) for other in [*others, (fd.paths.CondOT(), 1), (fd.paths.Trigonometric(), 1)]})
+        == len(others) + 2
+    )
 
 
 def test_a_checkpoint_gives_back_keys_of_both_kinds(tmp_path):

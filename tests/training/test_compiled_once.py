@@ -34,15 +34,15 @@ def rows(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 2))
 
 
-def network(seed: int) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(seed), 2, width=4, depth=1, experts=0)
+def network(seed: int) -> fd.networks.ResidualMLP:
+    return fd.networks.ResidualMLP(jr.key(seed), 2, width=4, depth=1, experts=0)
 
 
 def flow(seed: int, count: int = 2100, **options) -> fd.FlowDensity:
     return fd.fit_flow(jr.key(seed), rows(seed, count), network=network(seed), **(OPTIONS | options))[0]
 
 
-def model(seed: int) -> fd.AbstractProbabilityFlow:
+def model(seed: int) -> fd.models.AbstractProbabilityFlow:
     return random_flow(jr.key(seed), 2)
 
 

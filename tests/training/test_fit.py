@@ -36,8 +36,8 @@ def quick(steps: int = 20, batch_size: int = 64, learning_rate: float = 0.005) -
 QUICK = quick()
 
 
-def quick_network(dim: int = 2, context_dim: int = 0) -> fd.ResidualMLP:
-    return fd.ResidualMLP(jr.key(1), dim, context_dim, width=8, depth=1)
+def quick_network(dim: int = 2, context_dim: int = 0) -> fd.networks.ResidualMLP:
+    return fd.networks.ResidualMLP(jr.key(1), dim, context_dim, width=8, depth=1)
 
 
 # Options -----------------------------------------------------------------------------------------
@@ -46,15 +46,15 @@ BAD_OPTIONS = {
     "divergence string": ({"divergence": "hutchinson"}, "divergence", r"got 'hutchinson'"),
     "divergence class": ({"divergence": fd.ExactDivergence}, "divergence", "got "),
     "path string": ({"path": "condot"}, "path", "got 'condot'"),
-    "path class": ({"path": fd.CondOT}, "path", "got "),
+    "path class": ({"path": fd.paths.CondOT}, "path", "got "),
     "network function": ({"network": lambda t, x: x}, "network", "got "),
     "network of another dimension": (
-        {"network": fd.ResidualMLP(jr.key(0), 3, width=4)},
+        {"network": fd.networks.ResidualMLP(jr.key(0), 3, width=4)},
         "network",
         r"2 dimensions.*got one for 3",
     ),
     "network with a context": (
-        {"network": fd.ResidualMLP(jr.key(0), 2, 1, width=4)},
+        {"network": fd.networks.ResidualMLP(jr.key(0), 2, 1, width=4)},
         "network",
         r"0 of context; got one for 2 and 1",
     ),
@@ -122,19 +122,24 @@ def test_an_event_of_any_shape_and_support(data, dim, support, event_shape):
 def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
     for divergence in (fd.ExactDivergence(), fd.HutchinsonDivergence(jr.key(5), 2)):
         density, report = fd.fit_flow(
-            jr.key(0), ROWS, network=quick_network(), divergence=divergence, path=fd.Trigonometric(), **QUICK
+            jr.key(0), ROWS, network=quick_network(), divergence=divergence, path=fd.paths.Trigonometric(), **QUICK
         )
         assert type(density.divergence) is type(divergence)
         assert set(report.losses) == {"flow"}
         assert report.residuals is None
         assert "Stein" not in report.summary()
-        assert isinstance(density.model.path, fd.Trigonometric)
+        assert isinstance(density.model.path, fd.paths.Trigonometric)
         assert density.model.network.width == quick_network().width
 
 
 @pytest.mark.parametrize(
     ("prediction", "path"),
-    [("velocity", None), ("noise", fd.CondOT()), ("data", fd.VarianceExploding()), ("score", fd.Trigonometric())],
+    [
+        ("velocity", None),
+        ("noise", fd.paths.CondOT()),
+        ("data", fd.paths.VarianceExploding()),
+        ("score", fd.paths.Trigonometric()),
+    ],
 )
 def test_a_diffusion_is_made_for_any_path_and_any_prediction(monkeypatch, prediction, path):
     """What each of them is as a model, and that it starts at the fitted Gaussian, is tested in models/test_diffusion.py."""
@@ -142,9 +147,9 @@ def test_a_diffusion_is_made_for_any_path_and_any_prediction(monkeypatch, predic
     with pytest.raises(Reached) as caught:
         fd.fit_diffusion(jr.key(0), ROWS, path=path, prediction=prediction, network=quick_network(), progress=False)
     model, _ = caught.value.args
-    assert isinstance(model, fd.GaussianFlow)
+    assert isinstance(model, fd.models.GaussianFlow)
     assert model.prediction == prediction
-    assert type(model.path) is type(path or fd.VariancePreserving())
+    assert type(model.path) is type(path or fd.paths.VariancePreserving())
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ FLOW = ("divergence", "calibration", "solver steps")
 
 
 def flow(data=ROWS, **options):
-    network = fd.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=0)
     return fd.fit_flow(jr.key(0), data, network=network, **(OPTIONS | options))
 
 

@@ -55,7 +55,7 @@ def test_probes_leave_the_loss_unbiased():
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[fd.FlowDensity, fd.FitReport]:
+def trained() -> tuple[fd.FlowDensity, fd.results.FitReport]:
     """A continuous normalizing flow from the start, with its divergence distilled on its own trajectories."""
     return fd.fit_likelihood(
         jr.key(0),
@@ -77,7 +77,7 @@ def test_a_density_is_learned_by_maximum_likelihood(trained):
     missing, error = paired(bent_log_prob(fresh), exact)
     assert missing - 4.5 * error < 0.1 * left_out
     assert missing > -4.5 * error
-    assert isinstance(density.model, fd.GaussianFlow)
+    assert isinstance(density.model, fd.models.GaussianFlow)
     assert not density.model.follows_path
     losses = report.losses["likelihood"]
     assert losses["validation"].min() < losses["validation"][0] - 0.05
@@ -141,7 +141,7 @@ def test_only_the_network_is_trained():
     ("options", "says"),
     [
         ({"support": constraints.real}, "expected `model` or `support`"),
-        ({"network": fd.ResidualMLP(jr.key(0), 2)}, "expected `model` or `network`"),
+        ({"network": fd.networks.ResidualMLP(jr.key(0), 2)}, "expected `model` or `network`"),
     ],
     ids=["support", "network"],
 )

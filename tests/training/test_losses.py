@@ -30,7 +30,7 @@ def on_path(path):
     return eqx.tree_at(lambda flow: flow.path, random_flow(jr.key(9), 2), path)
 
 
-@pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
+@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
 def test_matching_draws_follow_the_path_and_the_likelihood(path):
     sample = Sample(jnp.arange(20.0).reshape(10, 2), jnp.arange(10.0)[:, None])
     draws = draw_matching(jr.key(1), sample, on_path(path), COUNT)
@@ -55,7 +55,7 @@ def test_no_angle_is_beyond_the_ends_of_a_model():
     flow = random_flow(jr.key(9), 2)
     shared = (flow.scaling, flow.context_scaling, flow.reach)
     for prediction, first, last in (("noise", 0.01, 0.5 * np.pi), ("data", 0.0, 0.5 * np.pi - 0.01)):
-        model = fd.GaussianFlow(flow.network, fd.VariancePreserving(), *shared, prediction)
+        model = fd.models.GaussianFlow(flow.network, fd.paths.VariancePreserving(), *shared, prediction)
         angles = draw_matching(jr.key(1), Sample(jnp.zeros((2, 2)), jnp.zeros((2, 0))), model, COUNT).angles
         assert np.float32(first) <= angles.min()
         assert angles.max() <= np.float32(last)
@@ -68,7 +68,7 @@ def gaussian_draws(eigenvalues, path):
     return draws._replace(sample=Sample(states, jnp.zeros((COUNT, 0))))
 
 
-@pytest.mark.parametrize("path", [fd.CondOT(), fd.Trigonometric()])
+@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
 def test_the_zero_field_has_loss_one_on_white_gaussian_data(path):
     draws = gaussian_draws(jnp.ones(2), path)
     flow = untrained_flow(jr.key(0), np.asarray(draws.sample.states))
@@ -80,7 +80,7 @@ def test_the_zero_field_has_loss_one_on_white_gaussian_data(path):
 
 def test_the_loss_is_least_at_the_exact_field():
     r"""There it is E[Cov(target | y)]/D, whose eigenvalues are v/(v sin^2 + cos^2) for an eigenvalue v of the data's."""
-    eigenvalues, path = np.array([3.0, 0.2]), fd.Trigonometric()
+    eigenvalues, path = np.array([3.0, 0.2]), fd.paths.Trigonometric()
     draws = gaussian_draws(jnp.asarray(eigenvalues), path)
     exact = ExactGaussianFlow(np.zeros(2), np.diag(eigenvalues))
 
@@ -106,7 +106,7 @@ def test_the_energy_loss_is_a_weighted_sum_of_squares():
     rng = np.random.default_rng(0)
     states, contexts = rng.normal(size=(50, 2)), rng.normal(size=(50, 1))
     departures, slopes = 3.0 * rng.normal(size=50), rng.normal(size=(50, 3))
-    network = fd.LogDensityNetwork(jr.key(0), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.5), width=8)
+    network = fd.networks.LogDensityNetwork(jr.key(0), 2, 1, reach=jnp.asarray(4.0), scale=jnp.asarray(1.5), width=8)
     labels = LogDensityLabels(*(jnp.asarray(each, jnp.float32) for each in (states, contexts, departures, slopes)))
     terms = np.square(departures / 1.5) + np.mean(np.square(slopes / 0.7), axis=1)
     expected = np.mean(terms / (1.0 + np.square(departures / 3.0)))
@@ -121,6 +121,6 @@ def test_the_energy_loss_is_a_weighted_sum_of_squares():
     np.testing.assert_allclose(own_slopes[0], numeric, rtol=1e-4)
 
 
-def departure_64(network: fd.LogDensityNetwork, inputs: np.ndarray) -> float:
+def departure_64(network: fd.networks.LogDensityNetwork, inputs: np.ndarray) -> float:
     with x64():
         return float(to64(network).departure(jnp.asarray(inputs[:2]), jnp.asarray(inputs[2:])))

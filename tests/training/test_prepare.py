@@ -28,7 +28,7 @@ def test_a_model_that_is_there_sees_the_table_it_was_learned_from():
     shares = np.append(np.random.default_rng(2).uniform(size=299), 1.0 - 1e-9)
     for data, support in ((shares, constraints.unit_interval), ({"p": shares}, {"p": constraints.unit_interval})):
         parts = prepare("fit_flow", jr.key(0), data, None, support, None, None)
-        model = fd.GaussianFlow(path=fd.CondOT(), **parts.shared)
+        model = fd.models.GaussianFlow(path=fd.paths.CondOT(), **parts.shared)
         again = whitened("fit_divergence", model, data, None)
         np.testing.assert_allclose(again.states, parts.table.states, rtol=1e-4, atol=1e-5)
 

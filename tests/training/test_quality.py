@@ -144,7 +144,7 @@ def test_the_divergence_is_learned_on_rows_that_the_model_does_not_make():
 class Whole(eqx.Module):
     """The velocity of a fitted flow in the user's units: a callable that shows nothing else."""
 
-    flow: fd.GaussianFlow
+    flow: fd.models.GaussianFlow
 
     def __call__(self, t, x, context):
         state, _ = self.flow.scaling.whiten(x)

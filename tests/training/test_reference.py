@@ -112,7 +112,7 @@ def test_a_row_counts_as_often_as_it_weighs():
 @pytest.mark.slow
 def test_a_fit_on_few_rows_starts_there():
     rng = np.random.default_rng(4)
-    network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
     density, report = fd.fit_flow(
         jr.key(0),
         MIXTURE.sample(rng, 300),
@@ -137,7 +137,7 @@ def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
     def bad(table, choice):
         return GaussianMixtureStart(np.ones(2), np.array([[9.0, 0.0], [-9.0, 0.0]]), np.tile(np.eye(2), (2, 1, 1)))
 
-    network = fd.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
     rows = MIXTURE.sample(np.random.default_rng(4), 300)
     options = {
         "network": network,
@@ -164,12 +164,12 @@ def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
 def test_with_a_context_or_many_rows_it_starts_at_the_gaussian():
     rng = np.random.default_rng(5)
     options = {"training": fd.Training(steps=2), "divergence": fd.ExactDivergence(), "progress": False}
-    network = fd.ResidualMLP(jr.key(0), 2, 1, width=4, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, 1, width=4, depth=1, experts=0)
     events = MIXTURE.sample(rng, 2_000)
     density, report = fd.fit_flow(jr.key(0), events[:100], rng.normal(size=(100, 1)), network=network, **options)
     assert density.model.reference is None
     assert report.reference is None
-    network = fd.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
     density, report = fd.fit_flow(jr.key(0), events, network=network, **options)
     assert density.model.reference is None
     assert report.reference is None

@@ -13,7 +13,7 @@ from flowdensity.solving import FixedStep, trajectory
 EMPTY = jnp.zeros(0)
 
 
-def law_at(model: fd.AbstractProbabilityFlow, angle: float, state: jax.Array) -> jax.Array:
+def law_at(model: fd.models.AbstractProbabilityFlow, angle: float, state: jax.Array) -> jax.Array:
     """Log density of the flow's states at an angle, by the exact divergence on the way back to the noise."""
 
     def field(s, pair):

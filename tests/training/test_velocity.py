@@ -57,7 +57,7 @@ def test_rows_without_weight_are_no_rows():
     rng = np.random.default_rng(1)
     data = np.concatenate([rng.normal(size=(30, 2)), 9.0 + rng.normal(size=(270, 2))])
     weights = np.repeat([1.0, 0.0], [30, 270])
-    network = fd.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
     options = {
         "network": network,
         "training": fd.Training(steps=2),

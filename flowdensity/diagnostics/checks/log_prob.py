@@ -150,4 +150,4 @@ def _finer(solver: AbstractSolver) -> tuple[AbstractSolver, str]:
         return FixedStep(2 * solver.steps, solver.method), f"with_solver(fd.FixedStep(steps={4 * solver.steps}))"
     assert isinstance(solver, Adaptive)
     finer = Adaptive(solver.rtol / 10.0, solver.atol / 10.0, solver.method, 4 * solver.max_steps)
-    return finer, f"with_solver(fd.Adaptive(rtol={finer.rtol:g}, atol={finer.atol:g}))"
+    return finer, f"with_solver(fd.solvers.Adaptive(rtol={finer.rtol:g}, atol={finer.atol:g}))"

@@ -48,8 +48,8 @@ class Tails(AbstractCheck):
     def figures(self, subject: Subject) -> tuple[Finding, ...]:
         threshold = self.max_excess * math.sqrt(subject.model.dim)
         advice = (
-            "The learned divergence is wrong where there are no data. The default objective, fd.LangevinStein(tails=0.15), "
-            f"learns from tails. {subject.exact_line}"
+            "The learned divergence is wrong where there are no data. The default objective, "
+            f"fd.objectives.LangevinStein(tails=0.15), learns from tails. {subject.exact_line}"
         )
         if subject.amortized:
             advice = (
