@@ -24,6 +24,7 @@ from numpyro.distributions import constraints
 from references import MIXTURE
 
 import flowdensity as fd
+from flowdensity.training.report import FitReport
 
 # Most of the suite's time is compilation of what then runs for a moment, here and in the processes that tests start.
 # XLA's fusion emitters take twice as long to compile as the emitters that they replace.
@@ -76,7 +77,7 @@ class Fitted(NamedTuple):
     """A fitted density, its report, and what it was fitted to."""
 
     density: fd.FlowDensity
-    report: fd.results.FitReport
+    report: FitReport
     data: np.ndarray
     context: np.ndarray | None
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -40,6 +41,23 @@ def example(title: str) -> dict:
     names = {"__name__": "example"}
     exec(block, names)
     return names
+
+
+def test_the_example_of_a_path_reaches_both_ends_and_can_be_saved(tmp_path):
+    path = example("How to add a path")["PowerPath"](3.0)
+    grid = np.asarray(path.grid(8), np.float64)
+    np.testing.assert_allclose(grid[[0, -1]], [0.0, 0.5 * np.pi], atol=1e-6)
+    # The closed form of its angle.
+    noise = (1.0 - np.linspace(0.0, 1.0, 9)) ** 3
+    np.testing.assert_allclose(grid, np.arctan2(1.0 - noise, noise), atol=1e-6)
+    with pytest.raises(ValueError, match=r"PowerPath expected `power` as a number above 0; got 0\.0.*Fix: power=2\.0"):
+        type(path)(0.0)
+    density = fd.FlowDensity(random_flow(jr.key(0), 2), solver=SOLVER)
+    density = fd.FlowDensity(eqx.tree_at(lambda m: m.path, density.model, path), solver=SOLVER)
+    fd.save(tmp_path / "density.flow", density)
+    again = fd.load(tmp_path / "density.flow")
+    assert again.model.path.power == 3.0
+    np.testing.assert_array_equal(again.log_prob(np.zeros(2)), density.log_prob(np.zeros(2)))
 
 
 @pytest.fixture(scope="module")

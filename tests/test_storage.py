@@ -495,7 +495,7 @@ def test_objects_of_the_users_own_classes_come_back(tmp_path):
         assert type(again.model) is type(density.model)
         name = classes[0].__qualname__
         for missing in ((), classes[1:]):
-            fix = rf"Fix: density = fd\.load\(file, classes=\[{name}\]\)"
+            fix = rf"Fix: fd\.load\(file, classes=\[{name}\]\)"
             with pytest.raises(ValueError, match=rf"^load expected the class {name} in `classes`.*{fix}"):
                 load(tmp_path / "density.flow", classes=missing)
 

@@ -15,6 +15,7 @@ import jax
 import numpy
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pandas
 import xarray
 from numpyro.distributions import constraints
@@ -37,6 +38,7 @@ ASSUMED = {
     "numpy": numpy,
     "numpyro": numpyro,
     "os": os,
+    "optax": optax,
     "pandas": pandas,
     "xarray": xarray,
 }

@@ -127,7 +127,7 @@ class Reader:
         if cls is None:
             raise Unreadable(
                 f"{self.caller} expected the class {name} in `classes`, since the file has an object of it, and no code. "
-                f"Fix: density = fd.load(file, classes=[{name}])"
+                f"Fix: fd.load(file, classes=[{name}])"
             )
         kind = kind_of(cls)
         return self._object(name, kind._replace(fields=dict.fromkeys(kind.fields, Any)), trees)
