@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from numpyro.distributions import constraints
 from references import MIXTURE, NAMED, NAMED_CONTEXT, amortized, cases, gaussian_flow, random_flow, to64, x64
 
 import flowdensity as fd
+from flowdensity._registry import NAMES
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
 from flowdensity.data.transforms.interface import AbstractTransform
@@ -355,14 +357,9 @@ def test_a_weak_type_comes_back():
         assert_same(again, array)
 
 
-def test_a_report_comes_back(positive_fit, tmp_path):
-    density, report, *_ = positive_fit
-    save(tmp_path / "density.flow", density, report)
-    np.testing.assert_equal(_plain(load_report(tmp_path / "density.flow")), _plain(report))
-    assert load_report(tmp_path / "density.flow").summary() == report.summary()
-    np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow")), log_probs(density))
-
-    whole = fd.results.FitReport(
+def some_report() -> fd.results.FitReport:
+    """A report with all that a report can have, and numbers that are hard to write."""
+    return fd.results.FitReport(
         {
             "a": History((0, 9), (np.nan, 1.5), (np.inf, 2.0), 9, 1.25, "interrupted", (0.3, 0.1)),
             "b": History(),
@@ -375,6 +372,16 @@ def test_a_report_comes_back(positive_fit, tmp_path):
         "columns: whitened, none transformed",
         ("calibration", "solver steps"),
     )
+
+
+def test_a_report_comes_back(positive_fit, tmp_path):
+    density, report, *_ = positive_fit
+    save(tmp_path / "density.flow", density, report)
+    np.testing.assert_equal(_plain(load_report(tmp_path / "density.flow")), _plain(report))
+    assert load_report(tmp_path / "density.flow").summary() == report.summary()
+    np.testing.assert_array_equal(log_probs(load(tmp_path / "density.flow")), log_probs(density))
+
+    whole = some_report()
     save(tmp_path / "density.flow", density, whole)
     again = load_report(tmp_path / "density.flow")
     np.testing.assert_equal(_plain(again), _plain(whole))
@@ -457,6 +464,45 @@ def test_a_place_that_is_none_is_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"^save expected `file` in a folder that exists.*got '{file}'.*Fix: "):
             save(file, dense(FLOW))
     assert not list(tmp_path.iterdir())
+
+
+REPORTS = (
+    fd.results.FitReport,
+    fd.results.History,
+    fd.results.Residuals,
+    fd.results.ReferenceChoice,
+    fd.results.StepErrors,
+    fd.results.Amortization,
+)
+
+
+def public_classes():
+    """All public classes whose objects belong to a density or its report."""
+    of_files = eqx.Module, fd.AbstractLearnedDensity, *REPORTS
+    for space in (fd, fd.paths, fd.divergences, fd.networks, fd.solvers, fd.models, fd.results):
+        for name in dir(space):
+            thing = getattr(space, name)
+            if not name.startswith("Abstract") and inspect.isclass(thing) and issubclass(thing, of_files):
+                yield thing
+
+
+def test_every_public_class_is_saved_by_some_case():
+    """A forgotten class would be noticed at a user's save; the cases come back one by one above."""
+    names = {NAMES[cls] for cls in public_classes()}
+    assert {"FlowDensity", "CondOT", "UNet", "SteinDivergence", "FitReport"} <= names
+    seen: set[str] = set()
+
+    def collect(tree):
+        if isinstance(tree, dict):
+            seen.update({tree["type"]} if "type" in tree else ())
+            tree = list(tree.values())
+        for item in tree if isinstance(tree, list) else ():
+            collect(item)
+
+    for case in CASES.values():
+        collect(describe(case().density, "density", {}))
+    collect(describe(some_report(), "report", {}))
+    assert names - seen == set()
 
 
 class OwnDivergence(fd.divergences.AbstractDivergence):

@@ -30,27 +30,27 @@ Pair = tuple[Sample, Sample]
 
 
 class Keys(NamedTuple):
-    """JAX PRNG keys: of the order of all rows, of the judged rows, of training, of the run on all rows, and of the start."""
+    """JAX PRNG keys: for the order of the rows, the scored rows, the training, the run on all rows, and the reference."""
 
     order: Key
     held: Key
     train: Key
     everything: Key
-    start: Key
+    reference: Key
 
 
-class Start(NamedTuple):
-    """A model at its start, and the same for each fold, where the start knows the rows of that fold only."""
+class Untrained(NamedTuple):
+    """A model at its reference, and one for each fold, whose reference was fitted to the rows of that fold only."""
 
     model: GaussianFlow
     folds: list[GaussianFlow]
 
 
 class Run(NamedTuple):
-    """What came of one start: the model on all rows there, those of the folds there and trained, and their losses."""
+    """The training from one reference: the model for all rows, the models of the folds before and after, and their losses."""
 
     model: GaussianFlow
-    started: GaussianFlow
+    untrained: GaussianFlow
     trained: GaussianFlow
     history: History
 
@@ -58,9 +58,9 @@ class Run(NamedTuple):
 def cross_validate(
     keys: Keys, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], trainer: Trainer, *, stage: str
 ) -> Iterator[tuple[GaussianFlow, History, ReferenceChoice | None]]:
-    """Train a network for each fold, from each start there is, and then one on all rows for as many steps as did best.
+    """Train a network for each fold, from each reference, and then one on all rows for as many steps as did best.
 
-    Unless the gain in likelihood over the start is within the standard error of that gain: then the model is left there.
+    If the gain in likelihood over the reference is within its standard error, the reference is returned untrained.
 
     Args:
         keys: of each part of the work.
@@ -71,31 +71,31 @@ def cross_validate(
         stage: name of this stage.
 
     Yields:
-        The best model so far, the losses of the cross-validation, and how its start was chosen, if it was. Until the last run is
-        done, the model is that of the first fold, which has not seen one part of the rows.
+        The best model so far, the losses of the cross-validation, and how its reference was chosen, if it was. Until the last run
+        is done, the model is that of the first fold, which has not seen one part of the rows.
     """
     began = time.monotonic()
-    # One thread: a sum in another order has other last digits, and a fit that goes on has to find the same start.
+    # One thread: a sum in another order has other last digits, and a fit that resumes must find the same reference.
     with threadpool_limits(limits=1):
         pairs = [whiten_again(model.scaling, *pair) for pair in pairs]
-        choice, starts = _starts(keys.start, model, table, [kept for kept, _ in pairs], trainer.progress)
+        choice, references = _references(keys.reference, model, table, [kept for kept, _ in pairs], trainer.progress)
     if trainer.checkpoint is not None:
-        trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(starts))
+        trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(references))
     seconds = time.monotonic() - began
     held_keys = jr.split(keys.held, len(pairs))
     some = [some_of(key, out, MAX_SCORED_ROWS // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
     kept, judged = stack([kept for kept, _ in pairs]), HeldRows(stack(some), held_keys)
     runs: list[Run] = []
-    for start in starts:
-        started = stack(start.folds)
-        folds = Folds(started, kept, judged)
+    for reference in references:
+        untrained = stack(reference.folds)
+        folds = Folds(untrained, kept, judged)
         if runs:
             trained, history = final(trainer.run(keys.train, folds, f"{stage}, from one Gaussian"))
         else:
             trained, history = yield from relay(
                 trainer.run(keys.train, folds, stage), lambda run: (first(run[0]), run[1], choice)
             )
-        runs.append(Run(start.model, started, trained, history))
+        runs.append(Run(reference.model, untrained, trained, history))
     with activity("comparison with the reference", trainer.progress):
         best, is_better, choice = _compare(runs, judged, choice)
     history = dataclasses.replace(best.history, seconds=seconds + sum(run.history.seconds for run in runs))
@@ -134,24 +134,24 @@ def some_of(key: Key, part: Sample, most: int) -> Sample:
     return part.draw(key, most)._replace(weights=jnp.full(most, jnp.sum(part.weights) / most))
 
 
-def _starts(
+def _references(
     key: Key, model: GaussianFlow, table: Sample, kept: Sequence[Sample], progress: bool
-) -> tuple[ReferenceChoice | None, list[Start]]:
+) -> tuple[ReferenceChoice | None, list[Untrained]]:
     """The fitted Gaussian, and before it a mixture of Gaussians where held-out rows are likelier under one."""
-    starts = [Start(model, [model] * len(kept))]
+    references = [Untrained(model, [model] * len(kept))]
     # A mixture knows of no context.
     choice = None if table.contexts.shape[1] else choose_reference(key, model.scaling, table, progress=progress)
     if choice is not None and choice.components > 1:
         mixtures = [with_reference(model, fit_reference(rows, choice)) for rows in kept]
-        starts.insert(0, Start(with_reference(model, fit_reference(table, choice)), mixtures))
-    return choice, starts
+        references.insert(0, Untrained(with_reference(model, fit_reference(table, choice)), mixtures))
+    return choice, references
 
 
 def _compare(
     runs: Sequence[Run], judged: HeldRows, choice: ReferenceChoice | None
 ) -> tuple[Run, bool, ReferenceChoice | None]:
-    """The run under whose networks held-out rows are likeliest, whether they gain enough, and what that says of the start."""
-    before = [held_log_likelihoods(run.started, judged) for run in runs]
+    """The run under whose networks held-out rows are likeliest, whether they gain enough, and what that says of the reference."""
+    before = [held_log_likelihoods(run.untrained, judged) for run in runs]
     after = [held_log_likelihoods(run.trained, judged) for run in runs]
     taken = furthest([gain_of(each - before[0], judged.sample) for each in after])
     number = taken or 0

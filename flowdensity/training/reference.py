@@ -1,4 +1,4 @@
-"""Where a flow on few rows starts: at a mixture of Gaussians, if held-out rows are likelier under it than under one."""
+"""The reference of a flow on few rows: a mixture of Gaussians, if held-out rows are likelier under it than under one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ MAX_WORSE_COUNTS = 2
 @savable
 @dataclass(frozen=True)
 class ReferenceChoice:
-    """Where a flow started, by cross-validation.
+    """How the reference of a flow was chosen, by cross-validation.
 
     Attributes:
-        components: of the mixture of Gaussians; 1 is the fitted Gaussian.
+        components: number of Gaussians in the mixture; 1 is the fitted Gaussian.
         floor: what was added to the variances of its components, as a fraction of those of all rows.
         gain: mean log density of held-out rows under the best mixture less that under one Gaussian, nats, and its standard error.
-        lead: the same of flows that were trained from the mixture less that of flows from one Gaussian; None where only the
-            one or the other was trained.
+        lead: the same difference for flows that were trained from the mixture and from one Gaussian; None where only one of
+            the two was trained.
     """
 
     components: int
@@ -60,9 +60,7 @@ class ReferenceChoice:
         """One line of text."""
         gain, error = self.gain
         chosen = "the fitted Gaussian" if self.components == 1 else f"a mixture of {self.components} Gaussians"
-        text = (
-            f"start: {chosen}; on held-out rows the best mixture is {gain:+.3f} +- {error:.3f} nats above one Gaussian"
-        )
+        text = f"reference: {chosen}; on held-out rows the best mixture is {gain:+.3f} +- {error:.3f} nats above one Gaussian"
         if self.lead is None:
             return text
         lead, error = self.lead
@@ -106,7 +104,7 @@ def choose_reference(key: Key, scaling: Scaling, table: Sample, *, progress: boo
         )
         return ReferenceChoice(components, floor, mean_and_error(above, weights, kind[order]))
 
-    floors = tqdm.tqdm(VARIANCE_FLOORS, desc="start", unit="floor", disable=not progress)
+    floors = tqdm.tqdm(VARIANCE_FLOORS, desc="reference", unit="floor", disable=not progress)
     choice = max((_best_of(tried, floor, most) for floor in floors), key=_gain)
     gain, error = choice.gain
     return choice if gain > error else ReferenceChoice(1, 0.0, choice.gain)

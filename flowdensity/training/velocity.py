@@ -1,4 +1,4 @@
-"""Fitting the velocity of a model on its Gaussian path: to many rows, or by cross-validation to few."""
+"""Fitting the velocity of a model on a Gaussian path: to many rows, or by cross-validation to few."""
 
 from collections.abc import Iterator
 
@@ -35,13 +35,14 @@ def fit_velocity(
 ) -> Iterator[tuple[GaussianFlow, History, ReferenceChoice | None]]:
     """Minimize the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
-    From 2,000 rows on, the weights kept are those with the least matching loss on one held-out part. Below, one part is too
-    few rows to tell, and that loss too noisy: five networks, each with another part held out, are trained side by side and
-    judged by the likelihood of what they have not seen. The model is then trained on all rows for as many steps as did best,
-    unless the gain in likelihood over the start is within the standard error of that gain: then it is left there. If held-out
-    rows are likelier under a mixture of Gaussians (`choose_reference`), the five are trained twice, from such mixtures,
-    each fitted to its own rows, and from the fitted Gaussian, and the better of the two is taken. With contexts they start at
-    the fitted Gaussian.
+    With at least 2,000 rows, the weights with the smallest matching loss on one held-out part are returned. With fewer rows one
+    part is too small and that loss too noisy. Five networks, each with another part held out, are then trained side by side and
+    scored by the likelihood of their held-out rows, and the model is trained on all rows for the best number of steps. If the
+    gain in likelihood over the reference is within its standard error, the reference is returned untrained.
+
+    If held-out rows prefer a mixture of Gaussians (`choose_reference`), the five are trained twice, from mixtures that are each
+    fitted to the rows of one fold and from the fitted Gaussian, and the better of the two is used. With contexts the reference
+    is the fitted Gaussian.
 
     Args:
         key: JAX PRNG key.
@@ -53,8 +54,8 @@ def fit_velocity(
         checkpoint: where to keep what has been done.
 
     Yields:
-        The best model so far, its losses, those of the cross-validation where there is one, and how its start was chosen, if
-        it was.
+        The best model so far, its losses, those of the cross-validation where there is one, and how its reference was chosen,
+        if it was.
     """
     rows, small = len(table.states), table.effective < FEW_ROWS
     plan = training.plan(

@@ -1,4 +1,4 @@
-"""Where a flow on few rows starts, and how that is chosen."""
+"""The reference of a flow on few rows, and how it is chosen."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -45,7 +45,7 @@ def test_one_gaussian_is_left_as_it_is():
     choice = chosen(*prepared(rows))
     assert choice.components == 1
     assert fit_reference(prepared(rows)[1], choice) is None
-    assert choice.summary().startswith("start: the fitted Gaussian; on held-out rows the best mixture is -")
+    assert choice.summary().startswith("reference: the fitted Gaussian; on held-out rows the best mixture is -")
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(8, 4), (60, 300)])
