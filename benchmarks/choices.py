@@ -195,7 +195,7 @@ def other_width(train: np.ndarray) -> dict[str, Any]:
 def other_rate(train: np.ndarray) -> dict[str, Any]:
     """Half the default in up to three dimensions, and twice the default in more."""
     few = train.shape[1] <= FEW_DIMENSIONS
-    return {"learning_rate": default_rate(False, train.shape[1]) * (0.5 if few else 2.0)}
+    return {"training": fd.Training(learning_rate=default_rate(False, train.shape[1]) * (0.5 if few else 2.0))}
 
 
 CHOICES: Mapping[str, Choice] = {

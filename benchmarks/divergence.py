@@ -90,7 +90,7 @@ def unet(name: str, steps: int, batch_size: int, **shape: Any) -> Callable[[np.n
 
     def fit(data: np.ndarray) -> fd.FlowDensity:
         network = fd.networks.UNet(jr.key(1), data.shape[1:], **shape)
-        return fits.flow(name, data, network=network, steps=steps, batch_size=batch_size)[0]
+        return fits.flow(name, data, network=network, training=fd.Training(steps=steps, batch_size=batch_size))[0]
 
     return fit
 

@@ -42,7 +42,11 @@ def namespace():
     """What the README's first block defines, with training and sampling cut short."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
-            patch.setattr(fd, name, functools.partial(getattr(fd, name), steps=100, batch_size=64, progress=False))
+            patch.setattr(
+                fd,
+                name,
+                functools.partial(getattr(fd, name), training=fd.Training(steps=100, batch_size=64), progress=False),
+            )
         short = functools.partial(fd.distill, labels=1024, width=16, training=fd.Training(steps=50), progress=False)
         patch.setattr(fd, "distill", short)
         patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, **_: small_network(0, dim, contexts))
