@@ -1,8 +1,7 @@
 """Learned densities as numpyro distributions."""
 
-from . import divergences, models, networks, objectives, paths, plots, results, solvers
+from . import checks, divergences, models, networks, objectives, paths, plots, results, solvers
 from .data.rounding import bits_per_dimension, dequantize
-from .diagnostics import checks
 from .diagnostics.delayed import DelayedAcceptance
 from .diagnostics.diagnose import diagnose
 from .diagnostics.reweight import reweight

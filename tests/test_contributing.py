@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import numpyro
 import pytest
+import xarray as xr
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions.batch_util import vmap_over
 from numpyro.handlers import seed, trace
@@ -111,6 +112,24 @@ def test_the_example_of_a_density_behaves_as_a_distribution(tempered):
 
 def stack_free(event):
     return fd.FlowDensity(gaussian_flow(), solver=SOLVER).log_prob(event)
+
+
+def test_the_example_of_a_density_is_diagnosed_and_reweighted_by_its_own_log_density(tempered):
+    """What is exact for a derived density is its own log density with the exact divergence, and not that of its flow."""
+    density = tempered(fd.FlowDensity(gaussian_flow(), solver=SOLVER), TEMPERATURE)
+    rows = density.sample(jr.key(3), (300,))
+    diagnosis = fd.diagnose(jr.key(4), density, rows, progress=False)
+    assert diagnosis.bad == ()
+    assert diagnosis["log_prob.rmse"].value == 0.0
+
+    def model():
+        numpyro.sample("x", density)
+
+    draws = np.asarray(density.sample(jr.key(5), (4, 250)))
+    posterior = xr.Dataset({"x": (("chain", "draw", "dim"), draws)})
+    found = fd.reweight(jr.key(6), posterior, model, exact={"x": density}, progress=False)
+    # Nothing was wrong, so the weights are equal.
+    assert np.ptp(found.log_weights) < 1e-3
 
 
 def test_the_example_of_a_density_in_models(tempered):

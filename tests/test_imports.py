@@ -31,7 +31,7 @@ WINGS = [
     {"training"},
     {"diagnostics"},
     {"storage"},
-    {"divergences", "networks", "objectives", "paths", "plots", "results", "solvers"},
+    {"checks", "divergences", "networks", "objectives", "paths", "plots", "results", "solvers"},
 ]
 """From the foundation up: a wing imports from itself and from the wings before it; those of one line are alike."""
 

@@ -546,6 +546,28 @@ def test_objects_of_the_users_own_classes_come_back(tmp_path):
                 load(tmp_path / "density.flow", classes=missing)
 
 
+def test_classes_that_cannot_be_told_apart_or_are_none_are_refused(tmp_path):
+    file = tmp_path / "density.flow"
+    save(file, dense(eqx.tree_at(lambda m: m.path, FLOW, Halved(2.0))))
+
+    class Other(fd.paths.AbstractPath):
+        power: float = 1.0
+
+        def coefficients(self, t):
+            return t, 1.0 - t
+
+    Other.__qualname__ = "Halved"
+    for classes, error, says in (
+        (Halved, TypeError, r"a list of classes.*Fix: classes = \[classes\]"),
+        ([Halved()], TypeError, r"a list of classes.*Fix: classes = \[\]"),
+        (None, TypeError, "a list of classes"),
+        ([Halved, Other], ValueError, "with different names"),
+        ([Other], ValueError, r"the class Halved with the fields \['speed'\].*got one with \['power'\]"),
+    ):
+        with pytest.raises(error, match=rf"^load expected .*{says}"):
+            load(file, classes=classes)
+
+
 def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     class Own(fd.divergences.AbstractDivergence):
         function: object = eqx.field(static=True)

@@ -23,8 +23,7 @@ from .._checks import check_model
 from .._numpyro import rewrapped, unwrapped
 from .._typing import Array, Bool, Float, Scalar
 from ..distributions.checks import check_learned
-from ..distributions.learned import AbstractLearnedDensity
-from ..divergence.exact import ExactDivergence
+from ..distributions.learned import AbstractLearnedDensity, exact_density
 
 Draw: TypeAlias = Mapping[str, Any]
 """One value of each latent site."""
@@ -171,7 +170,7 @@ def correction(
         model: the numpyro model that was sampled.
         model_args: its arguments.
         model_kwargs: its keyword arguments.
-        exact: by name of a latent or observed site, the density whose flow has the exact one.
+        exact: by name of a latent or observed site, the density whose exact log density is meant.
 
     Raises:
         TypeError: if `exact` is no mapping of learned densities.
@@ -188,7 +187,7 @@ def correction(
     for name, density in exact.items():
         fix = f"exact = {{**exact, {name!r}: density}}"
         check_learned(caller, f"exact[{name!r}]", density, fix)
-    targets = {name: density.flow.with_divergence(ExactDivergence()) for name, density in exact.items()}
+    targets = {name: exact_density(density) for name, density in exact.items()}
     found: list[Correction] = []
     # Sites are described within `eval_shape`, since the values of a scan cannot be inspected from outside.
     jax.eval_shape(lambda: found.append(_described(caller, bound, targets)))

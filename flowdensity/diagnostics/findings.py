@@ -116,6 +116,8 @@ class Diagnosis(Mapping[str, Finding]):
         figures = f"{count} figure{'' if count == 1 else 's'}"
         if self.bad:
             return f"{len(self.bad)} of {figures} {'is' if len(self.bad) == 1 else 'are'} bad: {_ids(self.bad)}."
+        if count == 0:
+            return "Nothing was measured."
         unclear = self._with("unclear")
         return f"No fault found in {figures}{f'; unclear: {_ids(unclear)}' if unclear else ''}."
 
@@ -171,7 +173,8 @@ class Diagnosis(Mapping[str, Finding]):
                 rows.append(section)
             rows.append(Row((finding.id, finding.quantity, *finding.text), finding.verdict))
         notes = [f"{heading}: {text}" for heading, texts in self._notes().items() for text in texts]
-        verdict = "bad" if self.bad else "unclear" if self._with("unclear") else "good"
+        measured = len(self) > len(self._with("not measured"))
+        verdict = "bad" if self.bad else "good" if measured and not self._with("unclear") else "unclear"
         header = ("id", "figure", "value", "threshold", "verdict")
         return html_table("Diagnosis", self.conclusion, rows, header=header, notes=notes, verdict=verdict)
 

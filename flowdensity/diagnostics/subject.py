@@ -14,11 +14,10 @@ import numpy as np
 from .._typing import Array, Context, ContextRows, Float, Key, Rows, Scalar, State
 from ..data.tables import Sample
 from ..distributions.flow import FlowDensity
-from ..distributions.learned import AbstractLearnedDensity
-from ..divergence.exact import ExactDivergence
+from ..distributions.learned import AbstractLearnedDensity, exact_density
 from ..divergence.stochastic import HutchinsonDivergence
 from ..models.flows import AbstractProbabilityFlow
-from ..solving import AbstractSolver, SolvedLogProb, state_from_noise, state_log_prob
+from ..solving import AbstractSolver, state_from_noise, state_log_prob
 
 MIN_HELD_OUT_ROWS = 100
 """Fewer held-out rows say too little about a density."""
@@ -72,7 +71,7 @@ class Subject:
     density: AbstractLearnedDensity
     log_prob: LogProb
     flow: FlowDensity
-    exact_log_probs: tuple[SolvedLogProb | EstimatedLogProb, ...]
+    exact_log_probs: tuple[LogProb, ...]
     held_out: Sample
     contexts: ContextRows
     key: Key
@@ -141,7 +140,7 @@ class Subject:
 
     def draw_given(self, key: Key, contexts: ContextRows) -> np.ndarray:
         """Draw one sample of the model for each of some whitened contexts, float64."""
-        noise = jr.normal(key, (len(contexts), self.model.dim))
+        noise = self.density._draw_noise(key, (len(contexts),))
         return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH_SIZE)
 
     def _errors(self, own: np.ndarray, points: Sample) -> np.ndarray:
@@ -169,7 +168,13 @@ def make_subject(
     """
     model, divergence, solver = density.model, density.divergence, density.solver
     if model.dim <= MAX_EXACT_DIM:
-        exact: tuple[SolvedLogProb | EstimatedLogProb, ...] = (SolvedLogProb(model, ExactDivergence(), solver),)
+        exact: tuple[LogProb, ...] = (exact_density(density).state_log_prob,)
+    elif not (density.is_amortized or density.flow is density):
+        raise TypeError(
+            f"diagnose expected at most {MAX_EXACT_DIM} dimensions for a density that is derived from a flow, since only the "
+            f"flow's own log density is estimated above; got a {type(density).__name__} of {model.dim}. "
+            "Fix: density = density.flow"
+        )
     else:
         exact = tuple(EstimatedLogProb(model, solver, key, NUM_PROBES) for key in jr.split(estimate_key))
     return Subject(

@@ -378,3 +378,8 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         context = self._given(method, "key")
         leading = check_sample_shape(caller, sample_shape)
         return self._draw_noise(key, (*leading, *context.shape[:-1]))
+
+
+def exact_density(density: AbstractLearnedDensity) -> AbstractLearnedDensity:
+    """The density without approximations: with its exact divergence, and in place of an amortized density its flow."""
+    return (density.flow if density.is_amortized else density).with_divergence(ExactDivergence())

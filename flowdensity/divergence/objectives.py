@@ -177,7 +177,8 @@ def check_objective(caller: str, objective: object, model: AbstractProbabilityFl
 def _scored(model: AbstractProbabilityFlow) -> AbstractGaussianFlow:
     if not follows_path(model):
         raise TypeError(
-            f"ScoreStein expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}. "
+            f"ScoreStein expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}"
+            f"{', trained on its likelihood' if isinstance(model, AbstractGaussianFlow) else ''}. "
             "Fix: objective = fd.objectives.LangevinStein()"
         )
     return model

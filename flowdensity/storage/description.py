@@ -6,7 +6,7 @@ network of the same form.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -84,12 +84,12 @@ class Reader:
         caller: public function whose name the errors carry.
         tensors: arrays by name.
         network: what the arrays of a user's own network belong to; None where there is none.
-        classes: the user's own classes.
+        classes: the user's own classes by name.
     """
 
-    def __init__(self, caller: str, tensors: Tensors, network: Any = None, classes: Iterable[type] = ()):
+    def __init__(self, caller: str, tensors: Tensors, network: Any = None, classes: Mapping[str, type] | None = None):
         self.caller = caller
-        self.classes = {cls.__qualname__: cls for cls in classes}
+        self.classes = classes or {}
         self.tensors = tensors
         self.network = network
         self.used = False
@@ -127,9 +127,14 @@ class Reader:
         if cls is None:
             raise Unreadable(
                 f"{self.caller} expected the class {name} in `classes`, since the file has an object of it, and no code. "
-                f"Fix: fd.load(file, classes=[{name}])"
+                f"Fix: fd.load(file, classes=[{name.rpartition('.')[2]}])"
             )
         kind = kind_of(cls)
+        if trees.keys() != kind.fields.keys():
+            raise Unreadable(
+                f"{self.caller} expected the class {name} with the fields {list(trees)}, as it was saved; got one with "
+                f"{list(kind.fields)}. Hand over the class as it was. Fix: classes = [{cls.__name__}]"
+            )
         return self._object(name, kind._replace(fields=dict.fromkeys(kind.fields, Any)), trees)
 
     def _object(self, name: str, kind: Kind, trees: dict[str, Any]) -> Any:
@@ -192,6 +197,28 @@ class Reader:
         for place, array in zip(places, arrays, strict=True):
             leaves[place] = array
         return jax.tree.unflatten(structure, leaves)
+
+
+def by_name(caller: str, classes: Any) -> dict[str, type]:
+    """The user's own classes by their names.
+
+    Raises:
+        TypeError: if they are not a list or tuple of equinox modules.
+        ValueError: if two have the same name.
+    """
+    each: list[Any] = list(classes) if isinstance(classes, list | tuple | set | frozenset) else [None]
+    if not all(isinstance(cls, type) and issubclass(cls, eqx.Module) for cls in each):
+        fix = "[classes]" if isinstance(classes, type) else "[]"
+        raise TypeError(
+            f"{caller} expected `classes` as a list of classes that are equinox modules; got {classes!r}. Fix: classes = {fix}"
+        )
+    names = {cls.__qualname__: cls for cls in each}
+    if len(names) < len({id(cls) for cls in each}):
+        raise ValueError(
+            f"{caller} expected `classes` with different names; got {sorted(cls.__qualname__ for cls in each)}. "
+            "Fix: classes = classes[:1]"
+        )
+    return names
 
 
 def _describe_array(array: Any, name: str, tensors: Tensors) -> Any:

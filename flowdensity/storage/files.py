@@ -24,7 +24,7 @@ from ..data.scaling import Scaling
 from ..distributions.checks import check_density
 from ..distributions.learned import AbstractLearnedDensity
 from ..training.report import FitReport
-from .description import Reader, Unreadable, describe
+from .description import Reader, Unreadable, by_name, describe
 
 FORMAT = 1
 """Format of the files that are written."""
@@ -100,8 +100,10 @@ def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable
             another than that which was saved.
     """
 
+    own = by_name("load", classes)
+
     def build(header: dict[str, Any], tensors: Tensors) -> AbstractLearnedDensity:
-        reader = Reader("load", tensors, network, classes)
+        reader = Reader("load", tensors, network, own)
         density = reader.restore(header["density"])
         if not isinstance(density, AbstractLearnedDensity):
             raise TypeError(f"a {type(density).__name__} is no density")

@@ -119,11 +119,15 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
+    array = np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
+    # safetensors has no numpy form of bfloat16.
+    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
 
 
 def _like(leaf: Any, array: np.ndarray) -> Any:
-    return jr.wrap_key_data(jnp.asarray(array), impl=jr.key_impl(leaf)) if _is_key(leaf) else jnp.asarray(array)
+    if _is_key(leaf):
+        return jr.wrap_key_data(jnp.asarray(array), impl=jr.key_impl(leaf))
+    return jnp.asarray(array.view(jnp.bfloat16) if leaf.dtype == jnp.bfloat16 else array)
 
 
 def _foreign(caller: str, folder: Path) -> ValueError:

@@ -17,7 +17,7 @@ from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
-from ..divergence.objectives import AbstractObjective, LangevinStein
+from ..divergence.objectives import AbstractObjective, LangevinStein, check_objective
 from ..divergence.stein import SteinDivergence
 from ..models.flows import AbstractProbabilityFlow, GaussianFlow, Prediction, off_path
 from ..models.networks import AbstractNetwork
@@ -229,6 +229,11 @@ class _Fit:
         check_key(self.caller, self.key)
         if self.divergence is not None:
             check_kind(self.caller, "divergence", self.divergence, kinds, "divergence = None")
+        if isinstance(self.divergence, AbstractDivergence) and self.divergence.is_learned:
+            raise ValueError(
+                f"{self.caller} expected `divergence` as an objective or a divergence that is computed; got a "
+                f"{type(self.divergence).__name__}, which belongs to the weights that it was learned with. Fix: divergence = None"
+            )
         check_number(self.caller, "tolerance", self.tolerance, 0.0, fix=0.01, unit=" of nats")
         if self.network is not None:
             check_kind(self.caller, "network", self.network, AbstractNetwork, "network = None")
@@ -277,6 +282,8 @@ class _Fit:
                 table = whitened(self.caller, model, self.data, self.context, self.weights)
             columns, plan = None, self.options.plan(300, 256, 2e-4)
         model = off_path(model)
+        if self.objective is not None:
+            check_objective(self.caller, self.objective, model)
         saved = self._checkpoint(model, table)
         train_key, finish_key = jr.split(key)
         trained = maximize_likelihood(train_key, model, table, plan, progress=self.progress, checkpoint=saved)

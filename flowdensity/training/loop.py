@@ -1,6 +1,7 @@
 """The one training loop: every stage of every fit is a loss, a validation loss and this."""
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -149,11 +150,12 @@ class TrainingDiverged(FloatingPointError, Generic[Module]):
         history: the losses so far.
     """
 
-    def __init__(self, stage: str, step: int, learning_rate: float, best: Module, history: History):
+    def __init__(self, stage: str, step: int, learning_rate: float | None, best: Module, history: History):
+        lower = "" if learning_rate is None else f"learning_rate={learning_rate / 3:.1g}"
         super().__init__(
             f"The {stage} loss was no longer finite by step {step}. The usual causes are a learning rate that is too "
             f"high and rows far outside the bulk of the data. The weights of step {history.best_step}, the best "
-            f"until then, are in this exception's `best`. Fix: training = fd.Training(learning_rate={learning_rate / 3:.1g})"
+            f"until then, are in this exception's `best`. Fix: training = fd.Training({lower})"
         )
         self.step = step
         self.best = best
@@ -203,6 +205,9 @@ def train(
     history = History()
     started = time.monotonic()
     best, best_loss, complete = params, np.inf, False
+    if schedule.optimizer is not None:
+        operations = _operations(schedule.optimizer, params)
+        checkpoint = checkpoint and checkpoint.narrowed(*operations)
     carry = jax.tree.map(jnp.copy, (params, params, schedule.make_optimizer().init(params), jnp.zeros((), int)))
     saved = checkpoint and checkpoint.read(stage, (key, carry, best))
     if saved:
@@ -225,7 +230,8 @@ def train(
                 average = jax.tree.map(jnp.copy, carry[1])
                 value, validation = float(value), float(_evaluate(validate, static, args, average))
                 if not (np.isfinite(value) and np.isfinite(validation)):
-                    raise TrainingDiverged(stage, done, schedule.learning_rate, eqx.combine(best, static), history)
+                    rate = None if schedule.optimizer else schedule.learning_rate
+                    raise TrainingDiverged(stage, done, rate, eqx.combine(best, static), history)
                 history = history.extended(done, value, validation)
                 history = dataclasses.replace(history, seconds=before + time.monotonic() - started)
                 if schedule.patience is None or validation < best_loss:
@@ -244,6 +250,25 @@ def train(
             yield eqx.combine(best, static), dataclasses.replace(history, status="interrupted")
             interrupt.add_note(f"The {stage} was interrupted at step {done} of {end}")
             raise
+
+
+def _operations(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, ...]:
+    """What an optimizer does to some weights, as values that are equal in another process.
+
+    Raises:
+        TypeError: if it needs more than gradients, weights and the value of the loss.
+    """
+    try:
+        state = optimizer.init(params)
+        update = optax.with_extra_args_support(optimizer).update
+        operations = jax.make_jaxpr(lambda state: update(params, state, params, value=jnp.zeros(())))(state)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TypeError(
+            "Training expected an `optimizer` that updates any weights by their gradients; this one cannot be used "
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Fix: training = fd.Training()"
+        ) from error
+    # Functions have another address in every process.
+    return re.sub(r"0x[0-9a-f]+", "", str(operations)), *operations.consts, *jax.tree.leaves(state)
 
 
 # Functions of this module, whose arguments are compared by value: JAX finds again what it has compiled for another fit, and

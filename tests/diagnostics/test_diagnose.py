@@ -430,3 +430,8 @@ def test_the_bar_counts_checks(capsys):
 def test_bad_checks(checks, error, message):
     with pytest.raises(error, match=f"^diagnose expected `checks` .*{message}"):
         fd.diagnose(jr.key(0), SOUND_GAUSSIAN, checks=checks, progress=False)
+
+
+def test_a_diagnosis_without_figures_finds_nothing():
+    diagnosis = fd.diagnose(jr.key(0), fd.FlowDensity(gaussian_flow()), checks=(), progress=False)
+    assert diagnosis.conclusion == "Nothing was measured."

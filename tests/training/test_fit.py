@@ -44,6 +44,11 @@ def quick_network(dim: int = 2, context_dim: int = 0) -> fd.networks.ResidualMLP
 
 BAD_OPTIONS = {
     "divergence string": ({"divergence": "hutchinson"}, "divergence", r"got 'hutchinson'"),
+    "divergence of other weights": (
+        {"divergence": fd.SteinDivergence(lambda time, state, hidden: 0.0)},
+        "divergence",
+        "belongs to the weights",
+    ),
     "divergence class": ({"divergence": fd.ExactDivergence}, "divergence", "got "),
     "path string": ({"path": "condot"}, "path", "got 'condot'"),
     "path class": ({"path": fd.paths.CondOT}, "path", "got "),

@@ -116,7 +116,7 @@ def test_the_same_call_goes_on_where_a_fit_was_interrupted(monkeypatch, tmp_path
 @pytest.mark.parametrize("name", ["_compare", "held_log_likelihoods"])
 def test_a_cross_validation_keeps_what_its_first_fold_has_learned(monkeypatch, name):
     press(monkeypatch, cross_validation, name)
-    with pytest.warns(UserWarning, match="The comparison with the start was interrupted") as caught:
+    with pytest.warns(UserWarning, match="The comparison with the reference was interrupted") as caught:
         density, report = flow(ROWS[:200], divergence=fd.ExactDivergence())
     assert len(caught) == 1
     assert report.interrupted == ("flow", "solver steps")

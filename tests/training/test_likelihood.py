@@ -163,6 +163,14 @@ def test_bad_input_is_refused(options, says):
         fd.fit_likelihood(jr.key(0), **options)
 
 
+def test_an_objective_that_needs_a_score_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr("flowdensity.training.fit.maximize_likelihood", lambda *a, **k: pytest.fail("training began"))
+    with pytest.raises(TypeError, match=r"ScoreStein expected a model that follows .*trained on its likelihood.*Fix: "):
+        fd.fit_likelihood(
+            jr.key(0), rows(50), model=random_flow(jr.key(0), 2), divergence=fd.objectives.ScoreStein(), progress=False
+        )
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match=r"fit_likelihood expected `model` of type AbstractProbabilityFlow.*Fix:"):
         fd.fit_likelihood(jr.key(0), rows(50), model=small_network(0, 2))

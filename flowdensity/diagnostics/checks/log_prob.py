@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..._typing import Key
-from ...solving import AbstractSolver, Adaptive, FixedStep, SolvedLogProb
+from ...solving import AbstractSolver, Adaptive, FixedStep
 from ..findings import Finding, Measured
 from ..subject import Subject, first_rows, gradients, values
 from .check import AbstractCheck
@@ -107,6 +107,14 @@ class GradientError(AbstractCheck):
         return {"log_prob.gradient": Measured(*_root(square, square_error))}, None
 
 
+def refinable_solver(subject: Subject) -> str | None:
+    """Need a solver of flowdensity's, of which a finer one is known."""
+    solver = subject.flow.solver
+    if isinstance(solver, FixedStep | Adaptive):
+        return None
+    return f"a finer solver is known for FixedStep and Adaptive; this density has a {type(solver).__name__}"
+
+
 class SolverError(AbstractCheck):
     """Root mean square change of the flow's `log_prob` when the solver takes twice as many steps.
 
@@ -118,20 +126,19 @@ class SolverError(AbstractCheck):
 
     name = "solver"
     section = "Solver"
-    needs = ()
+    needs = (refinable_solver,)
     randomized = False
 
     def figures(self, subject: Subject) -> tuple[Finding, ...]:
         whose = "density.flow" if subject.amortized else "density"
-        advice = f"The solver is too coarse. Fix: density = {whose}.{_finer(subject.flow.solver)[1]}"
+        finer = "" if refinable_solver(subject) else f" Fix: density = {whose}.{_finer(subject.flow.solver)[1]}"
+        advice = f"The solver is too coarse.{finer}"
         return (Finding("solver.change", "change with twice the steps, nats", "at most", self.max_change, advice),)
 
     def measure(self, key: Key, subject: Subject) -> tuple[dict[str, Measured], None]:
-        model, divergence, solver = subject.model, subject.flow.divergence, subject.flow.solver
-        coarse = subject.log_probs
-        if subject.amortized:
-            coarse = values(SolvedLogProb(model, divergence, solver), subject.points)
-        fine = values(SolvedLogProb(model, divergence, _finer(solver)[0]), subject.points)
+        density = subject.density.flow if subject.amortized else subject.density
+        coarse = values(density.state_log_prob, subject.points) if subject.amortized else subject.log_probs
+        fine = values(density.with_solver(_finer(density.solver)[0]).state_log_prob, subject.points)
         squares = np.square(coarse - fine)
         change = math.sqrt(squares.mean())
         error = squares.std() / math.sqrt(len(squares)) / (2.0 * change) if change > 0.0 else 0.0
