@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .._display import shown
 from .._typing import Context, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
 
@@ -32,3 +33,6 @@ class AbstractDivergence(eqx.Module):
             state: whitened state, shape `(dim,)`.
             context: whitened context, shape `(context_dim,)`.
         """
+
+    def __repr__(self) -> str:
+        return shown(self)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from .._checks import check_choice, check_count, check_key
-from .._display import shown
 from .._registry import savable
 from .._typing import Array, Context, Float, Key, Scalar, State
 from ..models.flows import AbstractProbabilityFlow
@@ -46,9 +45,6 @@ class HutchinsonDivergence(AbstractDivergence):
     key: Key
     probes: int = eqx.field(static=True, default=1)
     distribution: Probes = eqx.field(static=True, default="rademacher")
-
-    def __repr__(self) -> str:
-        return shown(self)
 
     def __check_init__(self) -> None:
         check_key("HutchinsonDivergence", self.key)
@@ -88,9 +84,6 @@ class HutchPlusPlusDivergence(AbstractDivergence):
     key: Key
     probes: int = eqx.field(static=True, default=3)
     distribution: Probes = eqx.field(static=True, default="rademacher")
-
-    def __repr__(self) -> str:
-        return shown(self)
 
     def __check_init__(self) -> None:
         check_key("HutchPlusPlusDivergence", self.key)

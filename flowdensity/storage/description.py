@@ -113,6 +113,8 @@ class Reader:
             case {"dict": dict(items), **rest} if not rest:
                 return {key: self.restore(item) for key, item in items.items()}
             case {"type": str(name), "fields": dict(fields), **rest} if not rest:
+                if name not in KINDS:
+                    raise ValueError(f"this version of flowdensity has no class {name}")
                 return self._object(name, KINDS[name], fields)
             case {"class": str(name), "fields": dict(fields), **rest} if not rest:
                 return self._own_object(name, fields)

@@ -64,7 +64,7 @@ def test_every_transform_can_be_saved():
 
     own = {cls for cls in below(AbstractTransform) if cls.__module__.startswith("flowdensity.")}
     assert own - {AbstractTransform} == set(NAMES) & own
-    assert len(own) == 7
+    assert {Affine, JohnsonSU, RadialGaussianization} < own
 
 
 def test_a_chain_reports_the_transforms_that_have_something_to_report():
