@@ -383,7 +383,7 @@ def test_a_check_that_lacks_held_out_rows_is_not_run_and_says_why(samples, got):
     }
     assert not found.bad
     assert not found.evidence
-    assert found.conclusion == "No fault found in 0 figures."
+    assert found.conclusion == "Nothing was measured."
     assert found.summary().count("at least 100 held-out rows") == 1
 
 
