@@ -152,7 +152,6 @@ class GaussianFlow(AbstractGaussianFlow):
         reference: the density that a network of zeros gives; None is the fitted Gaussian.
         context_reach: radius of the contexts in whitened units, a scalar; a context beyond it is moved to it. None is no
             bound.
-        follows_path: False for weights that were trained on the likelihood.
 
     Raises:
         TypeError: if `network` or `path` is of another kind.
