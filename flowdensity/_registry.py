@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {}
-"""What a file can hold, by the name in the file."""
+"""The registered kinds by their names in files."""
 NAMES: dict[type, str] = {}
 """The names of classes in files."""
 

@@ -34,7 +34,7 @@ ADVICE = (
     "Posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or the sampler "
     "has not converged. More simulations to learn from can help. Fix: fd.diagnose(key, density, samples)"
 )
-"""What to do about bad ranks."""
+"""Advice for ranks that are not uniform."""
 
 
 @dataclass(frozen=True)

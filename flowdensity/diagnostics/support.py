@@ -25,7 +25,7 @@ ADVICE = (
     "The likelihood draws the posterior there, where log_prob is an extrapolation. Learn the density from data that reach there, "
     "or take a wider prior such as, on the real line, a dist.MixtureGeneral of it and a broad normal."
 )
-"""What to do about draws that are outside."""
+"""Advice for draws outside the support."""
 
 
 @dataclass(frozen=True)

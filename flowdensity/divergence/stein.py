@@ -81,7 +81,7 @@ class DivergenceHead(eqx.Module):
         return jnp.square(factor) * jnp.cos(2.0 * self._angle(time) * jnp.arange(4))
 
     def __call__(self, time: Scalar, state: State, seen: Hidden) -> Scalar:
-        # What describes the data and what calibration sets is not for the optimizer to move.
+        # The optimizer must not move constants of the data or of the calibration.
         reach, scale, bound, offset = jax.lax.stop_gradient((self.reach, self.scale, self.bound, self.offset))
         near, factor = squash(state, reach)
         told = angle_embedding(self._angle(time), self.frequencies)

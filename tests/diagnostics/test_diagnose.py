@@ -23,8 +23,7 @@ from references import (
 from scipy.stats import binom
 
 import flowdensity as fd
-from flowdensity.data.tables import Sample
-from flowdensity.diagnostics.checks import (
+from flowdensity.checks import (
     CHECKS,
     Coverage,
     GradientError,
@@ -38,6 +37,7 @@ from flowdensity.diagnostics.checks import (
     Subject,
     Tails,
 )
+from flowdensity.data.tables import Sample
 from flowdensity.diagnostics.findings import SIGNIFICANT, Finding
 from flowdensity.diagnostics.subject import first_rows, make_subject, values
 from flowdensity.training.prepare import whitened_events

@@ -31,7 +31,7 @@ class AbstractTransform(eqx.Module):
 
     @abc.abstractmethod
     def summary(self, names: Sequence[str]) -> str:
-        """What the map does to the data, as text for a report; empty where there is nothing to report.
+        """Describe what the map does to the data, as text for a report; empty where there is nothing to report.
 
         Args:
             names: one name for each coordinate; coordinates of one site share a name.
