@@ -15,9 +15,9 @@ from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.containers import read
 from ..data.tables import Named, Sample
+from ..data.whitened import whitened_contexts, whitened_events
 from ..distributions.checks import check_density
 from ..distributions.learned import AbstractLearnedDensity
-from ..training.prepare import whitened_contexts, whitened_events
 from .checks.check import AbstractCheck
 from .checks.default import CHECKS
 from .findings import Diagnosis, Finding
@@ -123,7 +123,7 @@ def _rows(
 ) -> tuple[Sample | None, ContextRows]:
     """Held-out rows in random order, and the contexts to draw from, both whitened."""
     model, given = density.model, density.context
-    states = None if samples is None else whitened_events(caller, "samples", model, samples)
+    states = None if samples is None else whitened_events(caller, "samples", model.scaling, samples)
     if model.context_scaling.dim == 0 or given is None:
         if context is None and given is None:
             raise ValueError(
@@ -132,7 +132,7 @@ def _rows(
             )
         count = len(states) if states is not None else 1 if context is None else _count(context)
         others = [] if samples is None else [read(caller, "samples", samples)]
-        contexts = whitened_contexts(caller, model, context, count, others)
+        contexts = whitened_contexts(caller, model.context_scaling, context, count, others)
     elif context is not None or (states is not None and density.batch_shape != ()):
         raise ValueError(
             f"{caller} expected a density without its context, or with one and no `context`; this one has been given some, of "

@@ -15,11 +15,11 @@ from .._checks import check_key, check_kind
 from .._typing import ArrayLike, Key
 from ..data.sites import Sites
 from ..data.tables import Named
+from ..data.whitened import event_rows
 from ..distributions.checks import check_density, check_given
 from ..distributions.flow import FlowDensity
 from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.calibration import Residuals
-from ..training.prepare import event_rows
 from ..training.report import FitReport
 from .findings import Diagnosis
 from .posterior import draws, events_of
@@ -77,7 +77,7 @@ def plot_density(
     caller = "plot_density"
     check_key(caller, key)
     flow = _flow(caller, density)
-    rows = event_rows(caller, "data", flow.model, data)
+    rows = event_rows(caller, "data", flow.model.scaling, data)
     labels, chosen = _chosen(caller, flow, names, "x", coordinates, MAX_PAIRED)
     count = len(chosen)
     size = min(2.0, 12.0 / count) if count > 1 else 3.5

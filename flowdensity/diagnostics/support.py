@@ -10,9 +10,9 @@ from .._display import Row, html_table, one_line
 from .._typing import ArrayLike
 from .._warnings import warn
 from ..data.tables import Named
+from ..data.whitened import event_rows
 from ..distributions.checks import check_density, check_given
 from ..distributions.learned import AbstractLearnedDensity
-from ..training.prepare import event_rows
 from .posterior import draws, events_of
 
 NUM_REFERENCE_SAMPLES = 8192
@@ -131,7 +131,7 @@ def check_support(
         )
     check_given(caller, density)
     events = events_of(caller, draws(caller, posterior), density, site)
-    held_out = None if data is None else event_rows(caller, "data", density.model, data)
+    held_out = None if data is None else event_rows(caller, "data", density.model.scaling, data)
     reference = density.sample(jr.key(0), (NUM_REFERENCE_SAMPLES,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
     own = np.asarray(density.log_prob(events), np.float64)

@@ -15,6 +15,7 @@ from .._checks import check_key
 from .._pytree import in_session
 from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
 from ..data.tables import Named, Sample
+from ..data.whitened import whitened
 from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.calibration import calibrate, stein_residuals
@@ -27,7 +28,6 @@ from ..models.flows import AbstractProbabilityFlow, follows_path
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
-from .prepare import whitened
 from .progress import activity
 from .report import FitReport
 from .results import last, relay, until_interrupted
@@ -96,7 +96,7 @@ def fit_divergence(
     objective = LangevinStein() if objective is None else objective
     check_objective(caller, objective, model)
     training = check_training(caller, training)
-    table = whitened(caller, model, data, context)
+    table = whitened(caller, model.scaling, model.context_scaling, data, context)
     saved = open_checkpoint(caller, checkpoint, key, model, table, *training.fingerprint(), objective)
     learned = fit_divergence_head(key, model, table, training, objective, progress=progress, checkpoint=saved)
     density, report = last(_with_exact_first(model, learned))

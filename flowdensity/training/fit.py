@@ -13,6 +13,7 @@ from .._checks import check_choice, check_key, check_kind, check_number
 from .._pytree import in_session
 from .._typing import ArrayLike, Key
 from ..data.tables import Named, Sample, Support
+from ..data.whitened import whitened
 from ..distributions.checks import check_flow_model
 from ..distributions.flow import FlowDensity
 from ..divergence.exact import ExactDivergence
@@ -26,7 +27,7 @@ from .checkpoints import Checkpoint, open_checkpoint
 from .divergence import fit_divergence_head
 from .likelihood import maximize_likelihood
 from .loop import History
-from .prepare import Parts, prepare, whitened
+from .prepare import Parts, prepare
 from .progress import activity
 from .reference import ReferenceChoice
 from .report import FitReport
@@ -279,7 +280,9 @@ class _Fit:
                     )
             model = in_session(model)
             with activity("preparation", self.progress):
-                table = whitened(self.caller, model, self.data, self.context, self.weights)
+                table = whitened(
+                    self.caller, model.scaling, model.context_scaling, self.data, self.context, self.weights
+                )
             columns, plan = None, self.options.plan(300, 256, 2e-4)
         model = off_path(model)
         if self.objective is not None:

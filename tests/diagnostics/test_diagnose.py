@@ -38,9 +38,9 @@ from flowdensity.checks import (
     Tails,
 )
 from flowdensity.data.tables import Sample
+from flowdensity.data.whitened import whitened_events
 from flowdensity.diagnostics.findings import SIGNIFICANT, Finding
 from flowdensity.diagnostics.subject import first_rows, make_subject, values
-from flowdensity.training.prepare import whitened_events
 
 CONDITIONAL = fd.FlowDensity(conditional_gaussian_flow())
 HELD = MIXTURE.sample(np.random.default_rng(77), 1000)
@@ -64,7 +64,7 @@ def unconditional(seed: int, density, held_out=None) -> Subject:
 
 def held_out(model, rows) -> Sample:
     """Rows as the checks take them."""
-    return Sample(whitened_events("test", "rows", model, rows), jnp.zeros((len(rows), 0)))
+    return Sample(whitened_events("test", "rows", model.scaling, rows), jnp.zeros((len(rows), 0)))
 
 
 class Wavy(fd.divergences.AbstractDivergence):

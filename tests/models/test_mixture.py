@@ -8,11 +8,11 @@ import pytest
 from references import MIXTURE, gaussian_flow, random_flow, to64, trace_of_jacobian, x64
 
 import flowdensity as fd
+from flowdensity.data.whitened import whitened
 from flowdensity.divergence.objectives import LangevinStein
 from flowdensity.models.flows import with_reference
 from flowdensity.models.mixture import GaussianMixture
 from flowdensity.training.divergence import fit_divergence_head
-from flowdensity.training.prepare import whitened
 from flowdensity.training.results import last
 
 NO_CONTEXT = jnp.zeros(0)
@@ -118,7 +118,9 @@ def test_it_fades_far_from_the_data():
 def test_the_learned_divergence_is_that_of_the_network_alone():
     """A head of zero beside a network of zeros is exact; one that was distilled is close, and closer than none."""
     model = started(0.0, 6.0)
-    table = whitened("test", model, np.float32(MIXTURE.sample(np.random.default_rng(1), 2000)), None)
+    table = whitened(
+        "test", model.scaling, model.context_scaling, np.float32(MIXTURE.sample(np.random.default_rng(1), 2000)), None
+    )
     training = fd.Training(steps=600, batch_size=256)
     none, report = last(
         fit_divergence_head(jr.key(0), model, table, training, LangevinStein(), progress=False, checkpoint=None)

@@ -1,0 +1,87 @@
+"""Tables in the whitened coordinates of a model that exists: its scalings are fixed, and fix the shapes."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import reshaping
+from .._typing import ArrayLike, ContextRows, Rows
+from .containers import Handed, read
+from .scaling import Scaling
+from .tables import Sample, arranged, context_table, event_table, weight_table
+
+
+def whitened(
+    caller: str,
+    scaling: Scaling,
+    context_scaling: Scaling,
+    data: Any,
+    context: Any,
+    weights: ArrayLike | None = None,
+) -> Sample:
+    """Whiten events and contexts, and drop the rows of weight zero.
+
+    Raises:
+        TypeError, ValueError: if they are unusable, or their shapes are not those of the scalings.
+    """
+    states = whitened_events(caller, "data", scaling, data)
+    contexts = whitened_contexts(caller, context_scaling, context, len(states), [read(caller, "data", data)])
+    weighing = weight_table(caller, weights, len(states))
+    if weighing is None:
+        return Sample(states, contexts)
+    return Sample(states, contexts, jnp.asarray(weighing, float)).take(jnp.flatnonzero(weighing))
+
+
+def whitened_events(caller: str, name: str, scaling: Scaling, data: Any) -> Rows:
+    """Whiten events; errors call the argument `name`."""
+    return _whitened(scaling, event_rows(caller, name, scaling, data))
+
+
+def event_rows(caller: str, name: str, scaling: Scaling, data: Any) -> np.ndarray:
+    """Check events and return them in the user's units, float64, without whitening them."""
+    table = event_table(caller, arranged(caller, name, data, scaling.sites), scaling.support, name).rows
+    _check_shape(caller, name, scaling, table)
+    return table
+
+
+def whitened_contexts(
+    caller: str, scaling: Scaling, context: Any, rows: int, others: Sequence[Handed] = ()
+) -> ContextRows:
+    """Whiten `rows` contexts; `others` are the arguments that have the same rows."""
+    if context is not None:
+        context = arranged(caller, "context", context, scaling.sites)
+    table = context_table(caller, context, rows, others, scaling.event_shape).rows
+    _check_shape(caller, "context", scaling, table)
+    return _whitened(scaling, table)
+
+
+def _check_shape(caller: str, name: str, scaling: Scaling, table: np.ndarray) -> None:
+    shape = scaling.event_shape
+    if table.shape[1:] != shape:
+        raise ValueError(
+            f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
+            f"got {table.shape}, whose columns are to be those, in their order. Fix: {_refit(name, table.shape, shape)}"
+        )
+
+
+def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """Return, as a fix, the line that takes the model's columns from a table or, if it has too few, fits another model."""
+    if shape == (0,):
+        return f"{name} = None"
+    rest = got[1:]
+    if got[1:] != (0,) and (prod(rest) == prod(shape) or (len(rest) == len(shape) == 1 and rest[0] > shape[0])):
+        return reshaping(name, got, shape)
+    given = "data" if got[1:] == (0,) else "data, context" if name == "context" else name
+    return f"density, report = fd.fit_flow(key, {given}); model = density.model"
+
+
+def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
+    # In float64, as a fit whitens its table: float32 does not resolve rows near an edge or far from 0.
+    with jax.enable_x64(True):
+        states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
+        white = np.asarray(states)
+    return jnp.asarray(white, float)
