@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-CHAINS = ("chain", "draw")
-"""Dimensions of draws in chains, as arviz calls them."""
+from .draws import CHAINS
 
 
 def labels_of(array: Any, draws: Sequence[str]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .alignment import CHAINS
+from .draws import CHAINS
 
 DELETE = "{label} = numpy.delete({label}, {coordinate}, axis=1)"
 

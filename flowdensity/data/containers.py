@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Fixes, has, is_a
-from .alignment import CHAINS, is_shuffled, labels_of
+from .alignment import is_shuffled, labels_of
 from .container_lines import Lines, array_lines, dict_lines, frame_lines, xarray_lines
+from .draws import CHAINS, dataset_of, draw_dims
 
 
 class Handed(NamedTuple):
@@ -119,44 +120,6 @@ def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
         return _of_mapping(caller, name, values, rows)
     labels = values.index if is_a(values, "pandas", "Series") else None  # type: ignore[union-attr]
     return Handed(name, values, None, {}, array_lines(name, values), labels=labels)
-
-
-def dataset_of(caller: str, name: str, values: Any) -> tuple[Any, str] | None:
-    """The xarray `Dataset` of a container's posterior, of a group or of itself, and the code for it; None if it has none.
-
-    Raises:
-        ValueError: if a container has groups, but no posterior.
-    """
-    if is_a(values, "xarray", "Dataset"):
-        return values, name
-    if is_a(values, "xarray", "DataTree"):
-        groups = values.children
-        if "posterior" not in groups and values.data_vars:
-            return values.to_dataset(), f"{name}.to_dataset()"
-    elif is_a(values, "arviz", "InferenceData"):
-        groups = values.groups()
-    else:
-        return None
-    if "posterior" not in groups:
-        line = f"{name} = {name}[{next(iter(groups))!r}]" if groups else f"{name} = arviz.from_numpyro(mcmc)"
-        raise ValueError(
-            f"{caller} expected `{name}` with a posterior, or one of the groups; got the groups {list(groups)}. Fix: {line}"
-        )
-    posterior = values["posterior"]
-    tree = is_a(posterior, "xarray", "DataTree")
-    source = f"{name}['posterior']"
-    return (posterior.to_dataset(), f"{source}.to_dataset()") if tree else (posterior, source)
-
-
-def draw_dims(array: Any) -> tuple[str, ...]:
-    """The dimensions of an xarray object that count its draws; empty if there are none, or chains without draws."""
-    dims = set(array.dims)
-    if set(CHAINS) <= dims:
-        return CHAINS
-    if "chain" in dims:
-        return ()
-    # A user's own dimension may be called sample.
-    return next(((dim,) for dim in ("draw", "sample") if dim in dims), ())
 
 
 def _handed(caller: str, name: str, pairs: list[tuple[Any, Any]], lines: Lines) -> Handed:

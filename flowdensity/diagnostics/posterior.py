@@ -1,17 +1,12 @@
-"""Posteriors in arviz's form: reading their draws, replacing them, and arviz's statistics of draws.
+"""Posteriors in arviz's form: their variables, the events of a density among them, and arviz's statistics of draws."""
 
-The differences between the `InferenceData` of arviz 0.x and the `DataTree` of arviz 1.x are handled here and, for reading, in
-`data.containers`.
-"""
-
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .._arrays import has, is_a
-from .._typing import Bool, Int
-from ..data.containers import CHAINS, dataset_of, draw_dims
+from .._arrays import has
+from .._typing import Bool
+from ..data.draws import CHAINS, dataset_of, draw_dims
 from ..distributions.learned import AbstractLearnedDensity
 
 POSTERIOR_LINE = "posterior = arviz.from_numpyro(mcmc)"
@@ -68,51 +63,6 @@ def events_of(
             f"shape there are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else POSTERIOR_LINE}"
         )
     return _finite(caller, np.asarray(variables[site], np.float64))
-
-
-def with_draws(
-    posterior: Any, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, "chain draw"] | None, note: str
-) -> Any:
-    """Return a posterior of the same kind with other draws.
-
-    Args:
-        posterior: as `draws` takes it.
-        values: of the variables that it is to have, shape `(chain, draw, *shape)`, as many chains as before.
-        rows: which draw, counted over the chains, each came from, by which the other groups that have draws of the posterior
-            are indexed; None where they came from several, and those groups are left out. Those of the prior, and of the
-            warm-up, stay as they are.
-        note: attribute `reweighted` of the posterior group.
-
-    Returns:
-        The same type; names, dimensions and coordinates are kept, and draws counted anew.
-    """
-    dataset, _ = _dataset("with_draws", posterior)
-    before = tuple(dataset.sizes[dim] for dim in CHAINS)
-    changed = _replaced(dataset[list(values)], values).assign_attrs(reweighted=note)
-    if posterior is dataset:
-        return changed
-    tree = is_a(posterior, "xarray", "DataTree")
-    if tree and "posterior" not in posterior.children:
-        return type(posterior)(dataset=changed, children=posterior.children, name=posterior.name)
-    others = posterior.children if tree else {name: posterior[name] for name in posterior.groups()}
-    result = posterior.copy()
-    for name, group in others.items():
-        inner = group.to_dataset() if tree else group
-        if name == "posterior":
-            inner = changed
-        elif "draw" in inner.dims and "prior" not in name and not name.startswith("warmup"):
-            if rows is None or tuple(inner.sizes.get(dim) for dim in CHAINS) != before:
-                del result[name]
-                continue
-            taken = {
-                key: _taken(array, rows) for key, array in inner.data_vars.items() if set(CHAINS) <= set(array.dims)
-            }
-            inner = _replaced(inner, taken)
-        if tree:
-            result[name] = type(posterior)(dataset=inner, children=group.children)
-        else:
-            setattr(result, name, inner)
-    return result
 
 
 def effective_sample_size(values: np.ndarray) -> np.ndarray:
@@ -190,21 +140,3 @@ def _dataset(caller: str, posterior: Any) -> tuple[Any, str]:
         line = "posterior = arviz.from_numpyro(posterior)" if has(posterior, "get_samples") else POSTERIOR_LINE
         raise TypeError(f"{caller} expected `posterior` in arviz's form; got {type(posterior).__name__}. Fix: {line}")
     return group
-
-
-def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
-    """A dataset with other draws of its variables, whose other dimensions and coordinates stay."""
-    stale = [name for name, array in dataset.coords.items() if set(CHAINS) & set(array.dims) and name != "chain"]
-    template = dataset.drop_vars(stale)
-    arrays = {
-        name: ((*CHAINS, *(dim for dim in array.dims if dim not in CHAINS)), values[str(name)], array.attrs)
-        for name, array in template.data_vars.items()
-        if str(name) in values
-    }
-    count = next(iter(values.values())).shape[1]
-    return template.drop_dims("draw").assign(arrays).assign_coords(draw=np.arange(count))
-
-
-def _taken(array: Any, rows: Int[np.ndarray, "chain draw"]) -> np.ndarray:
-    flat = array.transpose(*CHAINS, ...).to_numpy()
-    return flat.reshape(-1, *flat.shape[2:])[rows]

@@ -10,9 +10,10 @@ import numpy as np
 from .._checks import check_count
 from .._display import Row, html_table, one_line
 from .._typing import Float, Int, Key
+from ..data.draws import with_draws
 from .correction import Correction, over_draws
 from .posterior import draws as draws_of
-from .posterior import standard_errors, with_draws
+from .posterior import standard_errors
 
 MIN_EFFECTIVE_DRAWS = 50
 """Number of effective draws below which there is a warning: the error of a mean is a seventh of a standard deviation."""

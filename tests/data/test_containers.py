@@ -815,7 +815,7 @@ def test_real_tables_are_not_warned_about_unless_they_are_turned(name, learned):
 
 def test_a_node_of_a_tree_is_resampled_like_the_tree():
     """A copy of the node with the draws of before would be a posterior that was not weighted."""
-    from flowdensity.diagnostics.posterior import with_draws
+    from flowdensity.data.draws import with_draws
 
     values = {"mu": GROUPED["mu"][:, ::-1]}
     for posterior in (xr.DataTree(DATASET), DATASET):
