@@ -17,9 +17,8 @@ from ..models.flows import GaussianFlow, with_reference
 from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, stack
 from .loop import History
 from .losses import Sample
-from .progress import activity
 from .reference import ReferenceChoice, choose_reference, fit_reference, whiten_again
-from .results import final, relay
+from .results import activity, final, relay
 from .splits import kinds
 
 MAX_SCORED_ROWS = 1024

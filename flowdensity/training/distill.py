@@ -29,9 +29,8 @@ from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .losses import LogDensityLabels, departures_and_slopes, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
-from .progress import activity
 from .report import Amortization, FitReport
-from .results import last, relay, until_interrupted
+from .results import activity, last, relay, until_interrupted
 from .training import Plan, Training, check_training, default_steps, held_out
 
 LABELS_PER_DIMENSION = 4_096

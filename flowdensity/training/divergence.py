@@ -28,9 +28,8 @@ from ..models.flows import AbstractProbabilityFlow, follows_path
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
-from .progress import activity
 from .report import FitReport
-from .results import last, relay, until_interrupted
+from .results import activity, last, relay, until_interrupted
 from .training import Training, check_training, default_steps
 
 MAX_TRAJECTORIES = 20_000

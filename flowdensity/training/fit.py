@@ -28,10 +28,9 @@ from .divergence import fit_divergence_head
 from .likelihood import maximize_likelihood
 from .loop import History
 from .prepare import Parts, prepare
-from .progress import activity
 from .reference import ReferenceChoice
 from .report import FitReport
-from .results import last, relay
+from .results import activity, last, relay
 from .steps import MAX_ROWS, choose_steps
 from .training import Training, check_training, default_steps
 from .velocity import fit_velocity

@@ -1,38 +1,64 @@
-"""A fit is a sequence of ever better results: whatever ends it early, the last of them is kept.
+"""Stages of a fit, whose results survive an interrupt.
 
-Each stage is a generator. It yields a result and a record of it as soon as there is one, and again whenever there is a better
-one; the last is what the stage is for. So Ctrl-C loses nothing that was learned, wherever it comes.
+Each stage is a generator. It yields its first result with a record of it, and yields again whenever the result improves; the
+last result is the stage's outcome. Ctrl-C therefore loses nothing that was learned, no matter when it comes.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
+
+from tqdm.auto import tqdm
 
 from .._warnings import warn
 from .loop import TrainingDiverged
 
 
 class Record(Protocol):
-    """What is known about a result."""
+    """What a stage knows about its result."""
 
     @property
     def learned(self) -> bool:
-        """Whether at least one step of training went into the result."""
+        """Whether the result includes at least one training step."""
         ...
 
     def so_far(self) -> str:
-        """What becomes of the result if the fit is interrupted now, as the end of a sentence."""
+        """Say what happens to the result if the fit is interrupted now, as the end of a sentence."""
         ...
 
 
 Result = TypeVar("Result")
-Kept = TypeVar("Kept", bound=Record)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 Inner = TypeVar("Inner")
 Outer = TypeVar("Outer")
 
 
+@contextmanager
+def activity(name: str, progress: bool) -> Iterator[None]:
+    """Show the name of an activity that has no steps to count, and finally how long it took.
+
+    A KeyboardInterrupt in the block gets a note with the name, for the warning about the interrupt.
+
+    Args:
+        name: name of the activity, as it reads after "The".
+        progress: whether to show it.
+    """
+    with tqdm(desc=name, bar_format="{desc}: {elapsed}", disable=not progress) as line:
+        try:
+            yield
+        except BaseException as error:
+            line.leave = False
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(f"The {name} was interrupted")
+            raise
+
+
 def relay(results: Iterator[Inner], make: Callable[[Inner], Outer | None]) -> Generator[Outer, None, Inner]:
-    """Yield what `make` makes of each result, unless that is None, and return the last result: `last = yield from relay(...)`."""
+    """Yield `make(result)` for each result unless it is None, and return the last result.
+
+    A stage calls it on the stage that it builds on: `inner = yield from relay(results, make)`.
+    """
     latest = None
     for result in results:
         latest, made = result, make(result)
@@ -43,16 +69,16 @@ def relay(results: Iterator[Inner], make: Callable[[Inner], Outer | None]) -> Ge
 
 
 def final(results: Iterator[Inner]) -> Inner:
-    """The last of some results that are of no use until then."""
+    """Return the last result of a stage whose earlier results are of no use."""
     return deque(results, maxlen=1)[0]
 
 
-def last(results: Iterator[tuple[Result, Kept]]) -> tuple[Result, Kept]:
-    """The last of some results. A KeyboardInterrupt gives the last until then, with a warning.
+def last(results: Iterator[tuple[Result, AnyRecord]]) -> tuple[Result, AnyRecord]:
+    """Return the last result; after a KeyboardInterrupt, the last one so far, with a warning.
 
     Raises:
         KeyboardInterrupt: if nothing has been learned yet, so that nothing is lost.
-        TrainingDiverged: with the last result until then in its `best`.
+        TrainingDiverged: with the last result so far as its `best`.
     """
     latest = None
     try:
@@ -68,8 +94,8 @@ def last(results: Iterator[tuple[Result, Kept]]) -> tuple[Result, Kept]:
     return latest
 
 
-def until_interrupted(results: Iterator[tuple[Result, Kept]]) -> Iterator[tuple[Result, Kept]]:
-    """The same results. A KeyboardInterrupt ends them, with a warning, and not the stages that come after.
+def until_interrupted(results: Iterator[tuple[Result, AnyRecord]]) -> Iterator[tuple[Result, AnyRecord]]:
+    """Yield the results. A KeyboardInterrupt ends this stage with a warning, and later stages still run.
 
     Raises:
         KeyboardInterrupt: if nothing has been learned yet.
@@ -84,8 +110,9 @@ def until_interrupted(results: Iterator[tuple[Result, Kept]]) -> Iterator[tuple[
 
 
 def _warn_of(interrupt: KeyboardInterrupt, latest: tuple[object, Record] | None) -> None:
-    """Warn of an interrupt whose fit has a result; raise the interrupt again where it has none."""
+    """Warn about an interrupt if there is a result; otherwise raise the interrupt again."""
     if latest is None or not latest[1].learned:
         raise interrupt
+    # `activity` notes which activity was interrupted.
     what, *_ = *getattr(interrupt, "__notes__", ()), "The fit was interrupted"
     warn(f"{what}; {latest[1].so_far()}.")
