@@ -4,6 +4,7 @@ Nothing is computed for the display of an object: its arrays may be stacked or t
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -33,9 +34,19 @@ def shown(module: Any, *more: str) -> str:
 
 
 def weights_of(tree: Any) -> str:
-    """How many numbers are in the floating-point arrays of a pytree, in words."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    return f"{sum(leaf.size for leaf in leaves):,} weights"
+    """Describe the number of weights of a network, the entries of its floating-point arrays; for a stack, those of each one."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
+    stack = _stack_of(tree)
+    if not stack:
+        return f"{count:,} weights"
+    return f"{count // max(1, math.prod(stack)):,} weights each, a stack of {stack}"
+
+
+def _stack_of(tree: Any) -> tuple[int, ...]:
+    """Axes that `jax.vmap` has put in front of a network's arrays: those that a linear layer has before its matrix."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, eqx.nn.Linear))
+    layers = [node for node in nodes if isinstance(node, eqx.nn.Linear)]
+    return tuple(getattr(layers[0].weight, "shape", ())[:-2]) if layers else ()
 
 
 def _value(value: Any) -> str:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -255,6 +256,17 @@ PARTS = {
     ),
     "LogDensityNetwork(1,196 weights)": random_log_density(2),
 }
+
+
+def test_a_stack_of_networks_is_displayed_as_one():
+    one = fd.networks.ResidualMLP(jr.key(0), 2, 3, width=4, depth=1, frequencies=2)
+    stack = eqx.filter_vmap(lambda key: fd.networks.ResidualMLP(key, 2, 3, width=4, depth=1, frequencies=2))(
+        jr.split(jr.key(0), (5,))
+    )
+    assert repr(one) == "ResidualMLP(dim=2, context_dim=3, 350 weights)"
+    assert repr(stack) == "ResidualMLP(dim=2, context_dim=3, 350 weights each, a stack of (5,))"
+    images = eqx.filter_vmap(lambda key: fd.networks.UNet(key, (4, 4, 1)))(jr.split(jr.key(0), 3))
+    assert repr(images) == repr(fd.networks.UNet(jr.key(0), (4, 4, 1)))[:-1] + " each, a stack of (3,))"
 
 
 @pytest.mark.parametrize(("text", "part"), PARTS.items(), ids=[text.partition("(")[0] for text in PARTS])
