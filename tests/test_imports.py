@@ -169,6 +169,12 @@ def test_every_public_name_is_documented(name, thing):
                 assert inspect.getdoc(getattr(thing, method)), f"{name}.{method}"
 
 
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_a_namespace_lists_what_it_exports_and_nothing_else(namespace):
+    module = getattr(fd, namespace)
+    assert {name for name in dir(module) if not name.startswith("__")} == set(exported(module))
+
+
 def test_nothing_is_pickled():
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,10 +1,21 @@
 """Models: the probability flows that are learned or wrapped, and the references that they depart from."""
 
-from .fields import VelocityField as VelocityField
-from .flows import AbstractGaussianFlow as AbstractGaussianFlow
-from .flows import AbstractProbabilityFlow as AbstractProbabilityFlow
-from .flows import GaussianFlow as GaussianFlow
-from .mixture import GaussianMixture as GaussianMixture
-from .pretrained import PretrainedDiffusion as PretrainedDiffusion
-from .pretrained import from_ddpm as from_ddpm
-from .pretrained import from_edm as from_edm
+from .fields import VelocityField
+from .flows import AbstractGaussianFlow, AbstractProbabilityFlow, GaussianFlow
+from .mixture import GaussianMixture
+from .pretrained import PretrainedDiffusion, from_ddpm, from_edm
+
+__all__ = [
+    "AbstractGaussianFlow",
+    "AbstractProbabilityFlow",
+    "GaussianFlow",
+    "GaussianMixture",
+    "PretrainedDiffusion",
+    "VelocityField",
+    "from_ddpm",
+    "from_edm",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
