@@ -3,6 +3,7 @@
 Each raises an error that says, in the name of the public function `caller`, what was expected, what came and how to mend it.
 """
 
+import inspect
 import math
 import os
 from types import UnionType
@@ -25,23 +26,36 @@ def check_key(caller: str, key: object) -> None:
     if not is_prng_key(key):
         seed = "key" if isinstance(key, WHOLE) and not isinstance(key, bool) else 0
         raise TypeError(
-            f"{caller} expected `key` as one JAX PRNG key; got {_described(key)}. Fix: key = jax.random.key({seed})"
+            f"{caller} expected `key` as one JAX PRNG key; got {described(key)}. Fix: key = jax.random.key({seed})"
         )
 
 
 def check_kind(caller: str, name: str, value: object, kind: type | UnionType, fix: str) -> None:
-    """Raise a TypeError unless `value` is a `kind`."""
+    """Raise a TypeError unless `value` is a `kind`; the fix for a class that needs no arguments is to call it."""
     if not isinstance(value, kind):
         kinds: tuple[Any, ...] = get_args(kind) or (kind,)
         expected = " or ".join(each.__name__ for each in kinds)
-        raise TypeError(f"{caller} expected `{name}` of type {expected}; got {_described(value)}. Fix: {fix}")
+        if isinstance(value, type) and issubclass(value, kinds) and makes_default(value):
+            fix = f"{name} = {name}()"
+        raise TypeError(f"{caller} expected `{name}` of type {expected}; got {described(value)}. Fix: {fix}")
+
+
+def makes_default(kind: type) -> bool:
+    """Whether a class can be called without arguments."""
+    required = [
+        parameter
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return not required and not inspect.isabstract(kind)
 
 
 def check_model(caller: str, name: str, model: object) -> None:
     """Raise a TypeError unless `model` is a numpyro model: a distribution can be called, but has no sites."""
     if isinstance(model, dist.Distribution) or not callable(model):
         raise TypeError(
-            f"{caller} expected `{name}` as a function with numpyro sites; got {_described(model)}. Fix: {name} = lambda: "
+            f"{caller} expected `{name}` as a function with numpyro sites; got {described(model)}. Fix: {name} = lambda: "
             "numpyro.sample('y', dist.Normal(jax.numpy.sum(numpyro.sample('theta', density)), 1.0), obs=0.0)"
         )
 
@@ -50,7 +64,7 @@ def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, 
     """Raise a ValueError unless `value` is one of the names that a `Literal` offers."""
     if not isinstance(value, str) or value not in get_args(choices):
         raise ValueError(
-            f"{caller} expected `{name}` to be one of {get_args(choices)}; got {_described(value)}. {reason}Fix: {name}={fix!r}"
+            f"{caller} expected `{name}` to be one of {get_args(choices)}; got {described(value)}. {reason}Fix: {name}={fix!r}"
         )
 
 
@@ -64,7 +78,7 @@ def check_count(caller: str, name: str, count: Any, *, fix: object, least: int =
     if number and least <= count and (most is None or count <= most):
         return int(count)
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-    raise ValueError(f"{caller} expected `{name}` as an integer {limits}; got {_described(count)}. Fix: {name}={fix}")
+    raise ValueError(f"{caller} expected `{name}` as an integer {limits}; got {described(count)}. Fix: {name}={fix}")
 
 
 def check_sizes(caller: str, least: int, **sizes: Any) -> list[int]:
@@ -104,7 +118,7 @@ def check_number(
     if high < math.inf:
         expected += f" and {'at most' if ends in ('high', 'both') else 'below'} {high:g}"
     raise ValueError(
-        f"{caller} expected `{name}` as a number{unit} {expected}; got {_described(value)}. Fix: {name}={fix}"
+        f"{caller} expected `{name}` as a number{unit} {expected}; got {described(value)}. Fix: {name}={fix}"
     )
 
 
@@ -117,7 +131,7 @@ def check_shape(caller: str, name: str, shape: object, fix: str) -> tuple[int, .
     if isinstance(shape, tuple | list) and all(isinstance(size, WHOLE) and size > 0 for size in shape):
         return tuple(int(size) for size in shape)
     raise TypeError(
-        f"{caller} expected `{name}` as a tuple of positive integers; got {_described(shape)}. Fix: {name}={fix}"
+        f"{caller} expected `{name}` as a tuple of positive integers; got {described(shape)}. Fix: {name}={fix}"
     )
 
 
@@ -131,7 +145,7 @@ def check_sample_shape(caller: str, shape: object) -> tuple[int, ...]:
         return tuple(int(size) for size in shape)
     fix = f"({shape},)" if isinstance(shape, WHOLE) and not isinstance(shape, bool) and shape >= 0 else "()"
     raise TypeError(
-        f"{caller} expected `sample_shape` as a tuple of integers of at least 0; got {_described(shape)}. "
+        f"{caller} expected `sample_shape` as a tuple of integers of at least 0; got {described(shape)}. "
         f"Fix: sample_shape = {fix}"
     )
 
@@ -154,7 +168,7 @@ def check_path(caller: str, name: str, path: object, what: str, fix: str) -> Non
     """Raise a TypeError unless `path` is one."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
-            f"{caller} expected `{name}` as the path of a {what}; got {_described(path)}. Fix: {name}={fix!r}"
+            f"{caller} expected `{name}` as the path of a {what}; got {described(path)}. Fix: {name}={fix!r}"
         )
 
 
@@ -202,8 +216,10 @@ def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
         raise not_real(caller, name, values, fixes, f" ({error})") from error
 
 
-def _described(value: object) -> str:
-    """What came, in few words: a number, a name or a shape by what it is, all else by its type."""
+def described(value: object) -> str:
+    """Describe what came in a few words: a number, name or shape by its value, a class by its name, all else by its type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if value is None or (isinstance(value, str | tuple | WHOLE | float | np.floating) and len(repr(value)) < 80):
         return repr(value)
     shape = getattr(value, "shape", None)

@@ -42,6 +42,31 @@ def unobserved(y: Any = None) -> None:
     numpyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
 
 
+class OwnCheck(fd.checks.AbstractCheck):
+    """A check of the user's own, with the result of `measure`."""
+
+    result: Any = None
+
+    name = "own"
+    section = "Own"
+    needs = ()
+    randomized = False
+
+    def figures(self, subject: Any) -> Any:
+        """One figure."""
+        return (fd.checks.Finding("own.figure", "a figure", "at most", 1.0),)
+
+    def measure(self, key: Any, subject: Any) -> Any:
+        """What the case is about."""
+        return self.result
+
+
+class OtherCheck(OwnCheck):
+    """A check with another name and the same figure."""
+
+    name = "other"
+
+
 @functools.cache
 def reweighted() -> Any:
     """Weights of a posterior."""
@@ -108,7 +133,13 @@ DIAGNOSTICS: Groups = [
             "one check": {"checks": fd.checks.LogScore()},
             "a class of checks": {"checks": [fd.checks.LogScore]},
             "a number for `checks`": {"checks": 3},
+            "a name among checks": {"checks": [OwnCheck(), "tails"]},
             "one check twice": {"checks": [fd.checks.Tails(), fd.checks.Tails(factors=(3.0,))]},
+            "two checks with one finding": {"checks": [fd.checks.LogScore(), OtherCheck(), OwnCheck()]},
+            "a check of your own that measures a number": {"checks": [fd.checks.LogScore(), OwnCheck(0.5)]},
+            "a check of your own that measures an array": {
+                "checks": [OwnCheck(({"own.figure": fd.checks.Measured(np.ones(3))}, None))]
+            },
         },
     ),
     cases(

@@ -122,8 +122,10 @@ def of_all_fits(name: str) -> list[Case]:
             "weights": np.r_[np.zeros(5), np.ones(ROWS - 5)],
         },
         "a name for `network`": {"network": "mlp"},
+        "a class for `network`": {"network": fd.networks.ResidualMLP},
         "`network` of another dimension": {"network": fd.networks.ResidualMLP(KEY, 3, width=8)},
         "`divergence` that is not there": {"divergence": "hutchinson"},
+        "a class for `divergence`": {"divergence": fd.ExactDivergence},
         "a number of steps for `training`": {"training": 1000},
         "`tolerance=0`": {"tolerance": 0},
         "`checkpoint=True`": {"checkpoint": True},
@@ -137,7 +139,7 @@ FITS: Groups = [
     cases(
         "fd.fit_flow(key, data, progress=False)",
         GOOD,
-        {'path="condot"': {"path": "condot"}, "path of a class, not of an object": {"path": fd.paths.CondOT}},
+        {'path="condot"': {"path": "condot"}, "a class for `path`": {"path": fd.paths.CondOT}},
     ),
     cases(
         "fd.fit_diffusion(key, data, progress=False)",

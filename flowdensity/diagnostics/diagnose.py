@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import check_key, real_array
+from .._checks import check_key, described, makes_default, real_array
 from .._pytree import in_session
 from .._typing import ArrayLike, ContextRows, Key
 from ..data.containers import read
@@ -20,8 +20,11 @@ from ..distributions.checks import check_density
 from ..distributions.learned import AbstractLearnedDensity
 from .checks.check import AbstractCheck
 from .checks.default import CHECKS
-from .findings import Diagnosis, Finding
+from .findings import Diagnosis
 from .subject import MAX_HELD_OUT_ROWS, Subject, make_subject
+
+ALL_CHECKS = "checks = fd.checks.CHECKS"
+"""The line that runs the built-in checks, as a fix."""
 
 
 def diagnose(
@@ -86,32 +89,48 @@ def _check_checks(caller: str, checks: object) -> None:
     """Raise a TypeError unless `checks` is a sequence of checks."""
     if isinstance(checks, AbstractCheck):
         raise TypeError(f"{caller} expected `checks` as a sequence of checks; got one check. Fix: checks = (checks,)")
-    if not isinstance(checks, Sequence) or not all(isinstance(check, AbstractCheck) for check in checks):
-        got, fix = type(checks).__name__, "checks = fd.checks.CHECKS"
-        if isinstance(checks, Sequence):
-            wrong = next(check for check in checks if not isinstance(check, AbstractCheck))
-            got = (
-                f"the class {wrong.__name__}"
-                if isinstance(wrong, type)
-                else f"an object of type {type(wrong).__name__}"
-            )
-            if all(isinstance(check, type) and issubclass(check, AbstractCheck) for check in checks):
-                fix = "checks = [check() for check in checks]"
-        raise TypeError(
-            f"{caller} expected `checks` as a sequence of checks, instances of fd.checks.AbstractCheck; got {got}. Fix: {fix}"
-        )
+    if not isinstance(checks, Sequence):
+        got, fix = described(checks), ALL_CHECKS
+    elif wrong := [check for check in checks if not isinstance(check, AbstractCheck)]:
+        got, fix = f"one with {described(wrong[0])}", _without_wrong(checks, wrong)
+    else:
+        return
+    raise TypeError(
+        f"{caller} expected `checks` as a sequence of checks, instances of fd.checks.AbstractCheck; got {got}. Fix: {fix}"
+    )
+
+
+def _without_wrong(checks: Sequence[object], wrong: Sequence[object]) -> str:
+    """The line that makes checks of their classes or, if others are wrong, leaves out what is no check, as a fix."""
+    if all(isinstance(each, type) and issubclass(each, AbstractCheck) and makes_default(each) for each in wrong):
+        return "checks = [check() if isinstance(check, type) else check for check in checks]"
+    if len(wrong) < len(checks):
+        return "checks = [check for check in checks if isinstance(check, fd.checks.AbstractCheck)]"
+    return ALL_CHECKS
 
 
 def _check_ids(caller: str, checks: Sequence[AbstractCheck], subject: Subject) -> None:
-    """Raise a ValueError unless names of checks and ids of findings are unique."""
-    findings: list[Finding] = [figure for check in checks for figure in check.figures(subject)]
-    for what, names in (("names", [check.name for check in checks]), ("findings", [each.id for each in findings])):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f"{caller} expected `checks` with distinct {what}; got {', '.join(twice)} more than once. "
-                "Fix: checks = fd.checks.CHECKS"
-            )
+    """Raise a ValueError unless names of checks and ids of findings are unique; the fix keeps the last of those that clash."""
+    names = [check.name for check in checks]
+    if twice := _repeated(names):
+        raise ValueError(
+            f"{caller} expected `checks` with distinct names; got {', '.join(twice)} more than once. "
+            "Fix: checks = list({check.name: check for check in checks}.values())"
+        )
+    ids = {check.name: [figure.id for figure in check.figures(subject)] for check in checks}
+    if twice := _repeated([id for own in ids.values() for id in own]):
+        last = {id: name for name, own in ids.items() for id in own}
+        clashing = [name for name, own in ids.items() if _repeated(own) or any(last[id] != name for id in own)]
+        rest = f"[check for check in checks if check.name not in {clashing}]"
+        raise ValueError(
+            f"{caller} expected `checks` with distinct findings; got {', '.join(twice)} more than once. "
+            f"Fix: {ALL_CHECKS if len(clashing) == len(checks) else f'checks = {rest}'}"
+        )
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """The names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _rows(

@@ -420,16 +420,45 @@ def test_the_bar_counts_checks(capsys):
     ("checks", "error", "message"),
     [
         (LogProbError(), TypeError, r"got one check. Fix: checks = \(checks,\)"),
-        ((LogProbError, 3), TypeError, "got the class LogProbError. Fix: checks = fd.checks.CHECKS"),
-        ([LogProbError], TypeError, r"the class LogProbError. Fix: checks = \[check\(\) for check in checks\]"),
-        ((Tails(), 3), TypeError, "got an object of type int. Fix: checks = fd.checks.CHECKS"),
-        (3, TypeError, "got int. Fix: checks = fd.checks.CHECKS"),
+        ((LogProbError, 3), TypeError, "got one with the class LogProbError. Fix: checks = fd.checks.CHECKS"),
+        ([LogProbError], TypeError, r"the class LogProbError. Fix: checks = \[check\(\) if isinstance"),
+        ((Tails(), 3), TypeError, r"got one with 3. Fix: checks = \[check for check in checks if isinstance"),
+        (3, TypeError, "got 3. Fix: checks = fd.checks.CHECKS"),
         ((*CHECKS, Tails(factors=(3.0,))), ValueError, "distinct names; got tails more than once"),
     ],
 )
 def test_bad_checks(checks, error, message):
     with pytest.raises(error, match=f"^diagnose expected `checks` .*{message}"):
         fd.diagnose(jr.key(0), SOUND_GAUSSIAN, checks=checks, progress=False)
+
+
+def test_fixes_keep_the_checks_of_the_user():
+    own, _ = own_check()
+    for checks in ([own(), 3], [own, Tails()], [Tails(), Tails(factors=(3.0,)), own()]):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            fd.diagnose(jr.key(0), SOUND_GAUSSIAN, checks=checks, progress=False)
+        names = {"checks": checks, "fd": fd}
+        exec(str(raised.value).rpartition("Fix: ")[2], names)
+        assert "means" in [check.name for check in names["checks"]]
+    # Of two checks with one name the later one, which the user has added, stays.
+    assert names["checks"][0].factors == (3.0,)
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        ({}, "got dict"),
+        ((1.0, None), "got figures as 1.0"),
+        (({}, None), r"got figures for \[\]"),
+        (({"samples.means": 1.0}, None), "got 1.0 for 'samples.means'"),
+        (({"samples.means": fd.checks.Measured(np.ones(2))}, None), "for 'samples.means'"),
+    ],
+)
+def test_a_check_that_measures_something_else_is_named(monkeypatch, result, got):
+    own, _ = own_check()
+    monkeypatch.setattr(own, "measure", lambda self, key, subject: result)
+    with pytest.raises(TypeError, match=f"`measure` of the check 'means' .*{got}"):
+        fd.diagnose(jr.key(0), SOUND_GAUSSIAN, ROWS, checks=[own()], progress=False)
 
 
 def test_a_diagnosis_without_figures_finds_nothing():

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import equinox as eqx
+import numpy as np
 
+from ..._checks import described
 from ..._typing import Key
 from ..findings import Finding, Measured
 from ..subject import MIN_HELD_OUT_ROWS, Subject
@@ -62,13 +64,40 @@ class AbstractCheck(eqx.Module):
         Args:
             key: JAX PRNG key.
             subject: the density, with what several checks use.
+
+        Raises:
+            TypeError: if `measure` does not return what it should.
         """
         figures = [replace(figure, section=self.section) for figure in self.figures(subject)]
         reasons = [reason for need in self.needs if (reason := need(subject)) is not None]
         if reasons:
             return tuple(replace(figure, reason=reasons[0]) for figure in figures), None
-        measured, evidence = self.measure(key, subject)
+        result = self.measure(key, subject)
+        self._check_measured(result, [figure.id for figure in figures])
+        measured, evidence = result
         return tuple(figure.measured(measured[figure.id]) for figure in figures), evidence
+
+    def _check_measured(self, result: Any, ids: list[str]) -> None:
+        """Check what `measure` has returned: a check may be the user's own."""
+        if not isinstance(result, tuple) or len(result) != 2:
+            got = described(result)
+        elif not isinstance(result[0], Mapping):
+            got = f"figures as {described(result[0])}"
+        elif set(result[0]) != set(ids):
+            got = f"figures for {list(result[0])}"
+        elif wrong := [id for id, figure in result[0].items() if not _is_measured(figure)]:
+            got = f"{result[0][wrong[0]]!r} for {wrong[0]!r}"
+        else:
+            return
+        raise TypeError(
+            f"diagnose expected `measure` of the check {self.name!r} to return two values, a dict with one "
+            f"fd.checks.Measured of scalars for each of {ids} and the evidence; got {got}. Without this check the others can "
+            f"be run. Fix: checks = [check for check in checks if check.name != {self.name!r}]"
+        )
+
+
+def _is_measured(figure: object) -> bool:
+    return isinstance(figure, Measured) and np.ndim(figure.value) == 0 and np.ndim(figure.standard_error) == 0
 
 
 def held_out_rows(subject: Subject) -> str | None:
