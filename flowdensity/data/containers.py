@@ -1,7 +1,6 @@
-"""What users keep rows in: arrays, dicts, tables of pandas and its like, and the draws of arviz and xarray.
+"""Read the containers of users: arrays, dicts, tables of pandas and similar libraries, and draws of arviz and xarray.
 
-All are read here, to arrays with rows first and, where there are any, names. arviz 0.x has `InferenceData` and arviz 1.x has
-`DataTree`; their groups are found here too.
+Each becomes one array, or several arrays by name, with rows in the first axis.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,16 +15,16 @@ from .draws import CHAINS, dataset_of, draw_dims
 
 
 class Handed(NamedTuple):
-    """An argument that was read.
+    """An argument that has been read.
 
     Attributes:
-        name: of the argument.
-        array: its rows, where they need no names: a numpy array, or what becomes one.
-        columns: its columns by name, rows first; None where it has no names.
-        keys: what its columns are called in it.
-        lines: that mend it.
-        source: code for what has its columns, such as a group of it; empty for itself.
-        labels: of its rows, a pandas index; None where it has none.
+        name: name of the argument.
+        array: the rows if the container is usable without names: a numpy array or something numpy converts; otherwise None.
+        columns: the columns by name, rows first; None if they have no names.
+        keys: the container's own key of each column.
+        lines: code that mends the argument.
+        source: code for the object that has the columns, such as a group; empty if it is the argument itself.
+        labels: labels of the rows, a pandas index; None if there are none.
     """
 
     name: str
@@ -37,21 +36,21 @@ class Handed(NamedTuple):
     labels: Any = None
 
     def label(self, column: str | None) -> str:
-        """What the user calls a column, or all of it."""
+        """Return the code for a column, or for the whole argument."""
         if column is None or self.array is not None:
             return self.name
         return f"{self.source or self.name}[{self.keys[column]!r}]"
 
     def code(self, column: str | None, shape: tuple[int, ...]) -> str:
-        """Code for a numpy array of a column, or all of it, with one event in each row."""
+        """Return the code for a column or the whole argument as a numpy array with one event per row."""
         return self.lines.rows.format(label=self.label(column), shape=(-1, *shape))
 
     def parts(self) -> dict[str | None, Any]:
-        """What is checked one by one: its columns, or all of it where it has no names."""
+        """Return the arrays to check: the columns by name, or the whole argument under None."""
         return {None: self.array} if self.columns is None else {**self.columns}
 
     def without(self, column: str | None, coordinate: int | list[int] | None = None) -> str:
-        """A line that leaves out a column or, of vectors, one of their coordinates."""
+        """Return the line that leaves out a column, or coordinates of its vectors."""
         if coordinate is not None and self.lines.delete is not None:
             return self.lines.delete.format(label=self.label(column), coordinate=coordinate)
         if column is not None and len(self.keys) > 1:
@@ -61,13 +60,13 @@ class Handed(NamedTuple):
         return f"dist.Delta(jax.numpy.asarray({self.label(column)})[0])"
 
     def finite_rows(self, others: Sequence["Handed"], *, nan_alone: bool) -> str:
-        """A line that leaves out the rows that are not finite, of other arguments with the same rows too."""
+        """Return the line that leaves out the rows that are not finite, also from other arguments with the same rows."""
         if nan_alone and self.lines.complete and not others:
             return self.lines.complete
         return self.keeping(self.lines.finite, others)
 
     def fixes(self, column: str | None, others: Sequence["Handed"]) -> Fixes:
-        """Lines for what is not an array of real numbers; `others` are arguments with the same rows."""
+        """Return the lines for an argument that is no array of real numbers; `others` have the same rows."""
         masked = self.keeping(self.lines.unmasked, others) if column is not None or others else None
         if column is None:
             return Fixes(masked)
@@ -75,28 +74,28 @@ class Handed(NamedTuple):
         return Fixes(masked, categories.format(key=self.keys[column]) if categories else self.without(column))
 
     def keeping(self, mask: str, others: Sequence["Handed"]) -> str:
-        """A line that keeps the rows of a mask, of other arguments with the same rows too."""
+        """Return the line that keeps the rows of a mask, also of other arguments with the same rows."""
         if not others and self.lines.take == f"{self.name} = {self.name}[keep]":
             return f"{self.name} = {self.name}[{mask}]"
         return "; ".join([f"keep = {mask}", *(each.lines.take for each in (self, *others))])
 
 
 def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
-    """Read whatever holds rows, or events with other leading axes.
+    """Read a container of rows, or of events with other leading axes.
 
     Args:
         caller: public function whose name the errors carry.
-        name: of the argument.
+        name: name of the argument.
         values: an array; a dict of arrays; a structured array of numpy; a table of pandas, or of a library whose tables have
             `to_pandas`; arviz's `InferenceData` or `DataTree`, whose posterior is read, or one of their groups; an xarray
-            `Dataset` or `DataArray`; or what `read` returned before.
-        rows: whether draws are to be rows, in one leading axis. If not, as for values that broadcast against each other, chains
-            and draws are leading axes of their own, and an xarray object may have neither.
+            `Dataset` or `DataArray`; or a `Handed`, which is returned as it is.
+        rows: whether chains and draws become rows, in one leading axis. Values that broadcast against each other are read with
+            False: chains and draws stay separate leading axes, and an xarray object may have neither.
 
     Raises:
-        TypeError: if a table has no conversion to pandas.
-        ValueError: if there are names but no values, names that become one, no draws where rows are wanted, or draws that
-            differ between variables.
+        TypeError: if a table cannot be converted to pandas.
+        ValueError: if there are no values, if two names are equal as strings, if rows are wanted of an object without draws,
+            or if the variables of an object have different draws.
     """
     if isinstance(values, Handed):
         return values
@@ -136,7 +135,7 @@ def _handed(caller: str, name: str, pairs: list[tuple[Any, Any]], lines: Lines) 
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that were there before."""
+    """Return the names, with a number appended to those that repeat earlier ones."""
     return [f"{name}_{1 + names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
@@ -156,7 +155,7 @@ def _in_pandas(caller: str, name: str, values: Any) -> Any:
 
 
 def _check_table(caller: str, name: str, values: Any) -> None:
-    """Raise a TypeError if a table of another library would lose its names as an array, or has not been computed yet."""
+    """Raise a TypeError if a table of another library has not been computed yet, or would lose its names as an array."""
     ways = [way for way in ("compute", "collect", "toPandas") if has(values, way)]
     if has(values, "columns") and ways and not is_a(values, "pandas", "DataFrame"):
         raise TypeError(
@@ -166,7 +165,7 @@ def _check_table(caller: str, name: str, values: Any) -> None:
 
 
 def _check_index(caller: str, name: str, frame: Any) -> None:
-    """Raise a ValueError if the coordinates of a draw lie in rows below each other."""
+    """Raise a ValueError if the coordinates of one draw are in several rows, as in a long table."""
     others = [level for level in frame.index.names if level not in CHAINS]
     if set(CHAINS) < set(frame.index.names):
         raise ValueError(
@@ -185,13 +184,13 @@ def _of_mapping(caller: str, name: str, values: Mapping[Any, Any], rows: bool) -
     if arrays and len(arrays) == len(values):
         lines = xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
     elif any(is_a(each, "pandas", "Series") for each in values.values()) and _are_numbers(values.values()):
-        # As columns of a frame they all lose the same rows.
+        # A fix drops rows of the whole frame, so that the columns stay aligned.
         lines = frame_lines(name, f"pandas.DataFrame({name})")
     return _handed(caller, name, [(key, read.get(key, value)) for key, value in values.items()], lines)
 
 
 def _check_same_order(caller: str, name: str, values: Mapping[Any, Any]) -> None:
-    """Raise a ValueError if columns of a dict, which are paired by position, label the same rows in another order."""
+    """Raise a ValueError if columns of a dict have the same row labels in different orders: rows are paired by position."""
     labels = {key: value.index for key, value in values.items() if is_a(value, "pandas", "Series")}
     first = next(iter(labels), None)
     shuffled = [key for key in labels if is_shuffled(labels[first], labels[key])]
@@ -203,7 +202,7 @@ def _check_same_order(caller: str, name: str, values: Mapping[Any, Any]) -> None
 
 
 def _are_numbers(columns: Iterable[Any]) -> bool:
-    """Whether a row has one number in each column."""
+    """Whether each column has one number per row."""
     return all(getattr(each, "ndim", 1) == 1 for each in columns)
 
 
@@ -239,7 +238,7 @@ def _leading_of_all(
 
 
 def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = None) -> np.ndarray:
-    """The values of an xarray variable with draws in front, in one axis if they are to be rows."""
+    """Return the values of an xarray variable with its draws in the leading axes, or in one axis if they become rows."""
     draws = draw_dims(array)
     if rows and not draws:
         of = "" if array.name is None else f" for {array.name!r}"
@@ -252,7 +251,7 @@ def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = 
 
 
 def _renamed(label: str, array: Any) -> str:
-    """A line that tells which dimension counts draws: one of stacked chains and draws, or the longest."""
+    """Return the line that names the dimension of draws: a stack of chains and draws, or the longest dimension."""
     dims = array.dims
     if not dims:
         return f"{label} = {label}.expand_dims('sample')"
@@ -265,7 +264,7 @@ def _renamed(label: str, array: Any) -> str:
 
 
 def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: Lines, rows: bool) -> None:
-    """Raise a ValueError unless a row of one variable is the same draw as that row of another."""
+    """Raise a ValueError unless all variables have the same draws."""
     first = None
     if not rows:
         return

@@ -1,8 +1,8 @@
-"""Interiors of supports: in a finite precision a number strictly inside may round to an edge, where no bijection has an inverse.
+"""Interiors of supports: keep events off the edges, where the inverses of bijections are infinite.
 
-The logit of 1 is infinite, and so are the logarithm of 0, of two ordered numbers' difference where they are equal, and of a
-determinant of 0. `interior_point` moves an event on an edge to the nearest point whose inverse is finite, and leaves all others,
-those outside the support too, as they are.
+In finite precision a number strictly inside a support may round to its edge. There the logit of 1 is infinite, and so is the
+logarithm of 0, of the difference of equal numbers in an ordered vector, and of a determinant of 0. `interior_point` moves an
+event on an edge to the nearest point with a finite inverse, and leaves all other events as they are, also outside the support.
 `interior_bijection` is numpyro's bijection onto these points: each of its parts is inverted at the nearest point of its own
 interior. On the real line both are the identity.
 """
@@ -32,30 +32,30 @@ from .supports import JointTransform, joint
 
 @functools.singledispatch
 def interior_point(constraint: constraints.Constraint, value: ArrayLike) -> Array:
-    """`value`, or if it lies on an edge of a constraint the nearest point at which the bijection's inverse is finite.
+    """Move a value on an edge of a constraint to the nearest point at which the bijection's inverse is finite.
 
-    A value lies on an edge if one inside rounds to it in the dtype of `value`. The derivative is zero along what is moved.
+    A value is on an edge if a value inside rounds to it in the dtype of `value`. The derivative along a moved coordinate is zero.
 
     Args:
-        constraint: numpyro constraint; one without an edge, or one that is not known here, leaves `value` as it is.
+        constraint: numpyro constraint; if it has no edge, or is not known here, `value` is returned as it is.
         value: events, shape `(*batch, *event_shape)`.
     """
     return jnp.asarray(value)
 
 
 def off_edges(constraint: constraints.Constraint, value: ArrayLike) -> Array:
-    """`interior_point` of constants that stays one under jit, so that numpyro can check it."""
+    """`interior_point` of constants, whose result is a constant under `jit` too, so that numpyro can validate it."""
     with jax.ensure_compile_time_eval():
         return interior_point(constraint, jnp.asarray(value, float))
 
 
 def bijection(constraint: constraints.Constraint) -> Transform:
-    """numpyro's bijection for a constraint, whose inverse loses no digits near an edge; on an edge it is not finite."""
+    """numpyro's bijection for a constraint, with an inverse that loses no digits near an edge and is infinite on it."""
     return _by_parts(constraint, lambda each: _precise(biject_to(each)))
 
 
 def interior_bijection(constraint: constraints.Constraint) -> Transform:
-    """numpyro's bijection for a constraint, from the real line to interior points and from all points to the real line."""
+    """numpyro's bijection for a constraint, onto interior points; its inverse is finite on the edges too."""
     return _by_parts(constraint, lambda each: _Interior(_interior_steps(biject_to(each)), each))
 
 
@@ -63,29 +63,29 @@ def interior_bijection(constraint: constraints.Constraint) -> Transform:
 
 
 def _smallest(value: Array) -> Array:
-    """The smallest positive number whose relative precision is full: below it XLA flushes differences of neighbors to zero.
+    """Smallest positive number with full relative precision: below it, XLA flushes differences of neighbors to zero.
 
-    Gradients of a logarithm there are finite too, unless they exceed one over the relative precision in the logarithm.
+    The gradient of a logarithm is finite there too, unless it is multiplied by more than the reciprocal of the precision.
     """
     info = jnp.finfo(value.dtype)
     return jnp.asarray(info.tiny / info.eps, value.dtype)
 
 
 def _above(bound: ArrayLike, value: Array, width: ArrayLike = 1.0) -> Array:
-    """The first number above a bound that can be told from it, in units of a width."""
+    """First number above a bound whose distance from it, relative to a width, does not underflow."""
     bound, width = (lax.stop_gradient(jnp.asarray(each, value.dtype)) for each in (bound, width))
     step = jnp.maximum(width * _smallest(value), jnp.finfo(value.dtype).tiny)
     return jnp.maximum(jnp.nextafter(bound, jnp.full_like(bound, jnp.inf)), bound + step)
 
 
 def _off_lower(value: Array, edge: ArrayLike, width: ArrayLike = 1.0) -> Array:
-    """Values from a lower edge up to the first number above it are moved there."""
+    """Move values between a lower edge and the first number above it to that number."""
     least = _above(edge, value, width)
     return jnp.where((value >= edge) & (value < least), least, value)
 
 
 def _off_upper(value: Array, edge: ArrayLike, width: ArrayLike = 1.0, rounding: ArrayLike = 0.0) -> Array:
-    """Values from the last number below an upper edge up to it, and beyond it by its rounding, are moved there."""
+    """Move values between the last number below an upper edge and the edge, or its rounding error beyond, to that number."""
     most = -_above(-jnp.asarray(edge), value, width)
     return jnp.where((value <= edge + rounding) & (value > most), most, value)
 
@@ -104,7 +104,7 @@ def _less_than(constraint: Any, value: ArrayLike) -> Array:
 def _interval(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
     low, high = (jnp.asarray(bound, value.dtype) for bound in (constraint.lower_bound, constraint.upper_bound))
-    # The lower edge and a share of the width add up to more than the upper edge by this at most.
+    # The sum of the lower edge and a fraction of the width exceeds the upper edge by at most this much.
     rounding = jnp.finfo(value.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return _off_upper(_off_lower(value, low, high - low), high, high - low, rounding)
 
@@ -118,7 +118,7 @@ def _simplex(constraint: Any, value: ArrayLike) -> Array:
 @interior_point.register(type(constraints.l1_ball))
 def _l1_ball(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
-    # Sums of so many sizes are rounded by half of this at most; what is moved is moved beyond it.
+    # The rounding error of the sum is at most half of this; values on the edge are moved by more.
     rounding = (value.shape[-1] + 2) * jnp.finfo(value.dtype).eps
     size = lax.stop_gradient(jnp.sum(jnp.abs(value), axis=-1, keepdims=True))
     at_edge = (size > 1.0 - rounding) & (size < 1.0 + rounding)
@@ -154,7 +154,7 @@ def _lower_cholesky(constraint: Any, value: ArrayLike) -> Array:
 @interior_point.register(type(constraints.corr_cholesky))
 def _by_squares(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
-    # Squares of the diagonal are summed, or its entries divided by twice.
+    # The bijections sum squares of the diagonal, or divide by its entries twice.
     return _with_diagonal(value, jnp.sqrt(_smallest(value)))
 
 
@@ -166,7 +166,7 @@ def _positive_definite(constraint: Any, value: ArrayLike) -> Array:
     value = _with_diagonal(value, _smallest(value))
     rounding = value.shape[-1] * jnp.finfo(value.dtype).eps
     factor = jnp.linalg.cholesky(lax.stop_gradient(value))
-    # The share of each variance that the coordinates before it leave; nan where there is no factor.
+    # Share of each variance that earlier coordinates do not explain; nan if the matrix has no factor.
     left = jnp.square(_diagonal(factor)) / _diagonal(value)
     definite = jnp.all(left > rounding, axis=-1)[..., None, None]
     nearer = value + 4.0 * rounding * (jnp.eye(value.shape[-1]) * value - value)
@@ -206,7 +206,7 @@ def _joint(constraint: Any, value: ArrayLike) -> Array:
 
 
 def _by_parts(constraint: Any, leaf: Callable[[constraints.Constraint], Transform]) -> Transform:
-    """A bijection for a constraint that is made of others, of those of its parts."""
+    """Compose the bijection of a constraint from those of its parts."""
     if isinstance(constraint, joint):
         return JointTransform([_by_parts(part, leaf) for part in constraint.parts], constraint.shapes)
     if isinstance(constraint, constraints.independent):
@@ -233,7 +233,7 @@ class _Interior(Transform):
 
     def __call__(self, x: ArrayLike) -> Array:
         value = jnp.asarray(self.transform(x))
-        # Half of the largest number, since what is ordered needs numbers above it.
+        # Half of the largest number, since an ordered vector needs larger numbers above each entry.
         largest = 0.5 * jnp.finfo(value.dtype).max
         return interior_point(self.constraint, jnp.clip(value, -largest, largest))
 
@@ -251,7 +251,7 @@ class _Interior(Transform):
 
 
 def _interior_steps(transform: Transform) -> Transform:
-    """A bijection, each of whose steps but the last is one onto interior points."""
+    """A bijection all of whose steps but the last map onto interior points."""
     if not isinstance(transform, ComposeTransform):
         return _precise(transform)
     *first, last = transform.parts
@@ -261,13 +261,13 @@ def _interior_steps(transform: Transform) -> Transform:
 def _interior_step(transform: Transform) -> Transform:
     try:
         constraint = transform.codomain
-    except NotImplementedError:  # as of an affine map of a domain that numpyro does not follow
+    except NotImplementedError:  # raised for an affine map whose domain numpyro does not track
         return _interior_steps(transform)
     return _Interior(_interior_steps(transform), constraint)
 
 
 def _precise(transform: Transform) -> Transform:
-    """numpyro's bijection with a more precise inverse, where there is one."""
+    """Replace the parts of a bijection that have a more precise inverse here."""
     if isinstance(transform, ComposeTransform):
         return ComposeTransform([_precise(part) for part in transform.parts])
     return {StickBreakingTransform: _StickBreaking, CorrCholeskyTransform: _CorrCholesky}.get(
@@ -276,7 +276,7 @@ def _precise(transform: Transform) -> Transform:
 
 
 class _StickBreaking(StickBreakingTransform):
-    """numpyro's, with what is left of the stick summed from its end: one less the start rounds to zero near a vertex."""
+    """numpyro's transform, with the rest of the stick summed from its end: 1 minus the used part rounds to 0 near a vertex."""
 
     def _inverse(self, y: Any) -> Array:
         x = jnp.log(y[..., :-1]) - jnp.log(_left(y)[..., :-1])
@@ -284,11 +284,11 @@ class _StickBreaking(StickBreakingTransform):
 
 
 class _CorrCholesky(CorrCholeskyTransform):
-    """numpyro's, with what is left of the unit norm of a row summed from its end."""
+    """numpyro's transform, with the rest of the squared norm of a row summed from its end."""
 
     def _inverse(self, y: Any) -> Array:
         left = matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-1)
-        # The hyperbolic tangent of this is y over the root of what was left before it.
+        # Its hyperbolic tangent is y over the root of the squared norm that was left before y.
         return jnp.arcsinh(matrix_to_tril_vec(y, diagonal=-1) / jnp.sqrt(left))
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
@@ -297,6 +297,6 @@ class _CorrCholesky(CorrCholeskyTransform):
 
 
 def _left(parts: Array) -> Array:
-    """Sums over the last axis of all that comes after each entry."""
+    """Sum the entries after each entry of the last axis."""
     sums = jnp.flip(jnp.cumsum(jnp.flip(parts, axis=-1), axis=-1), axis=-1)
     return jnp.concatenate([sums[..., 1:], jnp.zeros_like(sums[..., :1])], axis=-1)

@@ -1,4 +1,4 @@
-"""Lines of code that mend a table, for the errors of `tables`."""
+"""Lines of code that mend a table: the fixes in the errors of `tables`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -13,7 +13,7 @@ from .supports import code_of
 
 
 def for_few_rows(handed: Handed, label: str, shape: tuple[int, ...]) -> str:
-    """A single row, which may be a column or a chain, or has a distribution of its own; or events without coordinates."""
+    """Fix for a single row, which may be a column or a chain or else has a point mass, or for events without coordinates."""
     if 0 in shape[1:]:
         return "dist.Unit(0.0)"
     if handed.lines.turned is not None and len(shape) > 1 and shape[0] == 1:
@@ -29,7 +29,7 @@ def for_as_many_rows(
     others: Sequence[Handed],
     shape: tuple[int, ...] | None,
 ) -> str:
-    """Contexts for all rows: the one that there is, or those of the rows that have one."""
+    """Fix for contexts of another number: repeat a single one, or keep the rows that have one."""
     label = handed.label(column)
     if not got and shape is not None:
         return f"{label} = numpy.broadcast_to({label}, {(rows, *shape)})"
@@ -45,7 +45,7 @@ def for_as_many_rows(
 
 
 def for_weights(got: tuple[int, ...], rows: int) -> str:
-    """Weights in one axis, if there are as many; otherwise none."""
+    """Fix for weights of another shape: flatten them if their number is right, and drop them otherwise."""
     return "weights = numpy.ravel(weights)" if prod(got) == rows else "weights = None"
 
 
@@ -56,7 +56,7 @@ def without_constants(
     constant: list[int],
     leave_out: Callable[[int | list[int] | None], str],
 ) -> str:
-    """All but the constant coordinates of vectors, arrays or numbers."""
+    """Fix for constant coordinates of vectors, arrays or numbers: leave them out."""
     if free.shape != values.shape or prod(values.shape[1:]) == len(constant):
         return leave_out(None)
     if values.ndim == 2:
@@ -65,7 +65,7 @@ def without_constants(
 
 
 def without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
-    """A line of code that takes the origin from a column; None where it does not vary in float64 either."""
+    """Fix for a column whose offset hides its variation: subtract it. None if the column is constant in float64 too."""
     rows = values.reshape(len(values), -1)
     if rows.shape != columns.shape:
         return None
@@ -75,14 +75,14 @@ def without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: i
 
 
 def naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
-    """Names for the columns of an array, if there are as many, or one support for them."""
+    """Fix for a support by name of an array: name its columns if the numbers match, or drop the support."""
     if len(shape) == 2 and len(support) == shape[1]:
         return f"{name} = dict(zip(support, numpy.transpose({name})))"
     return "support = constraints.real"
 
 
 def support_by_name(support: Any, names: list[str]) -> str:
-    """The supports of names that there are."""
+    """Code for the supports of the names that exist."""
     if isinstance(support, Mapping):
         return f"{{name: support[name] for name in support if name in {names}}}"
     as_many = isinstance(support, list | tuple) and len(support) == len(names)
@@ -99,20 +99,20 @@ def inside(
     *,
     edge: bool = False,
 ) -> str:
-    """The rows on a support or, if hardly any are, the real line as support.
+    """Fix for rows off a support: leave them out or, if fewer than two rows remain, use the real line as support.
 
     Args:
-        label: of the values.
-        shape: of the values.
-        support: of one row.
-        inside: which rows are on it.
-        keep: makes a line that keeps the rows of a mask.
-        put: a line for another support, `{}`.
-        edge: whether the rows that are not lie on its edge.
+        label: code for the values.
+        shape: their shape.
+        support: numpyro constraint of one row.
+        inside: which rows are inside it.
+        keep: returns the line that keeps the rows of a mask.
+        put: line that sets another support, `{}`.
+        edge: whether the other rows lie on the edge of the support.
     """
     if np.count_nonzero(inside) < 2:
         return put.format("constraints.real")
-    # Code for what lies on an edge would have to compute in float64, as a fit does.
+    # An expression for rows on an edge would have to compute in float64, as a fit does.
     code = None if edge else code_of(support)
     values = f"numpy.reshape(numpy.asarray({label}, float), {shape})"
     if code is None:

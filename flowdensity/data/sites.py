@@ -1,4 +1,4 @@
-"""Named sites: how several named values make one vector."""
+"""Named sites: pack several named values into one vector."""
 
 from collections.abc import Sequence
 from math import prod
@@ -17,10 +17,10 @@ Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
-    """Consecutive slices of the last axis, each in its shape behind the leading axes."""
-    # numpy stays numpy: tables are checked in float64 whatever JAX's precision.
+    """Split the last axis into consecutive pieces, each reshaped to its shape after the leading axes."""
+    # numpy arrays stay numpy arrays, since tables are checked in float64 at any precision of JAX.
     xp = np if isinstance(vector, np.ndarray) else jnp
-    # numpyro validates what it was handed, whatever holds it.
+    # numpyro validates values in whatever container they are.
     vector = vector if isinstance(vector, np.ndarray | jax.Array) else np.asarray(vector)
     pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
     return [piece.reshape((*piece.shape[:-1], *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
@@ -35,28 +35,28 @@ def join(pieces: Sequence[Any], shapes: Shapes) -> Any:
 
 
 class Sites(NamedTuple):
-    """Names and shapes of the values that lie behind each other in one vector; it hashes.
+    """Names and shapes of the values that are concatenated in one vector. It is hashable.
 
     Attributes:
-        names: of the sites, in their order.
-        shapes: of one value of each.
+        names: names of the sites, in order.
+        shapes: shape of one value of each site.
     """
 
     names: tuple[str, ...]
     shapes: Shapes
 
     def pack(self, caller: str, values: Any, argument: str = "values") -> Float[Array, "*batch size"]:
-        """The vector of some values, whose leading axes broadcast against each other.
+        """Concatenate values into vectors; their leading axes broadcast against each other.
 
         Args:
             caller: public function whose name the errors carry.
-            values: a value of each site, shape `(*batch, *shape)`, in a dict or whatever else `read` takes names from; of draws
-                in chains the leading axes are chains and draws.
-            argument: what the caller's argument is called.
+            values: a value of each site, shape `(*batch, *shape)`, in a dict or another container with names that `read` takes.
+                The leading axes of draws in chains are chains and draws.
+            argument: name of the caller's argument.
 
         Raises:
-            TypeError: if values are no real numbers, or have no names.
-            ValueError: if a site is missing, too many, or of another shape.
+            TypeError: if the values are not real numbers, or have no names.
+            ValueError: if sites are missing or unknown, or a value has another shape.
         """
         columns = read(caller, argument, values, rows=False).columns
         if columns is None:
@@ -99,7 +99,7 @@ class Sites(NamedTuple):
         return join(pieces, self.shapes)
 
     def code_of_all(self, argument: str, given: list[str]) -> str:
-        """Code for the values by the right names: those that are left over take the places of as many that are missing."""
+        """Code for the values by the right names: unknown names replace missing ones if there are as many."""
         missing, over = [n for n in self.names if n not in given], [n for n in given if n not in self.names]
         instead = dict(zip(missing, over, strict=True)) if len(missing) == len(over) else {}
         if not missing:
@@ -113,7 +113,7 @@ class Sites(NamedTuple):
         return f"{{{', '.join(entries)}}}"
 
     def _code_of_axes(self, argument: str, leading: list[tuple[int, ...]]) -> str:
-        """Code for as many values of each site, or for each with each, if they have several leading axes."""
+        """Code that makes batch axes broadcast: it truncates single axes to one length, and crosses several axes."""
         if max(map(len, leading)) < 2:
             least = min(axes[0] for axes in leading if axes and axes[0] != 1)
             entries = [
@@ -129,17 +129,17 @@ class Sites(NamedTuple):
         return f"{{{', '.join(entries)}}}"
 
     def unpack(self, vector: Float[Array, "*batch size"]) -> dict[str, Array]:
-        """The values in a vector, each of shape `(*batch, *shape)`."""
+        """Split vectors into the values by name, each of shape `(*batch, *shape)`."""
         return dict(zip(self.names, split(vector, self.shapes), strict=True))
 
     def site_of(self, column: int) -> str:
-        """The site that a column of the vector belongs to."""
+        """Return the site to which a column of the vector belongs."""
         ends = np.cumsum([prod(shape) for shape in self.shapes])
         return self.names[int(np.searchsorted(ends, column, side="right"))]
 
 
 def _zeros(shape: tuple[int, ...]) -> str:
-    """Code for a value of a shape, where nothing is known of it."""
+    """Code for a placeholder value of a shape."""
     return f"numpy.zeros({shape})" if shape else "0.0"
 
 

@@ -1,12 +1,10 @@
-"""What comes in: tables of events and contexts, checked before any work is done."""
+"""Tables of events, contexts and weights, checked before any work is done."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
@@ -20,16 +18,23 @@ from .containers import Handed, read
 from .orientation import warn_if_transposed
 from .precision import check_range
 from .sites import Sites, join, split
-from .supports import check_support, free_size, joint
+from .supports import check_support, joint
 from .transforms.support import unconstrain
+from .value_checks import Part, check_finite, check_part, check_varies
 
 Named: TypeAlias = Mapping[str, ArrayLike]
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
-"""Of a whole event, one for each coordinate of a vector, or one for each named site."""
+"""A constraint of the whole event, one for each coordinate of a vector, or one for each named site."""
 
 
 class Sample(NamedTuple):
-    """A table on the device: whitened events, shape `(rows, dim)`, contexts, `(rows, context_dim)`, and weights, if unequal."""
+    """A whitened table on the device.
+
+    Attributes:
+        states: whitened events, shape `(rows, dim)`.
+        contexts: whitened contexts, shape `(rows, context_dim)`.
+        weights: weights of the rows; None if they are equal.
+    """
 
     states: Rows
     contexts: ContextRows
@@ -37,18 +42,18 @@ class Sample(NamedTuple):
 
     @property
     def effective(self) -> int:
-        """How many rows of equal weight would say as much: the square of the sum of weights over the sum of their squares."""
+        """Kish's effective sample size: the number of rows, if they have equal weights."""
         return len(self.states) if self.weights is None else effective_rows(np.asarray(self.weights))
 
     def draw(self, key: Key, count: int) -> "Sample":
-        """`count` rows with replacement, as often as they weigh: the rows that come have no weights."""
+        """Draw `count` rows with replacement, in proportion to their weights. The result has no weights."""
         rows = len(self.states)
         if self.weights is None:
             return self.take(jr.randint(key, (count,), 0, rows))
         return self.take(jr.choice(key, rows, (count,), p=self.weights))._replace(weights=None)
 
     def take(self, rows: Int[Array, "*shape"]) -> "Sample":
-        """The rows of these numbers, with their axes in front."""
+        """Take the rows with these indices; the axes of `rows` lead."""
         weights = None if self.weights is None else self.weights[rows]
         return Sample(self.states[rows], self.contexts[rows], weights)
 
@@ -59,7 +64,7 @@ class Table(NamedTuple):
     Attributes:
         rows: float64 array of shape `(n, *event_shape)`.
         support: numpyro constraint of one event.
-        sites: names and shapes of what one event is made of; None where it has no names.
+        sites: names and shapes of the values in one event; None if they have no names.
     """
 
     rows: np.ndarray
@@ -67,41 +72,23 @@ class Table(NamedTuple):
     sites: Sites | None
 
 
-class _Part(NamedTuple):
-    """What is checked together: values on one support, by the name that the user has for them."""
-
-    label: str
-    values: np.ndarray
-    support: constraints.Constraint
-    leave_out: Callable[[int | list[int] | None], str]
-    """A line of code that leaves it out or, of vectors, some of their coordinates."""
-    keep: Callable[[str], str]
-    """A line of code that keeps the rows of a mask."""
-    put: str
-    """A line of code for another support, `{}`."""
-
-    def inside(self, rows: np.ndarray, *, edge: bool = False) -> str:
-        """A line of code that keeps the rows that are inside the support."""
-        label, values, support, _, keep, put = self
-        return lines.inside(label, values.shape, support, rows, keep, put, edge=edge)
-
-
 def event_table(
     caller: str, data: Any, support: Support | None = None, name: str = "data", others: Sequence[Handed] = ()
 ) -> Table:
-    """`data` as a table of n >= 2 rows: finite, varying and on its support.
+    """Check events: at least two rows, finite, not constant and on their support.
 
     Args:
         caller: public function whose name the errors carry.
-        data: one event per row, in whatever `read` takes.
-        support: constraint of one event, one for each coordinate of a vector, or one for each named site (those left out
-            are real); None for the real line.
-        name: of the argument.
-        others: arguments that have the same rows, which are to lose those that `data` has to lose.
+        data: one event per row, in any container that `read` takes.
+        support: constraint of one event, one for each coordinate of a vector, or one for each named site (others are real);
+            None for the real line.
+        name: name of the argument.
+        others: arguments with the same rows, from which a fix leaves out the same ones.
 
     Raises:
-        TypeError: if `data` cannot be cast to real numbers, or `support` is not made of constraints.
-        ValueError: if it has fewer than two rows, values that are masked, not finite or off the support, or a constant column.
+        TypeError: if `data` cannot be cast to real numbers, or `support` does not consist of constraints.
+        ValueError: if there are fewer than two rows, values that are masked, not finite or off the support, or a constant
+            column.
     """
     handed = read(caller, name, data)
     if handed.columns is None:
@@ -112,25 +99,25 @@ def event_table(
         arrays = {name: _rows(caller, handed, name, values, others) for name, values in handed.columns.items()}
         table, parts = _named_parts(caller, handed, arrays, {} if support is None else support, others)
     for part in parts:
-        _check_part(caller, part)
+        check_part(caller, part)
     return table
 
 
 def context_table(
     caller: str, context: Any, rows: int, others: Sequence[Handed] = (), shape: tuple[int, ...] | None = None
 ) -> Table:
-    """`context` as a table of as many rows as there are events; `None` becomes shape `(rows, 0)`.
+    """Check contexts, one for each event; `None` becomes a table of shape `(rows, 0)`.
 
     Args:
         caller: public function whose name the errors carry.
-        context: one row per event, in whatever `read` takes.
+        context: one row per event, in any container that `read` takes.
         rows: number of events.
-        others: arguments that have the same rows, the events first.
-        shape: of one context, where a model has one already.
+        others: arguments with the same rows, the events first.
+        shape: shape of one context, if an existing model fixes it.
 
     Raises:
         TypeError: if it cannot be cast to real numbers.
-        ValueError: if it has another number of rows, or values that are masked or not finite.
+        ValueError: if the number of rows differs, or values are masked or not finite.
     """
     if context is None:
         return Table(np.zeros((rows, 0)), constraints.real, None)
@@ -145,7 +132,7 @@ def context_table(
                 f"`{others[0].name if others else 'data'}`; got {array.shape}. Row for row they belong together. "
                 f"Fix: {lines.for_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
-        _check_finite(caller, handed, column, array, others)
+        check_finite(caller, handed, column, array, others)
         check_range(caller, label, array)
     if handed.columns is None:
         return Table(arrays[None], constraints.real, None)
@@ -154,7 +141,7 @@ def context_table(
 
 
 def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed:
-    """`values` as an array, also if they are named: by the sites of a model that is there already, in its order."""
+    """Read events or contexts for an existing model as one array: named values are packed in the order of its sites."""
     handed = read(caller, name, values)
     if handed.columns is None:
         return handed
@@ -170,11 +157,12 @@ def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed
 
 
 def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] = ()) -> np.ndarray | None:
-    """`weights` of the rows, float64 and of sum 1, or None where they are not given.
+    """Check weights of the rows and normalize their sum to 1, in float64; None if none are given.
 
     Raises:
         TypeError: if they cannot be cast to real numbers.
-        ValueError: if they are not one for each row, finite, at least 0, and above 0 twice; or are masked.
+        ValueError: if there is not one for each row, or they are masked, not finite, negative, or fewer than two are
+            positive.
     """
     if weights is None:
         return None
@@ -186,11 +174,11 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
             f"{caller} expected `weights` with shape ({rows},), one for each row of `data`; got {table.shape}. "
             f"Fix: {lines.for_weights(table.shape, rows)}"
         )
-    _check_finite(caller, handed, None, table, others)
+    check_finite(caller, handed, None, table, others)
     if (table < 0.0).any() or np.count_nonzero(table) < 2:
         raise ValueError(
-            f"{caller} expected `weights` of at least 0, and two above it; got a least weight of {table.min():.3g} and "
-            f"{np.count_nonzero(table)} that are not zero. Without weights all rows count alike. Fix: weights = None"
+            f"{caller} expected `weights` of at least 0, with two or more above 0; got a smallest weight of {table.min():.3g} "
+            f"and {np.count_nonzero(table)} that are not zero. Without weights all rows count equally. Fix: weights = None"
         )
     return table / table.sum()
 
@@ -198,13 +186,16 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
 def fit_tables(
     caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None
 ) -> tuple[Table, Table, np.ndarray | None, list[Handed]]:
-    """Events, contexts and weights that a model is learned from (`event_table`, `context_table`, `weight_table`), without the
-    rows that weigh nothing; and the arguments that they were read of.
+    """Check the tables of a fit: `event_table`, `context_table` and `weight_table`, without the rows of weight zero.
 
     Warns if there are so few events that rows and columns may be exchanged.
 
+    Returns:
+        Events, contexts, weights, and the arguments as they were read.
+
     Raises:
-        TypeError, ValueError: as those; or if a column, of the contexts too, is constant in the rows that are left.
+        TypeError, ValueError: as the three functions do; also if a column of events or contexts is constant in the rows with
+            weight.
     """
     given = {"data": data, "context": context, "weights": weights}
     handed = {
@@ -231,13 +222,13 @@ def fit_tables(
 
 
 def effective_rows(weights: np.ndarray) -> int:
-    """Kish's effective sample size of rows of unequal weights."""
+    """Kish's effective sample size: the square of the sum of the weights over the sum of their squares, at least 2."""
     return max(2, round(float(np.sum(weights)) ** 2 / float(np.sum(np.square(weights)))))
 
 
 def _unnamed_parts(
     caller: str, handed: Handed, rows: np.ndarray, support: Support, others: Sequence[Handed]
-) -> tuple[constraints.Constraint, list[_Part]]:
+) -> tuple[constraints.Constraint, list[Part]]:
     keep = partial(handed.keeping, others=others)
     if isinstance(support, Mapping):
         raise ValueError(
@@ -246,7 +237,7 @@ def _unnamed_parts(
         )
     if not isinstance(support, list | tuple):
         support = check_support(caller, "support", support)
-        return support, [_Part(handed.name, rows, support, partial(handed.without, None), keep, "support = {}")]
+        return support, [Part(handed.name, rows, support, partial(handed.without, None), keep, "support = {}")]
     if rows.ndim != 2 or len(support) != rows.shape[1]:
         raise ValueError(
             f"{caller} expected `support` with one constraint for each coordinate of a vector; got {len(support)} for "
@@ -260,7 +251,7 @@ def _unnamed_parts(
         for i, (part, put, label) in enumerate(zip(support, puts, labels, strict=True))
     ]
     return joint(each, ((),) * len(each)), [
-        _Part(label, rows[:, i], part, partial(_without_support, handed, i), keep, put)
+        Part(label, rows[:, i], part, partial(_without_support, handed, i), keep, put)
         for i, (part, put, label) in enumerate(zip(each, puts, labels, strict=True))
     ]
 
@@ -271,11 +262,11 @@ def _without_support(handed: Handed, column: int, _: int | list[int] | None) -> 
 
 def _named_parts(
     caller: str, handed: Handed, arrays: Mapping[str, np.ndarray], support: Support, others: Sequence[Handed]
-) -> tuple[Table, list[_Part]]:
+) -> tuple[Table, list[Part]]:
     if isinstance(support, constraints.Constraint):
         support = dict.fromkeys(arrays, support)
     elif isinstance(support, Mapping):
-        # Labels of columns may be numbers.
+        # Column labels of a DataFrame may be numbers.
         support = {str(key): value for key, value in support.items()}
     if not isinstance(support, Mapping) or not set(support) <= set(arrays):
         got = list(support) if isinstance(support, Mapping) else type(support).__name__
@@ -286,14 +277,14 @@ def _named_parts(
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"{caller} expected as many rows of each site of `data`; got {counts}. Each row is one event, of all sites. "
+            f"{caller} expected the same number of rows for each site of `data`; got {counts}. Each row is one event. "
             f"Fix: data = {{name: numpy.asarray(data[name])[: {min(counts.values())}] for name in data}}"
         )
     keep, parts = partial(handed.keeping, others=others), []
     for name, array in arrays.items():
         label, put = handed.label(name), f"support = {{{{**(support or {{{{}}}}), {name!r}: {{}}}}}}"
         own = check_support(caller, f"support[{name!r}]", support.get(name, constraints.real), put, label)
-        parts.append(_Part(label, array, own, partial(handed.without, name), keep, put))
+        parts.append(Part(label, array, own, partial(handed.without, name), keep, put))
     sites = Sites(tuple(arrays), tuple(array.shape[1:] for array in arrays.values()))
     whole = joint([part.support for part in parts], sites.shapes)
     return Table(join(list(arrays.values()), sites.shapes), whole, sites), parts
@@ -307,86 +298,15 @@ def _rows(caller: str, handed: Handed, column: str | None, values: Any, others: 
             f"{caller} expected `{label}` with shape (n, ...), n >= 2; got {table.shape}. A density is learned from many "
             f"events, one in each row. Fix: {lines.for_few_rows(handed, label, table.shape)}"
         )
-    _check_finite(caller, handed, column, table, others)
+    check_finite(caller, handed, column, table, others)
     return table
 
 
-def _check_part(caller: str, part: _Part) -> None:
-    label, values, support = part[:3]
-    event_dim = support.event_dim
-    if values.ndim - 1 < event_dim:
-        raise ValueError(
-            f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
-            f"shape {values.shape}. Fix: {part.put.format('constraints.real')}"
-        )
-    check_range(caller, label, values, support, None if support is constraints.real else part.put)
-    inside = np.asarray(support(values))
-    event = values.shape[values.ndim - event_dim :]
-    if free_size(support, event) < prod(event):
-        # Draws made in float32 lie on a surface to the precision of float32.
-        inside = inside | np.asarray(support(values.astype(np.float32)))
-    inside = np.broadcast_to(inside, values.shape[: values.ndim - event_dim])
-    if not inside.all():
-        first = tuple(int(i) for i in np.argwhere(~inside)[0])
-        raise ValueError(
-            f"{caller} expected `{label}` on the support {support}; got {values[first]!s} at index {first}, and "
-            f"{np.sum(~inside)} such entries in all. These rows can be left out, or the support is a wider one. "
-            f"Fix: {part.inside(np.all(inside.reshape(len(values), -1), axis=1))}"
-        )
-    # The ends of an interval that is closed belong to it, but are nowhere on the real line.
-    free = unconstrain(values, support)
-    off = np.any(~np.isfinite(free.reshape(len(values), -1)), axis=1)
-    if off.any():
-        first = int(np.argmax(off))
-        raise ValueError(
-            f"{caller} expected `{label}` inside the support {support}, on whose edge a density has no value; got "
-            f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. They can be left out or modeled apart, "
-            f"or the support is a wider one. Fix: {part.inside(~off, edge=True)}"
-        )
-    _check_varies(caller, label, values, free, part.leave_out)
-
-
-def _check_finite(caller: str, handed: Handed, column: str | None, table: np.ndarray, others: Sequence[Handed]) -> None:
-    bad = ~np.isfinite(table)
-    if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        rows = int(np.any(bad.reshape(len(table), -1), axis=1).sum())
-        raise ValueError(
-            f"{caller} expected `{handed.label(column)}` with finite values; got {table[first]} at index {first}, and {rows} "
-            f"such rows of {len(table)}. Fix: {handed.finite_rows(others, nan_alone=not np.isinf(table).any())}"
-        )
-
-
 def _check_all_vary(caller: str, handed: Handed, table: Table, free: np.ndarray, where: str = "") -> None:
-    """Raise a ValueError if a column of a table, whose rows are `free` on the real line, is constant."""
+    """Raise a ValueError if a column is constant; `free` is the table mapped to the real line."""
     sites = table.sites
     if sites is None or free.shape != table.rows.shape:
-        _check_varies(caller, handed.name, table.rows, free, partial(handed.without, None), where)
+        check_varies(caller, handed.name, table.rows, free, partial(handed.without, None), where)
         return
     for name, values, each in zip(sites.names, split(table.rows, sites.shapes), split(free, sites.shapes), strict=True):
-        _check_varies(caller, handed.label(name), values, each, partial(handed.without, name), where)
-
-
-def _check_varies(
-    caller: str,
-    name: str,
-    values: np.ndarray,
-    free: np.ndarray,
-    leave_out: Callable[[int | list[int] | None], str],
-    where: str = "",
-) -> None:
-    """Raise a ValueError if a column of values, which are `free` on the real line, where they are whitened, is constant."""
-    columns = free.reshape(len(free), -1)
-    # A column whose spread is lost when JAX's default dtype reads it is constant to the model.
-    dtype = np.dtype(jnp.result_type(float))
-    sizes, spreads = np.abs(columns).max(axis=0), np.ptp(columns, axis=0)
-    constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
-    if constant.any():
-        column = int(np.argmax(constant))
-        others = lines.without_constants(name, values, free, np.flatnonzero(constant).tolist(), leave_out)
-        shifted = lines.without_origin(name, values, columns, column)
-        reason = "An offset takes its digits" if shifted else "Of a constant nothing can be learned"
-        raise ValueError(
-            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
-            f"precision{where}. {reason}. Fix: {shifted or others}"
-        )
+        check_varies(caller, handed.label(name), values, each, partial(handed.without, name), where)

@@ -1,8 +1,8 @@
 """Log ratios of the exact to the sampled log density of a model at posterior draws.
 
-At a site where a learned density stands, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned
-divergence, of an amortization and of a solver. The posterior under the exact density $p$ of the same flow has the density of
-the sampled one times $\\prod p/\\tilde p$ over these sites: everything else of the model cancels.
+At the site of a learned density, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned divergence,
+an amortization and a solver. The posterior under the exact density $p$ of the same flow is the sampled posterior times
+$\\prod p/\\tilde p$ over these sites; all other factors of the model cancel.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ Draw: TypeAlias = Mapping[str, Any]
 Learned: TypeAlias = AbstractLearnedDensity
 
 MAX_TANGENTS = 32_768
-"""Maximum number of products with a Jacobian in one batch, which bounds the memory that exact divergences take."""
+"""Maximum number of Jacobian-vector products in one batch, which bounds the memory of exact divergences."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Groups:
 
     Attributes:
         names: names of the plates.
-        dims: their dimensions, counted from the right of a site's batch shape, the leftmost first.
+        dims: their dimensions as negative indices of a site's batch shape, the leftmost first.
         shape: their sizes.
     """
 
@@ -48,26 +48,26 @@ class Groups:
     shape: tuple[int, ...] = ()
 
     def summed(self, values: Array) -> Array:
-        """Sum values, whose last axes are a site's batch axes, over all axes but those of the groups."""
+        """Sum values whose last axes are a site's batch axes over all axes except those of the groups."""
         return values.sum([axis for axis in range(-values.ndim, 0) if axis not in self.dims])
 
     def axes(self, event_dim: int) -> tuple[int, ...]:
-        """Return the groups' axes in a value with `event_dim` event axes, counted from the right."""
+        """Return the groups' axes in a value with `event_dim` event axes, as negative indices."""
         return tuple(dim - event_dim for dim in self.dims)
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A model with its arguments, and the densities that should have stood at some of its sites.
+    """A model with its arguments bound, and the exact densities for some of its sites.
 
     Attributes:
-        model: takes no arguments.
+        model: the model, which takes no arguments.
         targets: the exact density by site, not yet given its context.
-        errors: by site, what of the sampled density the exact one does without.
+        errors: description, by site, of the errors of the sampled density that the exact one does not have.
         latent: shape and event dimension of the value of each latent site.
-        groups: plates that every site lies in; `independent` says whether they really part the posterior.
-        shared: deterministic sites that lie in these plates, with their event dimension.
-        tangents: products with a Jacobian that the exact divergence of one draw takes at each step of the solver.
+        groups: plates that contain every site; `independent` tests whether the posterior factorizes over them.
+        shared: deterministic sites in these plates, with their event dimensions.
+        tangents: Jacobian-vector products that the exact divergence of one draw needs at each step of the solver.
     """
 
     model: Callable[[], Any]
@@ -84,36 +84,37 @@ class Correction:
         return max(1, MAX_TANGENTS // self.tangents)
 
     def log_ratios(self, draw: Draw) -> dict[str, Array]:
-        """Log of the exact density over the sampled one in nats, by site, each with the site's batch shape.
+        """Log ratio of the exact to the sampled density by site, in nats, with the site's batch shape.
 
-        Masks and scales of the site hold.
+        Masks and scales of the site apply.
         """
         trace = self._trace(draw)
         return {name: _log_ratio(trace[name], target) for name, target in self.targets.items()}
 
     def total(self, draw: Draw) -> Scalar:
-        """Log of the exact posterior's density over the sampled one's, but for a constant, nats."""
+        """Log ratio of the exact to the sampled posterior density, in nats, up to a constant."""
         return sum((jnp.sum(ratio) for ratio in self.log_ratios(draw).values()), start=jnp.zeros(()))
 
     def by_group(self, draw: Draw) -> Float[Array, "*groups"]:
-        """The same for each group, where groups are independent."""
+        """Log ratio of each group, for independent groups."""
         return sum(map(self.groups.summed, self.log_ratios(draw).values()), start=jnp.zeros(self.groups.shape))
 
     def deterministic(self, draw: Draw) -> dict[str, Array]:
-        """Values of the deterministic sites."""
+        """Compute the values of the deterministic sites."""
         return {name: site["value"] for name, site in self._trace(draw).items() if site["type"] == "deterministic"}
 
     def independent(self, pairs: Sequence[tuple[Draw, Draw]]) -> tuple[bool, dict[str, int]]:
-        """Whether groups are independent a posteriori, found by mixing the groups of pairs of draws.
+        """Test whether groups are independent a posteriori, by mixing the groups of two draws.
 
-        Where groups part the joint, the terms of one group are the same whatever the others are. The pair number i is mixed by
-        the i-th bit of a group's number, so that each two groups are told apart by one of the pairs.
+        If the joint density factorizes, the terms of a group do not depend on the values of other groups. Pair number i takes
+        a group from the one or the other draw by the i-th bit of the group's index, so that any two groups come from different
+        draws in at least one pair.
 
         Args:
-            pairs: as many as the number of groups has bits; see `bits`.
+            pairs: pairs of draws; their number is `bits`.
 
         Returns:
-            Whether it is so, and the deterministic sites of which the same holds, with their event dimension.
+            Whether the groups are independent, and the deterministic sites that factorize too, with their event dimensions.
         """
         terms = jax.jit(self._terms)
         count = int(np.prod(self.groups.shape))
@@ -132,7 +133,7 @@ class Correction:
 
     @property
     def bits(self) -> int:
-        """Bits of the number of groups."""
+        """Number of bits of the largest index of a group."""
         return (int(np.prod(self.groups.shape)) - 1).bit_length()
 
     def _trace(self, draw: Draw) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class Correction:
         return _traced(handlers.substitute(self.model, latent))
 
     def _terms(self, draw: Draw) -> tuple[Array, dict[str, Array]]:
-        """The sampled joint's terms by group, and the deterministic sites that lie in the plates."""
+        """Terms of the sampled joint log density by group, and the values of the deterministic sites in the plates."""
         trace = self._trace(draw)
         terms = [_scaled(site, site["fn"].log_prob(site["value"])) for site in _samples(trace).values()]
         parts = sum(map(self.groups.summed, terms), start=jnp.zeros(self.groups.shape))
@@ -149,7 +150,7 @@ class Correction:
     def _mask(
         self, chosen: Bool[np.ndarray, "*groups"], shape: tuple[int, ...], event_dim: int
     ) -> Bool[np.ndarray, "..."]:
-        """`chosen` with axes of size 1 where a value has others."""
+        """Reshape `chosen` to broadcast against a value, with size 1 for its other axes."""
         sizes = [1] * len(shape)
         for axis, size in zip(self.groups.axes(event_dim), self.groups.shape, strict=True):
             sizes[axis] = size
@@ -163,18 +164,18 @@ def correction(
     model_kwargs: Mapping[str, Any] | None,
     exact: Mapping[str, Learned],
 ) -> Correction:
-    """Check a model and the exact densities of some of its sites, without running any of it.
+    """Check a model and the exact densities of some of its sites by tracing shapes, without computing anything.
 
     Args:
         caller: public function whose name the errors carry.
         model: the numpyro model that was sampled.
         model_args: its arguments.
         model_kwargs: its keyword arguments.
-        exact: by name of a latent or observed site, the density whose exact log density is meant.
+        exact: by name of a latent or observed site, the density whose exact log density replaces the sampled one.
 
     Raises:
-        TypeError: if `exact` is no mapping of learned densities.
-        ValueError: if a site does not exist or has no learned density with the same events, or the model draws at random.
+        TypeError: if `exact` is no mapping to learned densities.
+        ValueError: if a site does not exist or has no learned density with the same events, or the model subsamples at random.
     """
     check_model(caller, "model", model)
     bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
@@ -189,19 +190,19 @@ def correction(
         check_learned(caller, f"exact[{name!r}]", density, fix)
     targets = {name: exact_density(density) for name, density in exact.items()}
     found: list[Correction] = []
-    # Sites are described within `eval_shape`, since the values of a scan cannot be inspected from outside.
+    # Sites are described inside `eval_shape`, since the values of a scan cannot be inspected outside of it.
     jax.eval_shape(lambda: found.append(_described(caller, bound, targets)))
     return found[0]
 
 
 def _described(caller: str, model: Callable[[], Any], targets: dict[str, AbstractLearnedDensity]) -> Correction:
-    """The correction of a model without arguments, which is traced, after the checks of `correction` that need its sites."""
+    """Trace a model without arguments, check its sites and return its correction."""
     trace = _traced(model)
     for name, site in trace.items():
         if site["type"] == "plate" and site["kwargs"].get("rng_key") is not None:
             raise ValueError(
-                f"{caller} expected a model that is the same each time; plate {name!r} draws its rows at random, and which rows "
-                "the posterior was sampled with is not known. "
+                f"{caller} expected a model that is the same each time; plate {name!r} subsamples its rows at random, and "
+                "which rows the posterior was sampled with is not known. "
                 f"Fix: model = numpyro.handlers.substitute(model, {{{name!r}: jax.numpy.arange({site['value'].shape[0]})}})"
             )
     for name, target in targets.items():
@@ -220,14 +221,17 @@ def _described(caller: str, model: Callable[[], Any], targets: dict[str, Abstrac
 
 
 def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: str, progress: bool) -> Any:
-    """`function` of each draw, some at once, as numpy arrays.
+    """Map a function over draws in chunks.
 
     Args:
-        function: of one draw; it is compiled.
-        draws: each array has one leading axis of draws.
-        chunk: how many at once.
-        label: of the progress bar.
-        progress: whether to show it.
+        function: takes one draw; it is compiled once.
+        draws: arrays by site, each with one leading axis of draws.
+        chunk: number of draws in one batch.
+        label: label of the progress bar.
+        progress: whether to show the bar.
+
+    Returns:
+        The results as numpy arrays, with one leading axis of draws.
     """
     count = len(next(iter(draws.values())))
     chunk = min(chunk, count)
@@ -235,7 +239,7 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
     done = []
     with tqdm(total=count, desc=label, unit="draw", disable=not progress) as bar:
         for start in range(0, count, chunk):
-            # Repeat the last rows, so that there is no second shape to compile.
+            # Repeat the last draw to fill the chunk, so that no second shape is compiled.
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
             done.append(jax.device_get(compiled({name: jnp.asarray(values[rows]) for name, values in draws.items()})))
             bar.update(min(chunk, count - start))
@@ -248,7 +252,7 @@ def _log_ratio(site: dict[str, Any], target: AbstractLearnedDensity) -> Array:
 
 
 def _swapped(fn: Any, target: AbstractLearnedDensity) -> dist.Distribution:
-    """A site's distribution with `target`, given the same context, where the learned density stands."""
+    """Replace the learned density in a site's distribution by `target`, given the same context."""
     context = unwrapped(fn).context
     if context.shape[-1] > 0:
         target = target.given(context.reshape(*context.shape[:-1], *target.context_shape))
@@ -264,14 +268,14 @@ def _samples(trace: dict[str, Any]) -> dict[str, Any]:
 
 
 def _traced(model: Callable[[], Any]) -> dict[str, Any]:
-    # `scan` needs a key, and so do sites that `substitute` has no value for.
+    # `scan` needs a key, and so do sites without a substituted value.
     return handlers.trace(handlers.seed(model, jr.key(0))).get_trace()
 
 
 def _check_target(
     caller: str, name: str, trace: dict[str, Any], target: AbstractLearnedDensity, others: Sequence[str]
 ) -> None:
-    """Check the exact density for a site against the density that the model has there; `others` are the other sites."""
+    """Check that the exact density fits the density of the model at a site; `others` are the other sites to correct."""
     if name not in trace or trace[name]["type"] not in ("sample", "deterministic"):
         raise ValueError(
             f"{caller} expected `exact` to name sites of `model`; got {name!r}, and its sites are {list(_samples(trace))}. "
@@ -280,8 +284,8 @@ def _check_target(
     if trace[name]["type"] == "deterministic":
         raise ValueError(
             f"{caller} expected site {name!r} to have a log density; it is deterministic, as under FlowReparam or sample_sites. "
-            "A flow that is a change of variables uses no divergence: there is nothing to correct but the solver. A joint site "
-            f"goes by its own name. Fix: {_exact_line(trace, others)}"
+            "As a change of variables a flow uses no divergence, so that only its solver could be corrected. A joint site has "
+            f"its own name. Fix: {_exact_line(trace, others)}"
         )
     sampled = unwrapped(trace[name]["fn"])
     if not isinstance(sampled, AbstractLearnedDensity):
@@ -296,13 +300,13 @@ def _check_target(
     ):
         if had != has:
             raise ValueError(
-                f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the density that the model has at that site; got "
+                f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the density of the model at that site has; got "
                 f"{has}. Fix: exact = {{**exact, {name!r}: density}}"
             )
 
 
 def _exact_line(trace: dict[str, Any], others: Sequence[str], density: str = "density") -> str:
-    """The line that names sites with a learned density, as a fix; without any NUTS samples the exact posterior."""
+    """Return, as a fix, the line that names sites with a learned density; without one, NUTS samples the exact posterior."""
     learned = [
         name for name, site in _samples(trace).items() if isinstance(unwrapped(site["fn"]), AbstractLearnedDensity)
     ]
@@ -321,7 +325,7 @@ def _trace_of_shapes(model: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _errors(sampled: Any, target: AbstractLearnedDensity) -> str:
-    """In words, what the exact density does without that the sampled one had."""
+    """Name the errors of the sampled density that the exact one does not have."""
     named = {
         "amortization": sampled.is_amortized,
         f"divergence ({type(sampled.divergence).__name__})": not sampled.divergence.is_exact,
@@ -335,7 +339,7 @@ def _frames(site: dict[str, Any]) -> set[Any]:
 
 
 def _groups(trace: dict[str, Any]) -> Groups:
-    """The plates that every sample site lies in, latent or observed."""
+    """Find the plates that contain every sample site, latent or observed."""
     sites = list(_samples(trace).values())
     common = set.intersection(*map(_frames, sites)) if sites else set()
     frames = sorted((frame for frame in common if frame.size > 1), key=lambda frame: frame.dim)
@@ -343,14 +347,14 @@ def _groups(trace: dict[str, Any]) -> Groups:
 
 
 def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
-    """Deterministic sites whose values have the axes of all groups, and how many axes each has of its own."""
+    """Find the deterministic sites whose values have the axes of all groups, and their event dimensions."""
     found = {}
     for name, site in trace.items():
         names = {frame.name for frame in site.get("cond_indep_stack", ())}
         if not groups.names or site["type"] != "deterministic" or not set(groups.names) <= names:
             continue
         shape = jnp.shape(site["value"])
-        # numpyro does not know how many axes of a value are its own; those of its plates lead.
+        # numpyro does not record the event dimension of a deterministic site; the axes of its plates lead.
         event_dim = len(shape) - max(-frame.dim for frame in site["cond_indep_stack"])
         if event_dim >= 0 and tuple(shape[axis] for axis in groups.axes(event_dim)) == groups.shape:
             found[name] = event_dim
@@ -360,7 +364,7 @@ def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
 def _alike(one: Array, other: Array) -> bool:
     """Return whether two arrays agree up to rounding.
 
-    The tolerance is tight, since with many observations a coupling of groups is a small share of the log density.
+    The tolerance is tight, since with many observations a coupling of groups is a small part of the log density.
     """
     if not jnp.issubdtype(one.dtype, jnp.inexact):
         return bool(jnp.array_equal(one, other))

@@ -1,7 +1,7 @@
-"""Pictures of a density, of its errors and of its training, on matplotlib's axes.
+"""Plots of a density, its errors and its training, on matplotlib axes.
 
-Each function draws into the axes that it is given, or into a new figure, and returns them; it neither shows nor saves. Data are
-grey, the model blue and a posterior orange throughout; fonts are those of the user's style.
+Each function draws into given axes or into a new figure, and returns the axes. It neither shows nor saves the figure. Data are
+gray, the model is blue and a posterior orange; fonts are those of the user's style.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ from .posterior import draws, events_of
 from .smoothing import Span, smoothed_density, span_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes  # matplotlib is imported where a figure is made: it takes a second
+    from matplotlib.axes import Axes  # importing matplotlib takes a second, so it is imported when a figure is made
 
 DATA_COLOR, MODEL_COLOR, POSTERIOR_COLOR = "0.55", "#0072B2", "#D55E00"
 """Colors that color-blind people can tell apart (Okabe and Ito 2008, "Color universal design")."""
 CONTOURS = {0.5: 1.6, 0.9: 0.8}
-"""Line width of the contour that holds each share of the model's samples."""
+"""Contours, by the share of the model's samples inside them, with their line widths."""
 NUM_SAMPLES = 8192
-"""Number of samples of the model from which lines and contours are drawn."""
+"""Number of model samples behind lines and contours."""
 MAX_POINTS = 2000
-"""Maximum number of rows of the data that are drawn as points."""
+"""Maximum number of data rows drawn as points."""
 MAX_PAIRED, MAX_SINGLE = 8, 24
-"""Maximum number of coordinates in a plot of pairs, and in one of marginals."""
+"""Maximum number of coordinates in a plot of pairs, and in a plot of marginals."""
 LOSS_UNITS = {"divergence": ", nats² + constant", "likelihood": ", nats per dimension"}
-"""Units of the losses that have one."""
+"""Units of the losses, by stage."""
 
 Coordinates: TypeAlias = str | int | Sequence[str | int]
 
@@ -53,23 +53,24 @@ def plot_density(
     names: Sequence[str] | None = None,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw a learned density against data: a panel for each coordinate, and one for each pair.
+    """Plot a learned density against data, with a panel for each coordinate and each pair of coordinates.
 
-    On the diagonal are a histogram of the data and the density of the model's samples; below it the data, and contours that hold
-    50 % and 90 % of the model's samples. `axes = plot_density(key, density, held_out)` draws rows that it was not trained on.
+    The diagonal shows a histogram of the data and the density of the model's samples. The panels below it show the data, and
+    contours around 50 % and 90 % of the model's samples. `axes = plot_density(key, density, held_out)` compares with rows that
+    were not trained on.
 
     Args:
         key: JAX PRNG key.
-        density: the density, with its context if it has one; where that has batch axes, say one context for each row of `data`,
-            the samples for all of them are put together.
+        density: the density, given its context if it is conditional. If the context has batch axes, for example one context for
+            each row of `data`, the samples for all contexts are pooled.
         data: rows, shape `(n, *event_shape)` or by name; at most 2,000 of them are drawn as points.
-        coordinates: which to draw, at most eight: the name of a site, which stands for all of its coordinates, a label such as
-            "v[1]", or a number from zero; by default all.
+        coordinates: coordinates to draw, at most eight: the name of a site for all of its coordinates, a label such as "v[1]", or
+            an index; by default all.
         names: labels of all coordinates of an event; by default those of the density's sites, or x[0], x[1] and so on.
-        axes: a square of axes to draw into; by default those of a new figure.
+        axes: square array of axes to draw into; by default a new figure's.
 
     Returns:
-        Axes, shape `(coordinates, coordinates)`; those above the diagonal have no frame.
+        Axes, shape `(coordinates, coordinates)`; axes above the diagonal are off.
 
     Raises:
         TypeError, ValueError: if an argument is unusable; raised before any work is done.
@@ -109,20 +110,21 @@ def plot_density(
         grid[0, -1].plot([], [], ".", color=DATA_COLOR, label="data")
         for share, width in CONTOURS.items():
             grid[0, -1].plot([], [], color=MODEL_COLOR, linewidth=width, label=f"{100 * share:.0f} % of the model")
-    grid[0, -1].legend(frameon=False, loc="upper right").set_in_layout(False)  # it is wider than a panel
+    grid[0, -1].legend(frameon=False, loc="upper right").set_in_layout(False)  # the legend is wider than a panel
     return grid
 
 
 def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
-    """Draw by how much `log_prob` is off: over its own value, and where samples are moved outwards.
+    """Plot the errors of `log_prob`: against its value, and in the tails.
 
-    The band on the left is the root mean square that the diagnosis has found; above 64 dimensions the points have the noise of
-    two Hutchinson averages in them, and it has not. On the right a bar marks the value that 99 % of the points keep below, and a
-    dashed line the most that it may be. `axes = plot_errors(diagnose(key, density))` draws it for samples of the density.
+    The band on the left is the root mean square error of the diagnosis. Above 64 dimensions the points include the noise of two
+    Hutchinson averages, which the band does not. On the right, samples are moved outwards; a bar marks the 99th percentile of
+    their errors, and a dashed line its threshold. `axes = plot_errors(diagnose(key, density))` plots the errors at samples of the
+    density.
 
     Args:
-        diagnosis: of `diagnose`.
-        axes: two axes to draw into; by default those of a new figure.
+        diagnosis: result of `diagnose`.
+        axes: two axes to draw into; by default a new figure's.
 
     Returns:
         Axes, shape `(2,)`.
@@ -160,20 +162,20 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
 
 
 def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = None) -> np.ndarray:
-    r"""Draw the Stein residuals of a learned divergence over the model's time: they are zero where it is right.
+    r"""Plot the Stein residuals of a learned divergence over the model's time; the exact divergence has residuals of zero.
 
-    On the left $\mathbb{E}[g - T]$, the mean error of the learned divergence; on the right the residuals for $f = g$ and each
-    coordinate, in standard errors, those of a bin beside each other. `axes = plot_residuals(report)` draws those of a fit.
+    On the left is $\mathbb{E}[g - T]$, the mean error of the learned divergence. On the right are the residuals for $f = g$ and
+    for each coordinate, in standard errors, side by side in each bin. `axes = plot_residuals(report)` plots those of a fit.
 
     Args:
-        residuals: these, or the report or diagnosis that has them.
-        axes: two axes to draw into; by default those of a new figure.
+        residuals: the residuals, or a report or diagnosis that has them.
+        axes: two axes to draw into; by default a new figure's.
 
     Returns:
         Axes, shape `(2,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable, or there are no residuals, since no divergence was learned.
+        TypeError, ValueError: if an argument is unusable, or there are no residuals because no divergence was learned.
     """
     caller = "plot_residuals"
     found = residuals.evidence.get("stein") if isinstance(residuals, Diagnosis) else residuals
@@ -202,13 +204,13 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
 
 
 def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
-    """Draw the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
+    """Plot the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
 
-    Where held-out rows were judged by their likelihood, its negative has an axis of its own on the right, in `axis.figure.axes`.
+    If validation used the likelihood of held-out rows, its negative has a second axis on the right, in `axis.figure.axes`.
 
     Args:
-        report: of `fit_flow`, or of any other fit.
-        axes: as many axes as there are stages, to draw into; by default those of a new figure.
+        report: report of `fit_flow` or any other fit.
+        axes: one for each stage, to draw into; by default a new figure's.
 
     Returns:
         Axes, shape `(stages,)`.
@@ -221,7 +223,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
-        # The first entry is not a training loss, and may be in another unit.
+        # The first entry is no training loss, and may have another unit.
         axis.plot(history.step[1:], history.train[1:], color=DATA_COLOR, linewidth=1, label="training")
         axis.set(xlabel="step", ylabel=f"{stage} loss{LOSS_UNITS.get(stage, '')}")
         panel = [axis] if history.gain is None else [axis, axis.twinx()]
@@ -246,20 +248,20 @@ def plot_prior_posterior(
     names: Sequence[str] | None = None,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw a learned prior against a posterior: the marginal density of each coordinate, by samples and by draws.
+    """Plot the marginal densities of a learned prior and a posterior, one panel for each coordinate.
 
-    Where the posterior has events in a plate, each has a line of its own. `axes = plot_prior_posterior(key, density,
-    arviz.from_numpyro(mcmc))` draws those of a run of NUTS.
+    Each event of a plate has its own line. `axes = plot_prior_posterior(key, density, arviz.from_numpyro(mcmc))` plots a run of
+    NUTS.
 
     Args:
         key: JAX PRNG key.
-        density: the prior, as `plot_density` takes it.
-        posterior: in arviz's form.
-        site: variable of the posterior that has the events; by default the density's named sites, or the one variable of its
-            event's shape.
-        coordinates: which to draw, at most 24, as `plot_density` takes them; by default all.
-        names: labels, as `plot_density` takes them.
-        axes: as many axes as there are coordinates, to draw into; by default those of a new figure.
+        density: the prior, as in `plot_density`.
+        posterior: the posterior in arviz's form.
+        site: variable of the posterior with the events; by default the density's named sites, or the only variable with the shape
+            of its events.
+        coordinates: coordinates to draw, at most 24, as in `plot_density`; by default all.
+        names: labels, as in `plot_density`.
+        axes: one for each coordinate, to draw into; by default a new figure's.
 
     Returns:
         Axes, shape `(coordinates,)`.
@@ -274,7 +276,8 @@ def plot_prior_posterior(
     labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, MAX_SINGLE)
     panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
-    # One column of draws for each event of a plate, and all chains in either half of it.
+    # Each column has the draws of one event of a plate, with chains interleaved: the bandwidth is chosen by comparing the halves
+    # of a column, which should both contain all chains.
     events = events.swapaxes(0, 1).reshape(events.shape[0] * events.shape[1], -1, samples.shape[1])
     thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
     for axis, which, label in zip(panels, chosen, labels, strict=True):
@@ -288,14 +291,14 @@ def plot_prior_posterior(
 
 
 def _flow(caller: str, density: Any) -> FlowDensity:
-    """The flow of a density that can be sampled."""
+    """Check that a density can be sampled, and return its flow."""
     check_density(caller, density)
     check_given(caller, density)
     return density.flow
 
 
 def _samples(key: Key, flow: FlowDensity) -> np.ndarray:
-    """At least `NUM_SAMPLES` events, of all contexts together, shape `(samples, coordinates)`."""
+    """Draw at least `NUM_SAMPLES` events, pooled over contexts, shape `(samples, coordinates)`."""
     each = -(-NUM_SAMPLES // int(np.prod(flow.batch_shape)))
     return np.asarray(flow.sample(key, (each,)), np.float64).reshape(-1, int(np.prod(flow.event_shape)))
 
@@ -303,7 +306,7 @@ def _samples(key: Key, flow: FlowDensity) -> np.ndarray:
 def _chosen(
     caller: str, flow: FlowDensity, names: Sequence[str] | None, stem: str, coordinates: Coordinates | None, most: int
 ) -> tuple[list[str], list[int]]:
-    """Labels and numbers of the coordinates to draw; labels are as arviz writes them."""
+    """Return labels, in arviz's notation, and indices of the coordinates to draw."""
     sites = Sites((stem,), (flow.event_shape,)) if flow.sites is None else flow.sites
     labels = [
         f"{name}[{', '.join(map(str, index))}]" if index else name
@@ -312,7 +315,7 @@ def _chosen(
     ]
     if names is not None and len(names) != len(labels):
         raise ValueError(
-            f"{caller} expected `names` as {len(labels)} labels, one a coordinate; got {len(names)}. Fix: names=None"
+            f"{caller} expected `names` as {len(labels)} labels, one for each coordinate; got {len(names)}. Fix: names=None"
         )
     labels = labels if names is None else list(names)
     wanted = range(len(labels)) if coordinates is None else coordinates
@@ -328,7 +331,7 @@ def _chosen(
 
 
 def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tuple[float, float]) -> np.ndarray:
-    """The axes that are given, in a row, or the first `count` of a new figure's grid; `size` is that of each, in inches."""
+    """Return the given axes in a flat array, or `count` axes of a new figure; `size` is that of a panel, in inches."""
     if axes is None:
         import matplotlib.pyplot as plt
 
@@ -345,7 +348,7 @@ def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tu
 
 
 def _legend(*axes: "Axes") -> None:
-    """A legend of one panel, whose axes may be two, with room above what is drawn."""
+    """Add a legend to a panel, which may have two axes, with room above the data."""
     for axis in axes:
         low, high = axis.get_ylim()
         axis.set_ylim(low, high + 0.4 * (high - low))
@@ -354,7 +357,7 @@ def _legend(*axes: "Axes") -> None:
 
 
 def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:
-    """The density of some numbers as a line, without a scale for its height."""
+    """Draw a density estimate of values as a line, without ticks for its height."""
     (middles,), heights, _ = smoothed_density(values[:, None], (span,))
     axis.plot(middles, heights, **style)
     axis.set(xlim=span, ylim=(0.0, 1.05 * max(axis.dataLim.ymax, heights.max())), yticks=[])

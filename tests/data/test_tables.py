@@ -133,7 +133,7 @@ BAD = {
     "named rows that disagree": (
         ValueError,
         "data",
-        r"as many rows of each site.*got \{'a': 9, 'b': 10, 'tau': 10\}",
+        r"the same number of rows for each site.*got \{'a': 9, 'b': 10, 'tau': 10\}",
         NAMED | {"a": ROWS[:9, 0]},
         {},
     ),
@@ -236,7 +236,7 @@ BAD = {
     "a weight below zero": (
         ValueError,
         "weights",
-        r"least weight of -0\.5",
+        r"smallest weight of -0\.5",
         ROWS,
         {"weights": put(np.ones(10), (3,), -0.5)},
     ),
@@ -250,7 +250,7 @@ BAD = {
     "one weight above zero": (
         ValueError,
         "weights",
-        "two above it; got .* and 1 that are not zero",
+        "two or more above 0; got .* and 1 that are not zero",
         ROWS,
         {"weights": np.eye(10)[0]},
     ),

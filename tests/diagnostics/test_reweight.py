@@ -614,7 +614,7 @@ REFUSED = {
         {"exact": {"theta": fd.FlowDensity(gaussian_flow(event_shape=(2, 1)))}},
     ),
     "other contexts": (ValueError, "contexts of shape", {"exact": {"theta": given()}}),
-    "rows at random": (ValueError, "draws its rows at random", {"model": shuffled}),
+    "rows at random": (ValueError, "subsamples its rows at random", {"model": shuffled}),
     "no arviz": (TypeError, "`posterior` in arviz's form; got dict", {"posterior": {"theta": THETA}}),
     "a site is lacking": (ValueError, r"it lacks \['theta'\]", {"posterior": in_arviz({"sum": THETA[..., 0]})}),
     "another shape": (ValueError, r"shape \(chain, draw, 2\)", {"posterior": in_arviz({"theta": THETA[..., 0]})}),
