@@ -247,7 +247,7 @@ def test_no_steps_are_refused(steps):
 
 
 def test_a_single_step_is_the_method_itself():
-    """One Heun step over the whole quarter circle, by hand."""
+    """One Heun step over all angles from 0 to pi/2, by hand."""
     with x64():
         flow = random_flow(jr.key(6), 2)
         start = jnp.array([0.2, 0.1])

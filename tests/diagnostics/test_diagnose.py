@@ -138,7 +138,7 @@ def test_verdicts(value, error, bound, verdict):
 @pytest.mark.slow
 def test_a_bias_is_found(mixture_fit):
     head = mixture_fit.density.divergence.head
-    # A constant rate over the quarter circle: 0.3 nats.
+    # A constant rate over the angles from 0 to pi/2: 0.3 nats.
     biased = eqx.tree_at(lambda h: h.offset, head, head.offset.at[0].add(0.3 / (0.5 * math.pi)))
     looked_at = unconditional(1, mixture_fit.density.with_divergence(fd.SteinDivergence(biased)))
     checks = (LogProbError(), SteinResiduals(), IntegralBySampling(), IntegralByQuadrature())

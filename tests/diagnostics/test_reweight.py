@@ -606,7 +606,7 @@ REFUSED = {
     "no density": (TypeError, "FlowDensity or AmortizedDensity; got Normal", {"exact": {"theta": dist.Normal()}}),
     "unknown site": (ValueError, "to name sites of `model`; got 'phi'", {"exact": {"phi": exact()}}),
     "deterministic site": (ValueError, "a log density; it is deterministic", {"exact": {"sum": exact()}}),
-    "change of variables": (ValueError, "nothing to correct but the solver", {"model": reparametrized}),
+    "change of variables": (ValueError, "only its solver could be corrected", {"model": reparametrized}),
     "another density": (ValueError, "site 'theta' to have a FlowDensity .*; got Normal", {"model": other}),
     "other events": (
         ValueError,

@@ -93,7 +93,7 @@ def test_a_planted_bias_is_seen_and_reported(setting, mixture_fit):
     np.testing.assert_allclose((after.mean - before.mean)[:, 0], PLANTED, rtol=0.1)
     assert np.all(after.z[:, 0] > 6.0)
 
-    # log p = ... minus the integral of g over the quarter circle; the radial factor of the head is just below one.
+    # log p = ... minus the integral of g over the angles; the radial factor of the head is just below one.
     expected = before.bias[0] - PLANTED * np.pi / 2.0
     assert after.bias[0] == pytest.approx(expected, abs=0.1 * PLANTED * np.pi / 2.0)
     assert abs(after.bias[0]) > 10.0 * after.bias[1]
@@ -119,7 +119,7 @@ class TimedError(eqx.Module):
 
 
 def test_the_bias_is_an_integral_over_time_however_times_are_drawn():
-    """The logarithm of the noise is uniform here: half of the draws are close to either end of the circle."""
+    """The logarithm of the noise is uniform here: half of the draws are close to either end angle."""
     states = np.random.default_rng(0).normal(size=(500, 2))
     model = eqx.tree_at(lambda m: m.path, untrained_flow(jr.key(0), states), fd.paths.VarianceExploding(0.002, 80.0))
     sample = Sample(jnp.asarray(states, float), jnp.zeros((500, 0)))

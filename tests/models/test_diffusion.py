@@ -1,4 +1,4 @@
-"""Diffusions on the circle: for Gaussian data everything is known, whatever the path and whatever is predicted."""
+"""Diffusions as Gaussian paths: for Gaussian data everything is known, for every path and every kind of prediction."""
 
 import equinox as eqx
 import jax
@@ -220,7 +220,7 @@ def test_the_whole_circle_is_solved_but_for_what_is_not_determined(path, steps):
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_diffusion_is_sampled_by_its_reverse_on_any_path(prediction, path):
-    """On these some of the path's steps lie where the circle is cut short. A network of zeros is the fitted Gaussian."""
+    """Some steps of these paths are at angles that are cut off. A network of zeros is the fitted Gaussian."""
     model = diffusion(prediction, path)
     draws = fd.FlowDensity(model).sample_diffusion(jr.key(3), (2000,))
     white, _ = jax.vmap(model.scaling.whiten)(draws)

@@ -55,7 +55,7 @@ def test_without_a_network_it_is_the_mixture():
 
 
 def test_a_diffusion_starts_there_too():
-    """Between the ends of its circle, which for a prediction of the noise is cut short."""
+    """Between the end angles of its path, which is cut short if the noise is predicted."""
     with x64():
         model, flow = to64(diffusion(1e6)), to64(started(0.0, 1e6))
         for angle in (0.1, 0.8, 1.5):

@@ -1,4 +1,4 @@
-"""Every Gaussian path is the same quarter circle, walked at its own pace."""
+"""Every Gaussian path is the same function of its angle, and differs in how the angle depends on time."""
 
 import jax.numpy as jnp
 import jax.random as jr
