@@ -42,6 +42,8 @@ notebooks: $(VENV)/.notebooks ## run the tutorials anew, two at a time and the l
 	printf '%s\n' docs/tutorials/*.ipynb | sort -r | xargs -P 2 -n 1 $(BIN)/jupyter-execute --inplace --timeout=1200
 
 bench: $(VENV)/.bench ## measure every figure of the README and the docs
+	$(BIN)/python benchmarks/time.py
+	$(BIN)/python benchmarks/exact.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/posteriors.py
 	$(BIN)/python benchmarks/speed.py

@@ -30,9 +30,9 @@ from flowdensity.data.transforms.candidates import COORDINATEWISE
 from flowdensity.training.cross_validation import furthest
 from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
-from flowdensity.training.prepare import default_network
-from flowdensity.training.training import FEW_ROWS
-from flowdensity.training.velocity import FEW_DIMENSIONS, default_rate
+from flowdensity.training.prepare import FOURIER_FEATURES, default_network
+from flowdensity.training.training import FEW_DIMENSIONS, FEW_ROWS
+from flowdensity.training.velocity import default_plan
 
 PAGE = Path("docs/choices.md")
 CANDIDATES = "flowdensity.data.transforms.candidates"
@@ -188,14 +188,20 @@ def experts(train: np.ndarray) -> dict[str, Any]:
 
 
 def other_width(train: np.ndarray) -> dict[str, Any]:
-    """The default network with 256 units where it has 64, and 64 where it has 256."""
-    return {"network": default_network(jr.key(7), *train.shape, width=256 if len(train) < FEW_ROWS else 64)}
+    """The default network with 128 units where it has 64, and 64 where it has 128."""
+    return {"network": default_network(jr.key(7), *train.shape, width=128 if len(train) < FEW_ROWS else 64)}
+
+
+def other_features(train: np.ndarray) -> dict[str, Any]:
+    """The default network without Fourier features in up to three dimensions, and with them in more."""
+    features = 0 if train.shape[1] <= FEW_DIMENSIONS else FOURIER_FEATURES
+    return {"network": default_network(jr.key(7), *train.shape, fourier_features=features)}
 
 
 def other_rate(train: np.ndarray) -> dict[str, Any]:
     """Half the default in up to three dimensions, and twice the default in more."""
-    few = train.shape[1] <= FEW_DIMENSIONS
-    return {"training": fd.Training(learning_rate=default_rate(False, train.shape[1]) * (0.5 if few else 2.0))}
+    rate = default_plan(fd.Training(), *train.shape).learning_rate
+    return {"training": fd.Training(learning_rate=rate * (0.5 if train.shape[1] <= FEW_DIMENSIONS else 2.0))}
 
 
 CHOICES: Mapping[str, Choice] = {
@@ -213,6 +219,7 @@ CHOICES: Mapping[str, Choice] = {
     "no Johnson SU": Choice(patched={f"{CANDIDATES}.COORDINATEWISE": COORDINATEWISE[1:]}),
     "the other width": Choice(other_width),
     "experts the other way round": Choice(experts),
+    "Fourier features the other way round": Choice(other_features, tables=SYNTHETIC),
     "weight decay of 0.01": Choice(patched=decay_of(0.01)),
     "noise floor of 0.05": Choice(patched={"flowdensity.training.folds.draw_matching": draw_noisy}),
     "the other learning rate": Choice(other_rate, tables=SYNTHETIC),

@@ -208,6 +208,7 @@ def conditional_fit() -> Fitted:
         data,
         context,
         network=small_network(5, 2, 1),
+        divergence=fd.objectives.LangevinStein(),
         training=fd.Training(batch_size=256, steps=800, learning_rate=2e-3),
         progress=False,
     )
@@ -223,6 +224,7 @@ def positive_fit() -> Fitted:
         data,
         support=constraints.positive,
         network=small_network(8, 1),
+        divergence=fd.objectives.LangevinStein(),
         training=fd.Training(batch_size=256, steps=500, learning_rate=2e-3),
         progress=False,
     )

@@ -130,7 +130,9 @@ class ResidualMLP(AbstractNetwork):
     $f(\phi, y, c) = W h + b + \sum_k \pi_k(h)\,A_k\,(y, c)$, where $h(\phi, y, c)$ is the last hidden layer and $\pi$ a softmax
     of it. About a cluster the velocity is nearly linear in the state, with a matrix that depends on the cluster: the experts
     have that to begin with (Jacobs et al. 1991, "Adaptive mixtures of local experts"), where a perceptron alone spends its
-    rows on it.
+    rows on it. With `fourier_features` the perceptron also sees cosines and sines of random projections of the state, of
+    unit variance in each coordinate: in few dimensions they let it learn sharp edges in a fraction of the steps (Tancik et al.
+    2020, "Fourier features let networks learn high frequency functions in low dimensional domains", arXiv 2006.10739).
 
     The last layer and the experts start at zero, so that an untrained network is the zero field, and with it the flow is
     its start. There is no normalization layer and no power of the inputs: on the bounded inputs that `squash` hands
@@ -144,6 +146,7 @@ class ResidualMLP(AbstractNetwork):
         depth: number of residual blocks, of two layers each.
         experts: number of linear maps.
         frequencies: harmonics of the angle embedding.
+        fourier_features: number of random projections of the state; they are not trained.
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
@@ -152,6 +155,7 @@ class ResidualMLP(AbstractNetwork):
     """
 
     inward: eqx.nn.Linear
+    projections: Float[Array, "features dim"]
     blocks: tuple[tuple[eqx.nn.Linear, eqx.nn.Linear, eqx.nn.Linear], ...]
     gate: eqx.nn.Linear
     experts: Float[Array, "experts dim inputs"]
@@ -171,17 +175,19 @@ class ResidualMLP(AbstractNetwork):
         depth: int = 2,
         experts: int = 16,
         frequencies: int = 8,
+        fourier_features: int = 0,
         activation: Activation = "silu",
     ):
         check_key("ResidualMLP", key)
         dim, width, frequencies = check_sizes("ResidualMLP", 1, dim=dim, width=width, frequencies=frequencies)
-        context_dim, depth, experts = check_sizes(
-            "ResidualMLP", 0, context_dim=context_dim, depth=depth, experts=experts
+        context_dim, depth, experts, fourier_features = check_sizes(
+            "ResidualMLP", 0, context_dim=context_dim, depth=depth, experts=experts, fourier_features=fourier_features
         )
         activation_function(activation)
         inward, outward, *keys, gate = jr.split(key, 3 + 3 * depth)
         embedding = 2 * frequencies
-        self.inward = linear(inward, dim + context_dim + embedding, width)
+        self.inward = linear(inward, dim + context_dim + embedding + 2 * fourier_features, width)
+        self.projections = jr.normal(jr.fold_in(key, 0), (fourier_features, dim))
         self.blocks = tuple(
             (linear(first, width, width), linear(time, embedding, width), linear(second, width, width))
             for first, time, second in zip(keys[0::3], keys[1::3], keys[2::3], strict=True)
@@ -203,7 +209,8 @@ class ResidualMLP(AbstractNetwork):
         act = activation_function(self.activation)
         time = angle_embedding(angle, self.frequencies)
         inputs = jnp.concatenate([state, context])
-        hidden = self.inward(jnp.concatenate([inputs, time]))
+        phases = jax.lax.stop_gradient(self.projections) @ state
+        hidden = self.inward(jnp.concatenate([inputs, time, jnp.cos(phases), jnp.sin(phases)]))
         for first, shift, second in self.blocks:
             hidden = hidden + second(act(first(act(hidden)) + shift(time)))
         hidden = act(hidden)

@@ -22,20 +22,21 @@ from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
 from ..divergence.centers import inflation, mismatched
-from ..models.flows import standard_normal_log_prob
+from ..divergence.interface import AbstractDivergence
+from ..models.flows import AbstractProbabilityFlow, standard_normal_log_prob
 from ..models.log_density import LogDensityNetwork
-from ..solving import state_from_noise, state_log_prob
+from ..solving import AbstractSolver, state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .losses import LogDensityLabels, departures_and_slopes, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
 from .report import Amortization, FitReport
 from .results import activity, last, relay, until_interrupted
-from .training import Plan, Training, check_training, default_steps, held_out
+from .training import Plan, Training, check_training, held_out
 
 LABELS_PER_DIMENSION = 4_096
 """Default number of labels for each dimension of state and context."""
-MIN_LABELS, MAX_LABELS = 32_768, 131_072
+MIN_LABELS, MAX_LABELS = 8_192, 131_072
 """Smallest and largest default number of labels."""
 MIN_WIDTH = 32
 """Hidden units of the narrowest default network."""
@@ -91,7 +92,7 @@ def distill(
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
         labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
-            least 32,768 and at most 131,072.
+            least 8,192 and at most 131,072.
         width: units of each hidden layer; by default 32, twice that in more than four dimensions, those of the context
             included, and twice again for a conditional density. In more than eight the network has 64 quadratic functions beside.
         training: steps, labels in each step, learning rate; by default `Training()`, with a peak learning rate of 1e-2. A
@@ -121,7 +122,7 @@ def distill(
         width = MIN_WIDTH * (2 if inputs > FEW_INPUTS else 1) * (2 if context_dim else 1)
     width = check_count(caller, "width", width, fix=128)
     training = check_training(caller, training)
-    plan = training.plan(steps=default_steps(labels), batch_size=512, learning_rate=LEARNING_RATE)
+    plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
     # Not the density itself: a numpyro distribution has its leaves in another order in each process.
     parts = density.model, density.divergence, density.solver, density.context
     kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, *training.fingerprint())
@@ -228,27 +229,39 @@ def _new_network(
 def labeled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> LogDensityLabels:
     """Labeled samples of a density: `each` given the same context, some of them moved if `spread`."""
     chunks = -(-count // CHUNK_SIZE)
+    model, divergence, solver = density.model, density.divergence, density.solver
     labels = []
     with tqdm(total=chunks * CHUNK_SIZE, desc="labels", unit="label", disable=not progress) as bar:
         for chunk_key in jr.split(key, chunks):
-            labels.append(jax.block_until_ready(_chunk(chunk_key, density, each, spread)))
+            context_key, noise_key, far_key, move_key, swap_key = jr.split(chunk_key, 5)
+            contexts = contexts_of(context_key, density, CHUNK_SIZE // each)
+            if spread:
+                contexts = inflation(far_key, len(contexts), INFLATED_SHARE) * contexts
+            contexts = jnp.repeat(contexts, each, axis=0)
+            states = _sampled(model, solver, jr.normal(noise_key, (CHUNK_SIZE, model.dim)), contexts)
+            if spread:
+                states, contexts = _moved(move_key, states), mismatched(swap_key, contexts, MISMATCHED_SHARE)
+            labels.append(jax.block_until_ready(_labeled(model, divergence, solver, states, contexts)))
             bar.update(CHUNK_SIZE)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *labels)
 
 
-@eqx.filter_jit
-def _chunk(key: Key, density: FlowDensity, each: int, spread: bool) -> LogDensityLabels:
-    context_key, noise_key, move_key, far_key, swap_key = jr.split(key, 5)
-    model, divergence, solver = density.model, density.divergence, density.solver
-    contexts = contexts_of(context_key, density, CHUNK_SIZE // each)
-    if spread:
-        contexts = inflation(far_key, len(contexts), INFLATED_SHARE) * contexts
-    contexts = jnp.repeat(contexts, each, axis=0)
-    noise = jr.normal(noise_key, (CHUNK_SIZE, model.dim))
-    states = jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
-    if spread:
-        states, contexts = _moved(move_key, states), mismatched(swap_key, contexts, MISMATCHED_SHARE)
+# Compiled apart from the choice of states: labels of all kinds share one compilation.
 
+
+@eqx.filter_jit
+def _sampled(model: AbstractProbabilityFlow, solver: AbstractSolver, noise: Rows, contexts: ContextRows) -> Rows:
+    return jax.vmap(lambda z, c: state_from_noise(model, z, c, solver))(noise, contexts)
+
+
+@eqx.filter_jit
+def _labeled(
+    model: AbstractProbabilityFlow,
+    divergence: AbstractDivergence,
+    solver: AbstractSolver,
+    states: Rows,
+    contexts: ContextRows,
+) -> LogDensityLabels:
     def departure(state: State, context: Context) -> Scalar:
         return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
 
@@ -266,6 +279,7 @@ def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
     return jax.vmap(lambda scaling, c: scaling.whiten(c)[0], in_axes=(None, 0))(density.model.context_scaling, chosen)
 
 
+@jax.jit
 def _moved(key: Key, states: Rows) -> Rows:
     """Some states with noise, some moved outwards, most as they are."""
     kind_key, size_key, noise_key, far_key = jr.split(key, 4)

@@ -17,7 +17,7 @@ from .likelihood import log_likelihoods
 from .loop import History, Schedule, train
 from .losses import MatchingDraws, Sample, draw_matching, matching_loss
 
-VALIDATION_SOLVER = FixedStep(16)
+VALIDATION_SOLVER = FixedStep(8)
 """Solver for validation likelihoods. It can be coarse: they are only compared with each other."""
 
 

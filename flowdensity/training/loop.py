@@ -20,7 +20,7 @@ from .._typing import Key, Scalar
 from .checkpoints import Checkpoint
 
 Module = TypeVar("Module")
-VALIDATIONS = 50
+VALIDATIONS = 25
 """Number of times that a stage is validated."""
 
 Status = Literal["completed", "stopped early", "interrupted", "nothing to learn"]

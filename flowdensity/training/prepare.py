@@ -13,10 +13,12 @@ from ..data.supports import free_size
 from ..data.tables import Sample, Support, effective_rows, fit_tables
 from ..data.warned import warn_about_tables
 from ..models.networks import AbstractNetwork, ResidualMLP
-from .training import FEW_ROWS
+from .training import FEW_DIMENSIONS, FEW_ROWS
 
 REACH_FACTOR = 1.5
 """Reach of a model, in multiples of the largest whitened radius in the data."""
+FOURIER_FEATURES = 32
+"""Random projections that the default network sees in few dimensions."""
 
 
 class Parts(NamedTuple):
@@ -79,6 +81,13 @@ def reach_of(white: np.ndarray) -> Scalar:
 
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:
-    """Default network for a number of rows: smaller and without experts below `FEW_ROWS`. `otherwise` overrides its options."""
-    small: dict[str, Any] = {"width": 64, "experts": 0} if rows < FEW_ROWS else {}
-    return ResidualMLP(key, dim, context_dim, **small | otherwise)
+    """Default network for a number of rows and dimensions; `otherwise` overrides its options.
+
+    Below `FEW_ROWS` it is smaller, has no experts and no Fourier features, since it overfits sooner. Fourier features suit few
+    dimensions only: in many they tell every row apart.
+    """
+    if rows < FEW_ROWS:
+        options: dict[str, Any] = {"width": 64, "experts": 0}
+    else:
+        options = {"width": 128, "fourier_features": FOURIER_FEATURES if dim <= FEW_DIMENSIONS else 0}
+    return ResidualMLP(key, dim, context_dim, **options | otherwise)

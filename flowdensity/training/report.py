@@ -83,6 +83,7 @@ class FitReport:
         amortization: how far an amortized density is from its flow; None for other fits.
         reference: how the reference of a flow on few rows was chosen; None where there was no choice.
         columns: the transforms of columns before the whitening, in one line; None for fits that whiten none.
+        divergence: which divergence was taken by default and why, in one line; None where it was distilled or given.
         interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
     """
 
@@ -93,6 +94,7 @@ class FitReport:
     amortization: Amortization | None = None
     reference: ReferenceChoice | None = None
     columns: str | None = None
+    divergence: str | None = None
     interrupted: tuple[str, ...] | None = None
 
     @property
@@ -154,6 +156,8 @@ class FitReport:
                 f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.ending}; {reached}, "
                 f"weights of step {history.best_step}"
             )
+        if self.divergence is not None:
+            lines.append(self.divergence)
         if self.residuals is not None:
             bias, error = self.residuals.bias
             share = np.mean(np.abs(self.residuals.z) > 2.0)

@@ -10,6 +10,9 @@ from .._checks import check_count, check_kind, check_number
 FEW_ROWS = 2000
 """Below this number of rows the default network is smaller, and is trained more slowly and for fewer steps, since it
 overfits sooner."""
+FEW_DIMENSIONS = 3
+"""Up to this dimension the divergence is exact by default, the default network has Fourier features and learns faster, and some
+angles are drawn as the likelihood weighs them, however many rows there are."""
 
 
 class Plan(NamedTuple):
@@ -42,8 +45,8 @@ class Training:
     exponential moving average of the weights.
 
     Args:
-        steps: maximum number of optimizer steps of each stage; by default 8,000, or 4,000 for fewer than 2,000 rows.
-        batch_size: terms of the loss in each step; by default 512.
+        steps: maximum number of optimizer steps of each stage; by default some thousands, fewer for fewer than 2,000 rows.
+        batch_size: terms of the loss in each step; by default 128 to 512.
         learning_rate: peak learning rate of the default optimizer.
         optimizer: an optax optimizer that needs gradients only, used as it is in every stage: it brings its own learning rate
             and schedule. In `fit_flow` and `fit_diffusion` the networks of all folds are one tree whose arrays have a leading

@@ -14,13 +14,10 @@ from .loop import History, Schedule
 from .losses import LIKELIHOOD_SHARE, MatchingDraws, Sample, draw_matching
 from .reference import NUM_FOLDS, ReferenceChoice
 from .splits import splits
-from .training import FEW_ROWS, Training, default_steps, held_out
+from .training import FEW_DIMENSIONS, FEW_ROWS, Plan, Training, held_out
 
 MIN_ROWS_FOR_FOLDS = 20
 """Below this number of rows the parts of a cross-validation are too small to be whitened."""
-FEW_DIMENSIONS = 3
-"""Up to this dimension the learning rate is higher, and some angles are drawn as the likelihood weighs them however
-many rows there are."""
 
 
 def fit_velocity(
@@ -58,9 +55,7 @@ def fit_velocity(
         if it was.
     """
     rows, small = len(table.states), table.effective < FEW_ROWS
-    plan = training.plan(
-        steps=default_steps(table.effective), batch_size=512, learning_rate=default_rate(small, model.dim)
-    )
+    plan = default_plan(training, table.effective, model.dim)
     keys, held = Keys(*jr.split(key, 5)), held_out(rows, plan.validation)
     folds = min(NUM_FOLDS, rows // held) if small and table.effective >= MIN_ROWS_FOR_FOLDS else 1
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits(keys.order, table, held, folds)]
@@ -84,9 +79,17 @@ def _judged_draws(keys: Key, held: Sample, model: AbstractGaussianFlow, count: i
     return eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, count, likely))(keys, held)
 
 
-def default_rate(small: bool, dim: int) -> float:
-    """Peak learning rate: in few dimensions what is left to learn is how sharp edges are, and nothing is learned by heart."""
-    return 3e-4 if small else 2e-3 if dim <= FEW_DIMENSIONS else 1e-3
+def default_plan(training: Training, rows: float, dim: int) -> Plan:
+    """The options of this stage for a number of rows and dimensions.
+
+    Few rows are memorized at a high learning rate. In few dimensions what is left to learn is how sharp edges are, and the rate
+    can be higher.
+    """
+    if rows < FEW_ROWS:
+        return training.plan(steps=2000, batch_size=128, learning_rate=6e-4)
+    if dim <= FEW_DIMENSIONS:
+        return training.plan(steps=4000, batch_size=256, learning_rate=4e-3)
+    return training.plan(steps=6000, batch_size=256, learning_rate=3e-3)
 
 
 def likely_share(small: bool, dim: int) -> float:

@@ -82,6 +82,29 @@ def test_without_experts_it_is_a_perceptron():
 INPUTS = {"angle": 0, "state": 1, "context": 2}
 
 
+def test_fourier_features_are_waves_of_the_state():
+    """Along a projection with all other weights at zero, a feature repeats after one wavelength."""
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=6, depth=0, experts=0, fourier_features=3)
+    frequency = network.projections[1]
+    period = 2.0 * jnp.pi * frequency / jnp.sum(jnp.square(frequency))
+    inward = jnp.zeros_like(network.inward.weight).at[0, -5].set(1.0).at[1, -2].set(1.0)
+    network = eqx.tree_at(lambda n: n.inward.weight, network, inward)
+    state = jnp.array([0.3, -1.1])
+    _, hidden = network(jnp.asarray(0.5), state, jnp.zeros(0))
+    _, later = network(jnp.asarray(0.5), state + period, jnp.zeros(0))
+    phase = jnp.dot(frequency, state)
+    expected = jax.nn.silu(jnp.array([jnp.cos(phase), jnp.sin(phase)]))
+    np.testing.assert_allclose(hidden[:2], expected, atol=1e-6)
+    np.testing.assert_allclose(later[:2], expected, atol=1e-5)
+
+
+def test_projections_get_no_gradient():
+    network = fd.networks.ResidualMLP(jr.key(0), 2, width=6, depth=1, experts=0, fourier_features=3)
+    gradient = eqx.filter_grad(lambda n: jnp.sum(n(jnp.asarray(0.5), jnp.ones(2), jnp.zeros(0))[1]))(network)
+    assert jnp.all(gradient.projections == 0.0)
+    assert jnp.any(gradient.inward.weight[:, -6:] != 0.0)
+
+
 @pytest.mark.parametrize("position", INPUTS.values(), ids=INPUTS.keys())
 def test_hidden_features_see_every_coordinate_of_every_input(position):
     network = fd.networks.ResidualMLP(jr.key(1), 2, 3, width=16)

@@ -137,6 +137,15 @@ def test_another_divergence_is_taken_as_it_is_and_nothing_is_distilled():
         assert density.model.network.width == quick_network().width
 
 
+@pytest.mark.parametrize(("dim", "kind"), [(3, fd.ExactDivergence), (4, fd.SteinDivergence)])
+def test_the_divergence_is_exact_by_default_in_few_dimensions(dim, kind):
+    data = np.random.default_rng(0).normal(size=(40, dim))
+    network = fd.networks.ResidualMLP(jr.key(1), dim, width=4, depth=1, experts=0)
+    density, report = fd.fit_flow(jr.key(0), data, network=network, **quick(2))
+    assert isinstance(density.divergence, kind)
+    assert ("divergence: exact" in report.summary()) == (kind is fd.ExactDivergence)
+
+
 @pytest.mark.parametrize(
     ("prediction", "path"),
     [
@@ -260,7 +269,8 @@ def test_few_rows_with_nothing_to_learn_are_left_to_the_fitted_gaussian():
     """Rows of noise and a learning rate that ruins whatever it touches: no step does better than none."""
     data = np.random.default_rng(2).normal(size=(100, 2))
     options = quick(5, learning_rate=3.0)
-    density, report = fd.fit_flow(jr.key(0), data, network=quick_network(), **options)
+    learned = fd.objectives.LangevinStein()
+    density, report = fd.fit_flow(jr.key(0), data, network=quick_network(), divergence=learned, **options)
     scaling = density.model.scaling
     factor = np.asarray(scaling.scale, np.float64)
     expected = multivariate_normal(np.asarray(scaling.location, np.float64), factor @ factor.T).logpdf(data)
@@ -328,8 +338,9 @@ class InterruptStage:
 )
 def test_an_interrupted_fit_returns_the_best_so_far(stage, divergence, stages, monkeypatch):
     monkeypatch.setattr(loop, "tqdm", InterruptStage(stage))
+    learned = fd.objectives.LangevinStein()
     with pytest.warns(UserWarning, match=f"The {stage} was interrupted at step 2 of 20"):
-        density, report = fd.fit_flow(jr.key(0), ROWS, network=quick_network(), **QUICK)
+        density, report = fd.fit_flow(jr.key(0), ROWS, network=quick_network(), divergence=learned, **QUICK)
     assert isinstance(density.divergence, divergence)
     assert set(report.losses) == stages
     assert "interrupted at step 2" in report.summary()

@@ -22,7 +22,8 @@ FLOW = ("divergence", "calibration", "solver steps")
 
 def flow(data=ROWS, **options):
     network = fd.networks.ResidualMLP(jr.key(1), 2, width=4, depth=1, experts=0)
-    return fd.fit_flow(jr.key(0), data, network=network, **(OPTIONS | options))
+    learned = {"divergence": fd.objectives.LangevinStein()}
+    return fd.fit_flow(jr.key(0), data, network=network, **(OPTIONS | learned | options))
 
 
 def press(monkeypatch, module, name, call=1):
@@ -169,7 +170,7 @@ def test_a_distillation_is_returned_as_far_as_it_went(monkeypatch, whole, module
 
 
 def test_labels_alone_are_nothing_learned(monkeypatch, whole):
-    press(monkeypatch, distill, "_chunk")
+    press(monkeypatch, distill, "_labeled")
     with pytest.raises(KeyboardInterrupt):
         fd.distill(jr.key(0), whole[0], labels=64, width=4, **OPTIONS)
 

@@ -137,7 +137,7 @@ def test_an_interrupted_run_returns_the_best_so_far_with_a_warning(monkeypatch):
         point, history = fit()
     assert history.status == "interrupted"
     assert "interrupted" in history.ending
-    assert history.step[-1] == 200
+    assert history.step[-1] == 20 * (500 // loop.VALIDATIONS)
     assert float(validate(point, TARGET)) == pytest.approx(min(history.validation), rel=1e-6)
     assert min(history.validation) < history.validation[0]
 
