@@ -1,4 +1,6 @@
-"""How accurate are the learned density and its learned divergence? Mixtures in 2, 8 and 32 dimensions, defaults only.
+"""How accurate are the learned density and its learned divergence? Mixtures in 2, 8 and 32 dimensions.
+
+Defaults but for the divergence, which is learned in any dimension.
 
     python benchmarks/accuracy.py                  # all cells: about an hour and a half on two cores; resumes
     python benchmarks/accuracy.py --only '*-8-*'   # a part of them
@@ -39,7 +41,7 @@ def ours(dim: int, seed: int) -> dict:
     """Fit with defaults and compare the learned log_prob with the exact one, near and far."""
     mixture = Mixture(dim, seed)
     data = mixture.sample(ROWS, 1000 + seed)
-    density, report = fd.fit_flow(jr.key(seed), data)
+    density, report = fd.fit_flow(jr.key(seed), data, divergence=fd.objectives.LangevinStein())
     print(report.summary(), flush=True)
     exact = density.with_divergence(fd.ExactDivergence())
     points, center = mixture.sample(POINTS, 2000 + seed), data.mean(0)

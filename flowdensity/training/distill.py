@@ -233,7 +233,7 @@ def labeled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bo
     labels = []
     with tqdm(total=chunks * CHUNK_SIZE, desc="labels", unit="label", disable=not progress) as bar:
         for chunk_key in jr.split(key, chunks):
-            context_key, noise_key, far_key, move_key, swap_key = jr.split(chunk_key, 5)
+            context_key, noise_key, move_key, far_key, swap_key = jr.split(chunk_key, 5)
             contexts = contexts_of(context_key, density, CHUNK_SIZE // each)
             if spread:
                 contexts = inflation(far_key, len(contexts), INFLATED_SHARE) * contexts

@@ -21,9 +21,10 @@ DATA = np.random.default_rng(0).gamma(2.0, 1.0, (300, 2)).cumsum(axis=1)
 SHORT = fd.Training(steps=20, batch_size=32)
 
 
-def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), steps=60, **options):
+def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), steps=75, **options):
     # Below 2,000 rows: cross-validation from a mixture and from one Gaussian, then all rows, then the divergence.
-    options = {"training": fd.Training(steps=steps, batch_size=128, learning_rate=1e-2)} | options
+    training, learned = fd.Training(steps=steps, batch_size=128, learning_rate=2e-2), fd.objectives.LangevinStein()
+    options = {"training": training, "divergence": learned} | options
     network = fd.networks.ResidualMLP(jr.key(1), 2, width=8, depth=1)
     return fd.fit_flow(jr.key(seed), data[rows], network=network, checkpoint=checkpoint, progress=False, **options)
 
@@ -50,9 +51,9 @@ def stop_after(monkeypatch, writes):
     monkeypatch.setattr(_container, "write", counted)
 
 
-# The first file is that of the fit itself; 60 validations follow in each stage, of which those on all rows may be fewer.
+# The first file is that of the fit itself; 25 validations follow in each stage, of which those on all rows may be fewer.
 @pytest.mark.slow
-@pytest.mark.parametrize("writes", [45, 75, 135])
+@pytest.mark.parametrize("writes", [20, 35, 65])
 def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
     with monkeypatch.context() as patched:
         stop_after(patched, writes)
@@ -261,7 +262,7 @@ test_checkpoints.fit({folder!r})
 @pytest.mark.slow
 def test_killed_three_times_while_it_writes_it_ends_with_the_same_weights(tmp_path, whole):
     """SIGKILL with half of a file on disk, each time in a process of its own: in two stages, and of the first file."""
-    for writes in (1, 50, 100):
+    for writes in (1, 20, 40):
         code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path), writes=writes)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr

@@ -61,6 +61,7 @@ def trained() -> tuple[fd.FlowDensity, fd.results.FitReport]:
         jr.key(0),
         rows(3000),
         network=small_network(1, 2),
+        divergence=fd.objectives.LangevinStein(),
         training=fd.Training(steps=200, batch_size=128),
         progress=False,
     )
