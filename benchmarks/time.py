@@ -194,7 +194,10 @@ def write(cells: dict[str, dict]) -> str:
             wall, cpu, memory, *scores = totals
             numbers = [*stages, wall, compiling, cpu, memory]
             lines.append([f"{table}, {method}", *(f"{n:.0f}" for n in numbers), *(f"{score:.3f}" for score in scores)])
-    caption = f"Seconds; medians of {KEYS} keys. `score`: mean log density of 2,000 held-out rows, nats."
+    caption = (
+        f"Seconds; medians of {KEYS} keys. `score`: mean log density of 2,000 held-out rows, nats. `flow-cached` finds what an "
+        'earlier process compiled, after `jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
+    )
     made = provenance("python benchmarks/time.py", cells.values())
     return f"{markdown(header, lines)}\n\n{caption} {made}"
 
