@@ -116,7 +116,7 @@ def fit_diffusion(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
-    r"""Learn a density from data with a diffusion model, and distill its divergence.
+    r"""Learn a density from data with a diffusion model.
 
     `fit_flow` on a diffusion's path, with the network predicting what is customary there (Song et al. 2021,
     arXiv 2011.13456). The density is that of the probability-flow ODE.
@@ -167,7 +167,7 @@ def fit_likelihood(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[FlowDensity, FitReport]:
-    r"""Learn a density by maximum likelihood, as a continuous normalizing flow, and distill its divergence.
+    r"""Learn a density by maximum likelihood, as a continuous normalizing flow.
 
     Each step solves the ODE for a batch of rows and differentiates through the solve (Grathwohl et al. 2019, "FFJORD",
     arXiv 1810.01367), with the exact divergence in up to sixteen dimensions and a fresh Hutchinson probe for every row above.
