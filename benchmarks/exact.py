@@ -1,4 +1,4 @@
-"""What does a gradient of `log_prob` cost with the exact divergence, in few dimensions, beside the learned one?
+"""Cost of a gradient of `log_prob` with the exact divergence and with a learned one, in few dimensions.
 
     python benchmarks/exact.py
 

@@ -57,7 +57,7 @@ class OwnCheck(fd.checks.AbstractCheck):
         return (fd.checks.Finding("own.figure", "a figure", "at most", 1.0),)
 
     def measure(self, key: Any, subject: Any) -> Any:
-        """What the case is about."""
+        """Description of the case."""
         return self.result
 
 

@@ -16,7 +16,7 @@ from .loop import TrainingDiverged
 
 
 class Record(Protocol):
-    """What a stage knows about its result."""
+    """Record that a stage keeps of its result."""
 
     @property
     def learned(self) -> bool:

@@ -45,8 +45,9 @@ class Training:
     exponential moving average of the weights.
 
     Args:
-        steps: maximum number of optimizer steps of each stage; by default some thousands, fewer for fewer than 2,000 rows.
-        batch_size: terms of the loss in each step; by default 128 to 512.
+        steps: maximum number of optimizer steps of each stage; by default 2,000 to 8,000, depending on the stage,
+            the number of rows and the dimension.
+        batch_size: terms of the loss in each step; by default 128 to 512, depending on the same.
         learning_rate: peak learning rate of the default optimizer.
         optimizer: an optax optimizer that needs gradients only, used as it is in every stage: it brings its own learning rate
             and schedule. In `fit_flow` and `fit_diffusion` the networks of all folds are one tree whose arrays have a leading

@@ -440,7 +440,7 @@ def test_fixes_keep_the_checks_of_the_user():
         names = {"checks": checks, "fd": fd}
         exec(str(raised.value).rpartition("Fix: ")[2], names)
         assert "means" in [check.name for check in names["checks"]]
-    # Of two checks with one name the later one, which the user has added, stays.
+    # When two checks have the same name, the later one is kept: it is the one that the user has added.
     assert names["checks"][0].factors == (3.0,)
 
 

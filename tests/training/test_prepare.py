@@ -1,4 +1,4 @@
-"""What is prepared for a fit."""
+"""Preparation of the table and the network for a fit."""
 
 import jax.random as jr
 import numpy as np
