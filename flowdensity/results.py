@@ -6,8 +6,8 @@ from .diagnostics.reweighted import Reweighted as Reweighted
 from .diagnostics.sbc import Ranks as Ranks
 from .diagnostics.support import SupportCheck as SupportCheck
 from .divergence.calibration import Residuals as Residuals
+from .references.choice import ReferenceChoice as ReferenceChoice
 from .training.loop import History as History
-from .training.reference import ReferenceChoice as ReferenceChoice
 from .training.report import Amortization as Amortization
 from .training.report import FitReport as FitReport
 from .training.report import StepErrors as StepErrors

@@ -18,6 +18,7 @@ from .containers import Handed, read
 from .orientation import warn_if_transposed
 from .precision import check_range
 from .sites import Sites, join, split
+from .statistics import kinds
 from .supports import check_support, joint
 from .transforms.support import unconstrain
 from .value_checks import Part, check_finite, check_part, check_varies
@@ -56,6 +57,11 @@ class Sample(NamedTuple):
         """Take the rows with these indices; the axes of `rows` lead."""
         weights = None if self.weights is None else self.weights[rows]
         return Sample(self.states[rows], self.contexts[rows], weights)
+
+    def kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find equal rows: the index of the first row of each kind, shape `(kinds,)`, and the kind of each, `(rows,)`."""
+        rows = np.concatenate([np.asarray(self.states), np.asarray(self.contexts)], axis=-1)
+        return kinds(rows.reshape(-1, rows.shape[-1]))
 
 
 class Table(NamedTuple):

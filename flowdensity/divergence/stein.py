@@ -6,9 +6,10 @@ import jax.numpy as jnp
 
 from .._display import weights_of
 from .._registry import savable
+from .._squash import squash
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State, Times
 from ..models.flows import AbstractProbabilityFlow
-from ..models.networks import AbstractNetwork, Activation, ScalarMLP, angle_embedding, squash
+from ..models.networks import AbstractNetwork, Activation, ScalarMLP, angle_embedding
 from .interface import AbstractDivergence
 
 

@@ -1,13 +1,15 @@
 """Models: the probability flows that are learned or wrapped, and the references that they depart from."""
 
+from ..references.conditional import ConditionalMixture
+from ..references.mixture import GaussianMixture
 from .fields import VelocityField
 from .flows import AbstractGaussianFlow, AbstractProbabilityFlow, GaussianFlow
-from .mixture import GaussianMixture
 from .pretrained import PretrainedDiffusion, from_ddpm, from_edm
 
 __all__ = [
     "AbstractGaussianFlow",
     "AbstractProbabilityFlow",
+    "ConditionalMixture",
     "GaussianFlow",
     "GaussianMixture",
     "PretrainedDiffusion",

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 
 from .._checks import check_choice, check_kind
 from .._registry import savable
+from .._squash import context_seen, squash
 from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
-from .mixture import GaussianMixture
-from .networks import AbstractNetwork, context_seen, squash
+from ..references.conditional import ConditionalMixture
+from ..references.mixture import GaussianMixture
+from .networks import AbstractNetwork
 from .paths import AbstractPath
 
 Prediction = Literal["velocity", "noise", "data", "score"]
@@ -164,7 +166,7 @@ class GaussianFlow(AbstractGaussianFlow):
     context_scaling: Scaling
     reach: Scalar
     prediction: Prediction = eqx.field(static=True, default="velocity")
-    reference: GaussianMixture | None = None
+    reference: GaussianMixture | ConditionalMixture | None = None
     context_reach: Scalar | None = None
 
     def __check_init__(self) -> None:
@@ -179,7 +181,9 @@ class GaussianFlow(AbstractGaussianFlow):
         return self._gain(time) * (factor * output), hidden
 
     def reference_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Scalar]:
-        return zero_velocity(state) if self.reference is None else self.reference.faded(time, state, self.reach)
+        if self.reference is None:
+            return zero_velocity(state)
+        return self.reference.given(context_seen(context, self.context_reach)).faded(time, state, self.reach)
 
     def velocity_scale(self, time: Scalar) -> Scalar:
         return scale_of_gain(self._gain(time))
@@ -213,7 +217,7 @@ def with_network(model: Model, network: Any) -> Model:
     return eqx.tree_at(lambda m: m.network, model, network)
 
 
-def with_reference(model: GaussianFlow, reference: GaussianMixture | None) -> GaussianFlow:
+def with_reference(model: GaussianFlow, reference: GaussianMixture | ConditionalMixture | None) -> GaussianFlow:
     """The same model with another reference."""
     return eqx.tree_at(lambda m: m.reference, model, reference, is_leaf=lambda leaf: leaf is None)
 

@@ -8,9 +8,10 @@ import jax.random as jr
 from .._checks import check_key, check_sizes
 from .._display import weights_of
 from .._registry import savable
+from .._squash import context_seen, squash
 from .._typing import Array, Context, Float, Key, Scalar, State
 from .flows import standard_normal_log_prob
-from .networks import Activation, ScalarMLP, context_seen, linear, squash
+from .networks import Activation, ScalarMLP, linear
 
 DIRECTIONS_PER_INPUT = 8
 """Random directions for each input."""

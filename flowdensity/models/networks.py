@@ -1,4 +1,4 @@
-"""Networks on the circle, and the radial squash that keeps whatever is built on them bounded."""
+"""Networks on a Gaussian probability path."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -28,30 +28,6 @@ def activation_function(name: Activation) -> Callable[[Array], Array]:
         reason="log_prob is differentiated twice in training, so only smooth activations are offered. ",
     )
     return getattr(jax.nn, name)
-
-
-def squash(state: State, reach: Scalar) -> tuple[State, Scalar]:
-    r"""Pull a far state back to within `reach` of the origin, along its ray.
-
-    $\sigma(y) = m\,y$ with $m = (1 + (|y|/R)^4)^{-1/4}$: the identity to within 1.6 % where $|y| < R/2$, bounded by $R$
-    everywhere, smooth, with $|\partial\sigma| \le 1$.
-
-    Args:
-        state: whitened state, shape `(dim,)`.
-        reach: $R$, the radius beyond which there are no data.
-
-    Returns:
-        The squashed state, shape `(dim,)`, and the factor $m \in (0, 1]$.
-    """
-    ratio = jnp.sum(jnp.square(state)) / jnp.square(reach)
-    # At |y| = 1e6 R the square of the ratio is still far from overflow in float32.
-    factor = jax.lax.rsqrt(jnp.sqrt(1.0 + jnp.square(ratio)))
-    return factor * state, factor
-
-
-def context_seen(context: Context, reach: Scalar | None) -> Context:
-    """A whitened context as networks see it: pulled back to within `reach`, beyond which they have learned nothing."""
-    return context if reach is None else squash(context, reach)[0]
 
 
 def angle_embedding(angle: Scalar, frequencies: int) -> Float[Array, " embedding"]:
@@ -110,7 +86,7 @@ class ScalarMLP(eqx.Module):
 
 
 class AbstractNetwork(eqx.Module):
-    """A vector field on the circle with its last hidden layer laid open."""
+    """A vector field on a Gaussian path, which also returns its last hidden layer."""
 
     dim: eqx.AbstractVar[int]
     context_dim: eqx.AbstractVar[int]

@@ -23,12 +23,12 @@ from ..divergence.stein import SteinDivergence
 from ..models.flows import AbstractProbabilityFlow, GaussianFlow, Prediction, off_path
 from ..models.networks import AbstractNetwork
 from ..models.paths import AbstractPath, CondOT, Trigonometric, VariancePreserving
+from ..references.choice import ReferenceChoice
 from .checkpoints import Checkpoint, open_checkpoint
 from .divergence import fit_divergence_head
 from .likelihood import maximize_likelihood
 from .loop import History
 from .prepare import Parts, prepare
-from .reference import ReferenceChoice
 from .report import FitReport
 from .results import activity, last, relay
 from .steps import MAX_ROWS, choose_steps

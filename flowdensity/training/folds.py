@@ -104,4 +104,9 @@ def stack(trees: Sequence[Any]) -> Any:
 
 def first(stacked: Any) -> Any:
     """The first of the trees that were stacked."""
-    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, stacked)
+    return one_of(stacked, 0)
+
+
+def one_of(stacked: Any, number: int) -> Any:
+    """One of the trees that were stacked."""
+    return jax.tree.map(lambda leaf: leaf[number] if eqx.is_array(leaf) else leaf, stacked)

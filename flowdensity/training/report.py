@@ -8,8 +8,8 @@ import numpy as np
 from .._display import Row, html_table, one_line
 from .._registry import savable
 from ..divergence.calibration import Residuals
+from ..references.choice import ReferenceChoice
 from .loop import History
-from .reference import ReferenceChoice
 
 
 @savable
@@ -81,7 +81,7 @@ class FitReport:
         seconds: wall time of each stage.
         steps: how the solver's number of steps was chosen; None for fits that choose none.
         amortization: how far an amortized density is from its flow; None for other fits.
-        reference: how the reference of a flow on few rows was chosen; None where there was no choice.
+        reference: how the reference of a flow was chosen; None where there was no choice.
         columns: the transforms of columns before the whitening, in one line; None for fits that whiten none.
         divergence: which divergence was taken by default and why, in one line; None where it was distilled or given.
         interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.

@@ -5,7 +5,6 @@ import jax.random as jr
 import numpy as np
 
 from .._typing import Array, Int, Key
-from ..data import statistics
 from ..data.tables import Sample
 
 
@@ -22,7 +21,7 @@ def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Arr
         folds: number of folds, at most as many as there are parts of `held` rows.
     """
     order = np.asarray(jr.permutation(key, len(table.states)))
-    first, kind = kinds(table)
+    first, kind = table.kinds()
     order = np.argsort(np.argsort(order)[first][kind], kind="stable")
     pairs = []
     for fold in range(folds):
@@ -31,9 +30,3 @@ def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Arr
         apart = kept[~np.isin(kind[kept], kind[out])]
         pairs.append((jnp.asarray(np.resize(apart, kept.shape) if len(apart) else kept), jnp.asarray(out)))
     return pairs
-
-
-def kinds(table: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that are alike: the number of the first of each kind, shape `(kinds,)`, and the kind of each row, `(rows,)`."""
-    rows = np.concatenate([np.asarray(table.states), np.asarray(table.contexts)], axis=-1)
-    return statistics.kinds(rows.reshape(-1, rows.shape[-1]))

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import equinox as eqx
 import jax.random as jr
+from threadpoolctl import threadpool_limits
 
 from .._typing import Key
 from ..models.flows import AbstractGaussianFlow, GaussianFlow
+from ..references.choice import NUM_FOLDS, whiten_again
 from .checkpoints import Checkpoint
-from .cross_validation import Keys, cross_validate
-from .folds import Folds, Trainer, first, stack
-from .loop import History, Schedule
+from .departure import Departure, Keys, fit_departure
+from .folds import Trainer, stack
+from .loop import Schedule
 from .losses import LIKELIHOOD_SHARE, MatchingDraws, Sample, draw_matching
-from .reference import NUM_FOLDS, ReferenceChoice
 from .splits import splits
 from .training import FEW_DIMENSIONS, FEW_ROWS, Plan, Training, held_out
 
@@ -29,7 +30,7 @@ def fit_velocity(
     stage: str,
     progress: bool,
     checkpoint: Checkpoint | None,
-) -> Iterator[tuple[GaussianFlow, History, ReferenceChoice | None]]:
+) -> Iterator[Departure]:
     """Minimize the matching loss of `model` over a whitened table, stopping early on held-out rows.
 
     With at least 2,000 rows, the weights with the smallest matching loss on one held-out part are returned. With fewer rows one
@@ -37,9 +38,7 @@ def fit_velocity(
     scored by the likelihood of their held-out rows, and the model is trained on all rows for the best number of steps. If the
     gain in likelihood over the reference is within its standard error, the reference is returned untrained.
 
-    If held-out rows prefer a mixture of Gaussians (`choose_reference`), the five are trained twice, from mixtures that are each
-    fitted to the rows of one fold and from the fitted Gaussian, and the better of the two is used. With contexts the reference
-    is the fitted Gaussian.
+    The reference is the fitted Gaussian, or a mixture of Gaussians (`fit_departure`).
 
     Args:
         key: JAX PRNG key.
@@ -64,13 +63,13 @@ def fit_velocity(
     )
     trainer = Trainer(schedule, plan.batch_size, likely_share(small, model.dim), progress, checkpoint)
     if folds > 1:
-        yield from cross_validate(keys, model, table, pairs, trainer, stage=stage)
-        return
-    kept, out = (stack(side) for side in zip(*pairs, strict=True))
-    draws = plan.share(50, 256, max(8192, 2 * held))
-    judged = _judged_draws(jr.split(keys.held, folds), out, model, draws, trainer.likely)
-    for trained, history in trainer.run(keys.train, Folds(stack([model]), kept, judged), stage):
-        yield first(trained), history, None
+        with threadpool_limits(limits=1):
+            pairs = [whiten_again(model.scaling, *pair) for pair in pairs]
+        draws = None
+    else:
+        count = plan.share(50, 256, max(8192, 2 * held))
+        draws = _judged_draws(jr.split(keys.held, 1), stack([pairs[0][1]]), model, count, trainer.likely)
+    yield from fit_departure(keys, model, table, pairs, draws, trainer, stage=stage)
 
 
 @eqx.filter_jit

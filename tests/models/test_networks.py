@@ -9,7 +9,8 @@ import pytest
 from references import EPS32, x64
 
 import flowdensity as fd
-from flowdensity.models.networks import activation_function, angle_embedding, squash
+from flowdensity._squash import squash
+from flowdensity.models.networks import activation_function, angle_embedding
 
 ACTIVATIONS = ["silu", "gelu", "tanh", "softplus"]
 DIRECTION = np.array([0.6, -0.8])

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians on the circle: the start of a flow on few rows, with velocity and divergence in closed form."""
+"""Mixtures of Gaussians: density, and velocity on a Gaussian path with its divergence, in closed form."""
 
 import math
 
@@ -10,8 +10,8 @@ import numpy as np
 from .._arrays import Fixes
 from .._checks import real_array
 from .._registry import savable
-from .._typing import Array, ArrayLike, Float, Scalar, State
-from .networks import squash
+from .._squash import squash
+from .._typing import Array, ArrayLike, Context, Float, Scalar, State
 
 EQUAL_WEIGHTS = Fixes(categories="weights = numpy.ones(len(means))")
 """Fix that gives all components the same weight."""
@@ -19,7 +19,7 @@ EQUAL_WEIGHTS = Fixes(categories="weights = numpy.ones(len(means))")
 
 @savable
 class GaussianMixture(eqx.Module):
-    r"""The velocity on the circle whose data are a mixture of Gaussians $N(m_k, C_k)$, and its divergence.
+    r"""A mixture of Gaussians $N(m_k, C_k)$, with the velocity that carries noise to it on a Gaussian path.
 
     With $S_k = \sin^2\phi\,C_k + \cos^2\phi\,I$, the probability $\pi_k(\phi, y)$ of a component and the score $g_k$ of its law
     at an angle,
@@ -77,6 +77,18 @@ class GaussianMixture(eqx.Module):
             raise ValueError(
                 f"A mixture of {count} components in {dim} dimensions has no arrays of the shapes {shapes}"
             )
+
+    def given(self, context: Context) -> "GaussianMixture":
+        """The mixture itself, which depends on no context."""
+        return self
+
+    def log_prob(self, state: State) -> Scalar:
+        """Log density of a whitened state, shape `(dim,)`, in nats."""
+        centered = jnp.einsum("kij,i->kj", self.axes, state, precision="highest") - self.centers
+        exponents = -0.5 * jnp.sum(
+            jnp.square(centered) / self.variances + jnp.log(2.0 * jnp.pi * self.variances), axis=1
+        )
+        return jax.scipy.special.logsumexp(self.log_weights + exponents)
 
     def __call__(self, angle: Scalar, state: State) -> tuple[State, Scalar]:
         """Velocity, shape `(dim,)`, and its divergence at a whitened state."""

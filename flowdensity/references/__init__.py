@@ -1,0 +1,1 @@
+"""References: densities in closed form that networks depart from."""

@@ -1,0 +1,41 @@
+"""Mixtures of Gaussians given a context: a joint mixture of state and context, conditioned on the context."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._registry import savable
+from .._typing import Array, Context, Float
+from .mixture import GaussianMixture
+
+
+@savable
+class ConditionalMixture(eqx.Module):
+    r"""A mixture of Gaussians whose weights and means depend on the context.
+
+    Conditioning a joint mixture of a state and a summary $u = P c$ of the context gives a mixture again: the covariances are
+    Schur complements and do not depend on the context, the means are affine in it, and the weights are proportional to
+    $w_k\,N(u; a_k, U_k)$.
+
+    Args:
+        mixture: the mixture given a context of zeros, with the weights $w_k$ that the components have without a context.
+        slopes: how the means move with the context, along the axes of their components, shape `(components, dim, context_dim)`.
+        projection: $P$, shape `(summary, context_dim)`.
+        summary_means: $a_k$, shape `(components, summary)`.
+        summary_whiteners: inverses of the Cholesky factors of $U_k$, shape `(components, summary, summary)`.
+    """
+
+    mixture: GaussianMixture
+    slopes: Float[Array, "components dim context_dim"]
+    projection: Float[Array, "summary context_dim"]
+    summary_means: Float[Array, "components summary"]
+    summary_whiteners: Float[Array, "components summary summary"]
+
+    def given(self, context: Context) -> GaussianMixture:
+        """The mixture given a whitened context, shape `(context_dim,)`."""
+        summary = self.projection @ context
+        white = jnp.einsum("kij,kj->ki", self.summary_whiteners, summary - self.summary_means, precision="highest")
+        scales = jnp.log(jnp.diagonal(self.summary_whiteners, axis1=1, axis2=2))
+        log_weights = jax.nn.log_softmax(self.mixture.log_weights + jnp.sum(scales - 0.5 * jnp.square(white), axis=1))
+        centers = self.mixture.centers + jnp.einsum("kij,j->ki", self.slopes, context, precision="highest")
+        return eqx.tree_at(lambda m: (m.log_weights, m.centers), self.mixture, (log_weights, centers))

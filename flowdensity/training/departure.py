@@ -1,0 +1,174 @@
+"""Training a network as the departure from a reference: the fitted Gaussian or a mixture."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from scipy.stats import norm
+from threadpoolctl import threadpool_limits
+
+from .._typing import Array, Float, Key
+from ..data.statistics import mean_and_error, shares
+from ..models.flows import GaussianFlow, with_reference
+from ..references.choice import ReferenceChoice, choose_reference
+from ..references.fit import fit_reference
+from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, one_of, stack
+from .loop import History
+from .losses import MatchingDraws, Sample
+from .results import activity, final, relay
+
+MAX_SCORED_ROWS = 1024
+"""Maximum number of held-out rows of all folds together whose likelihood is computed at once."""
+
+Pair = tuple[Sample, Sample]
+"""Rows to train on, and rows held out."""
+Departure = tuple[GaussianFlow, History, ReferenceChoice | None]
+"""A model, its losses, and how its reference was chosen, if it was."""
+
+
+class Keys(NamedTuple):
+    """JAX PRNG keys: for the order of the rows, the scored rows, the training, the run on all rows, and the reference."""
+
+    order: Key
+    held: Key
+    train: Key
+    everything: Key
+    reference: Key
+
+
+class Untrained(NamedTuple):
+    """A model at its reference, and one for each fold, whose reference was fitted to the rows of that fold only.
+
+    Attributes:
+        model: at the reference that was fitted to all rows.
+        folds: the models of the folds, folds leading.
+        scores: log densities of the scored rows under the references of their folds, in nats, shape `(folds, rows)`.
+    """
+
+    model: GaussianFlow
+    folds: GaussianFlow
+    scores: np.ndarray
+
+
+class Run(NamedTuple):
+    """The training from one reference: the models before, those of the folds after it, and their losses."""
+
+    untrained: Untrained
+    trained: GaussianFlow
+    history: History
+
+
+def fit_departure(
+    keys: Keys,
+    model: GaussianFlow,
+    table: Sample,
+    pairs: Sequence[Pair],
+    draws: MatchingDraws | None,
+    trainer: Trainer,
+    *,
+    stage: str,
+) -> Iterator[Departure]:
+    """Train from the fitted Gaussian, and again from a mixture if held-out rows are likelier under it than under the result.
+
+    Where a mixture is nearly the truth, a network has little to add to it. Anywhere else a network gets further from one
+    Gaussian: what a mixture of many narrow components has wrong, a network hardly learns to undo. The untrained mixture and the
+    flow trained from the Gaussian are compared by the likelihood of held-out rows, and the lead must exceed its standard error,
+    since a mixture also makes every evaluation of the velocity slower.
+
+    Args:
+        keys: of each part of the work.
+        model: at the fitted Gaussian.
+        table: whitened events and contexts.
+        pairs: the folds, all of one size.
+        draws: matching draws of the folds, by whose loss they are judged in training. None is for few rows: the folds are judged
+            by the likelihood of their held-out rows, the reference is left untrained unless they gain more than their standard
+            error, and in the end a model is trained on all rows for as many steps as did best.
+        trainer: what the runs have in common.
+        stage: name of this stage.
+
+    Yields:
+        The best model so far, its losses, and how its reference was chosen, if it was.
+    """
+    began = time.monotonic()
+    held_keys = jr.split(keys.held, len(pairs))
+    some = [some_of(key, out, MAX_SCORED_ROWS // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
+    scored = HeldRows(stack(some), held_keys)
+    # One thread: a sum in another order has other last digits, and a fit that resumes must find the same reference.
+    with threadpool_limits(limits=1):
+        choice = choose_reference(keys.reference, model.scaling, table, folds=len(pairs), progress=trainer.progress)
+        mixture = _mixture(choice, model, table, pairs, scored.sample)
+    if trainer.checkpoint is not None:
+        trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(mixture))
+    seconds = time.monotonic() - began
+    kept, judged = stack([kept for kept, _ in pairs]), scored if draws is None else draws
+    normal = norm.logpdf(np.asarray(scored.sample.states, np.float64)).sum(axis=-1)
+    gaussian = Untrained(model, stack([model] * len(pairs)), normal)
+    plain = choice and dataclasses.replace(choice, components=None, floor=0.0)
+    results = trainer.run(keys.train, Folds(gaussian.folds, kept, judged), stage)
+    run = Run(gaussian, *(yield from relay(results, lambda run: (first(run[0]), run[1], plain))))
+    seconds += run.history.seconds
+    if choice is not None and mixture is not None:
+        with activity("comparison with a mixture", trainer.progress):
+            lead = gain_of(mixture.scores - held_log_likelihoods(run.trained, scored), scored.sample)
+        choice = dataclasses.replace(choice, lead=lead)
+        if lead[0] > lead[1]:
+            folds = Folds(mixture.folds, kept, judged)
+            run = Run(mixture, *final(trainer.run(keys.train, folds, f"{stage}, from a mixture")))
+            seconds += run.history.seconds
+        else:
+            choice = dataclasses.replace(choice, components=None, floor=0.0)
+    history = dataclasses.replace(run.history, seconds=seconds)
+    if draws is not None:
+        yield first(run.trained), history, choice
+        return
+    with activity("comparison with the reference", trainer.progress):
+        gain = gain_of(held_log_likelihoods(run.trained, scored) - run.untrained.scores, scored.sample)
+    history = dataclasses.replace(history, gain=gain)
+    if gain[0] <= gain[1]:
+        yield run.untrained.model, dataclasses.replace(history, best_step=0), choice
+        return
+    yield first(run.trained), history, choice
+    everything = table.take(jr.permutation(keys.order, len(table.states))[None])
+    # Nothing is held out from the last run: what is reported is the cross-validation.
+    one_fold = jax.tree.map(lambda leaf: leaf[:1], scored._replace(sample=scored.sample._replace(weights=None)))
+    schedule = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
+    folds = Folds(stack([run.untrained.model]), everything, one_fold)
+    trained, last = final(trainer._replace(schedule=schedule).run(keys.everything, folds, f"{stage}, all rows"))
+    yield first(trained), dataclasses.replace(history, seconds=history.seconds + last.seconds), choice
+
+
+def gain_of(above: Float[Array, "folds rows"] | np.ndarray, held: Sample) -> tuple[float, float]:
+    """Mean of a difference of log densities over held-out rows, in nats, and its standard error."""
+    share = shares(None if held.weights is None else np.asarray(held.weights, np.float64).ravel(), np.size(above))
+    _, kind = held.kinds()
+    return mean_and_error(np.asarray(above, np.float64).ravel(), share, kind)
+
+
+def some_of(key: Key, part: Sample, most: int) -> Sample:
+    """The rows of a part that are scored: all, or at most `most` that represent them."""
+    if len(part.states) <= most:
+        return part
+    if part.weights is None:
+        return part.take(jnp.arange(most))
+    return part.draw(key, most)._replace(weights=jnp.full(most, jnp.sum(part.weights) / most))
+
+
+def _mixture(
+    choice: ReferenceChoice | None, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], scored: Sample
+) -> Untrained | None:
+    """Models at the mixture that was chosen, fitted to all rows and to the rows of each fold; None for the fitted Gaussian."""
+    if choice is None or choice.components is None:
+        return None
+    fitted = [fit_reference(kept, choice.components, choice.floor) for kept, _ in pairs]
+    # With one fold, the model of that fold is the result.
+    whole = fitted[0] if len(pairs) == 1 else fit_reference(table, choice.components, choice.floor)
+    return Untrained(
+        with_reference(model, whole.reference()),
+        stack([with_reference(model, each.reference()) for each in fitted]),
+        np.stack([each.log_densities(one_of(scored, number)) for number, each in enumerate(fitted)]),
+    )
