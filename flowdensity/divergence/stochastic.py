@@ -110,13 +110,13 @@ class HutchPlusPlusDivergence(AbstractDivergence):
         return velocity, _quadratic(tangent, basis) + _quadratic(tangent, left) / third
 
 
-def unbiased_divergence(key: Key, dim: int) -> AbstractDivergence:
+def unbiased_divergence(key: Key, dim: int, probes: int = 1) -> AbstractDivergence:
     """What a model that is still being trained uses, for which a distilled divergence would be stale after a step.
 
-    Exact in up to sixteen dimensions and one probe above, which leaves gradients unbiased if every step has a fresh key
-    (Grathwohl et al. 2019, arXiv 1810.01367).
+    Exact in up to sixteen dimensions, or in as many as there are probes; above, Hutchinson's estimate leaves gradients unbiased
+    if every step has a fresh key (Grathwohl et al. 2019, arXiv 1810.01367).
     """
-    return ExactDivergence() if dim <= MAX_EXACT_DIMENSION else HutchinsonDivergence(key)
+    return ExactDivergence() if dim <= max(MAX_EXACT_DIMENSION, probes) else HutchinsonDivergence(key, probes)
 
 
 def _quadratic(tangent: Callable[[State], State], vectors: Float[Array, "count dim"]) -> Scalar:

@@ -10,6 +10,8 @@ from .._display import weights_of
 from .._registry import savable
 from .._squash import context_seen, squash
 from .._typing import Array, Context, Float, Key, Scalar, State
+from ..references.conditional import ConditionalMixture
+from ..references.mixture import GaussianMixture
 from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, linear
 
@@ -52,14 +54,15 @@ class QuadraticExperts(eqx.Module):
 
 @savable
 class LogDensityNetwork(eqx.Module):
-    r"""Log density of a whitened state: that of the standard normal, and a scalar network's departure from it.
+    r"""Log density of a whitened state: that of a reference, and a scalar network's departure from it.
 
-    $$\log p(y \mid c) = -\tfrac12|y|^2 - \tfrac{D}{2}\log 2\pi + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
+    $$\log p(y \mid c) = \log p_\mathrm{ref}(y \mid \sigma(c)) + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
 
-    $h$ is a perceptron, with a mixture of quadratic functions beside its last layer if there are `experts`. It sees the state
-    squashed to within the reach of the data, on which it is bounded and Lipschitz: far out what is left is a Gaussian, with
-    gradients that point home. A context beyond those that it was fitted to is seen as one of them, so that no far context is
-    likely because of what the network makes of it. $b$ is the log normalizer, and zero until it is measured.
+    The reference is the standard normal or a mixture of Gaussians. $h$ is a perceptron, with a mixture of quadratic functions
+    beside its last layer if there are `experts`. It sees the state squashed to within the reach of the data, on which it is
+    bounded and Lipschitz: far out only the reference is left, with gradients that point home. A context beyond those that it
+    was fitted to is seen as one of them, so that no far context is likely because of what the network makes of it. $b$ is the
+    log normalizer, and zero until it is measured.
 
     Args:
         key: JAX PRNG key of the initial weights.
@@ -67,6 +70,7 @@ class LogDensityNetwork(eqx.Module):
         context_dim: dimension of the context, 0 for none.
         reach: radius beyond which the network no longer sees how far a state is, in whitened units.
         context_reach: the same of contexts; None, of no context, is no bound.
+        reference: the density that a network of zeros gives; None is the standard normal.
         scale: $s$, typical size of the departure in nats.
         width: units in each hidden layer.
         depth: number of residual layers after the first.
@@ -84,6 +88,7 @@ class LogDensityNetwork(eqx.Module):
     scale: Scalar
     normalizer: Float[Array, " coefficients"]
     context_reach: Scalar | None
+    reference: GaussianMixture | ConditionalMixture | None
 
     def __repr__(self) -> str:
         return f"LogDensityNetwork({weights_of(self)})"
@@ -97,6 +102,7 @@ class LogDensityNetwork(eqx.Module):
         reach: Scalar,
         scale: Scalar,
         context_reach: Scalar | None = None,
+        reference: GaussianMixture | ConditionalMixture | None = None,
         width: int = 128,
         depth: int = 3,
         experts: int = 0,
@@ -116,14 +122,23 @@ class LogDensityNetwork(eqx.Module):
         self.reach = reach
         self.scale = scale
         self.context_reach = context_reach
+        self.reference = reference
         self.normalizer = jnp.zeros(1 + context_dim)
 
     def __call__(self, state: State, context: Context) -> Scalar:
         """Log density in nats of a whitened state given a whitened context."""
-        return standard_normal_log_prob(state) + self.departure(state, context)
+        return self.reference_log_prob(state, context) + self.departure(state, context)
+
+    def reference_log_prob(self, state: State, context: Context) -> Scalar:
+        """Log density of the reference in nats."""
+        if self.reference is None:
+            return standard_normal_log_prob(state)
+        # Nothing of the reference is trained.
+        reference, reach = jax.lax.stop_gradient((self.reference, self.context_reach))
+        return reference.given(context_seen(context, reach)).log_prob(state)
 
     def departure(self, state: State, context: Context) -> Scalar:
-        """By how much the log density differs from that of N(0, I), in nats."""
+        """By how much the log density differs from that of the reference, in nats."""
         # What describes the data, and what is measured afterwards, is not for the optimizer to move.
         reach, scale, normalizer = jax.lax.stop_gradient((self.reach, self.scale, self.normalizer))
         near, _ = squash(state, reach)

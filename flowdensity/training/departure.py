@@ -24,6 +24,8 @@ from .results import activity, final, relay
 
 MAX_SCORED_ROWS = 1024
 """Maximum number of held-out rows of all folds together whose likelihood is computed at once."""
+COMPARISON_PROBES = 64
+"""Probes of the divergence in the comparison with a mixture, where one would add more noise than the rows have."""
 
 Pair = tuple[Sample, Sample]
 """Rows to train on, and rows held out."""
@@ -114,7 +116,8 @@ def fit_departure(
     seconds += run.history.seconds
     if choice is not None and mixture is not None:
         with activity("comparison with a mixture", trainer.progress):
-            lead = gain_of(mixture.scores - held_log_likelihoods(run.trained, scored), scored.sample)
+            own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
+            lead = gain_of(mixture.scores - own, scored.sample)
         choice = dataclasses.replace(choice, lead=lead)
         if lead[0] > lead[1]:
             folds = Folds(mixture.folds, kept, judged)

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -17,37 +18,39 @@ from tqdm.auto import tqdm
 
 from .._checks import check_count, check_key
 from .._pytree import in_session
-from .._typing import Array, Context, ContextRows, Key, Rows, Scalar, State
+from .._typing import Array, ContextRows, Float, Key, Rows, Scalar
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
 from ..divergence.centers import inflation, mismatched
 from ..divergence.interface import AbstractDivergence
-from ..models.flows import AbstractProbabilityFlow, standard_normal_log_prob
+from ..models.flows import AbstractProbabilityFlow, GaussianFlow
 from ..models.log_density import LogDensityNetwork
+from ..references.conditional import ConditionalMixture
+from ..references.mixture import GaussianMixture
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
-from .losses import LogDensityLabels, departures_and_slopes, log_density_loss
+from .losses import LogDensityLabels, errors_at, less_reference, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
 from .report import Amortization, FitReport
 from .results import activity, last, relay, until_interrupted
 from .training import Plan, Training, check_training, held_out
 
-LABELS_PER_DIMENSION = 4_096
+LABELS_PER_DIMENSION = 2_048
 """Default number of labels for each dimension of state and context."""
-MIN_LABELS, MAX_LABELS = 8_192, 131_072
+MIN_LABELS, MAX_LABELS = 8_192, 32_768
 """Smallest and largest default number of labels."""
 MIN_WIDTH = 32
-"""Hidden units of the narrowest default network."""
+"""Hidden units of the default network with few inputs."""
 NUM_QUADRATICS = 64
-"""Quadratic functions beside the perceptron of a default network with many inputs."""
+"""Quadratic functions beside the perceptron of a default network with more than a few inputs."""
 FEW_INPUTS = 4
-"""A default network with more inputs than this is twice as wide."""
-MANY_INPUTS = 8
-"""A default network with more inputs than this has quadratic functions."""
+"""A default network with more inputs than this is wider, and has quadratic functions."""
 CHUNK_SIZE = 1024
 """Number of states that are labeled in one call."""
+BATCH_SIZE = 128
+"""Number of states whose solves are differentiated at once: more take memory and, outside the cache, time."""
 NOISY_SHARE, INFLATED_SHARE = 0.2, 0.1
 """Fractions of the labeled states that are samples with noise, and samples moved outwards; the rest are samples."""
 MISMATCHED_SHARE = 0.2
@@ -80,21 +83,23 @@ def distill(
 ) -> tuple[AmortizedDensity, FitReport]:
     r"""Distill a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
 
-    A network is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training", arXiv 1706.04859) at
-    samples of the flow, at samples with noise and at samples moved outwards, and for a conditional density at samples given
-    another context too. Its log normalizer, which for a conditional
-    density is linear in the whitened context, is then measured by importance sampling against the flow and absorbed. What
-    is left of it on fresh samples, and by how much the network differs from the flow there, is in the report.
+    The network learns the departure from the density's reference: the fitted Gaussian, or the mixture of Gaussians that its
+    velocity departs from. It is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training",
+    arXiv 1706.04859) at samples of the flow, at samples with noise and at samples moved outwards, and for a conditional density
+    at samples given another context too. Its log normalizer, which for a conditional density is linear in the whitened context,
+    is then measured by importance sampling against the flow and absorbed. What is left of it on fresh samples, and by how much
+    the network differs from the flow there, is in the report.
 
     Args:
         key: JAX PRNG key.
         density: the density, with whatever divergence and solver it is to be distilled with. A conditional density is
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
-        labels: states that the network is fitted to; by default 4,096 for each dimension, those of the context included, but at
-            least 8,192 and at most 131,072.
-        width: units of each hidden layer; by default 32, twice that in more than four dimensions, those of the context
-            included, and twice again for a conditional density. In more than eight the network has 64 quadratic functions beside.
+        labels: states that the network is fitted to; by default 2,048 for each dimension, those of the context included, but at
+            least 8,192 and at most 32,768.
+        width: units of each hidden layer; by default 32, or 64 for a conditional density. In more than four dimensions, those
+            of the context included, it is 128, or 64 for a density that departs from a mixture of Gaussians, and the network also
+            has 64 quadratic functions.
         training: steps, labels in each step, learning rate; by default `Training()`, with a peak learning rate of 1e-2. A
             sixteenth of the labels is always held out.
         checkpoint: as `fit_flow`; the labels are made anew.
@@ -118,8 +123,7 @@ def distill(
     usual = min(max(MIN_LABELS, LABELS_PER_DIMENSION * inputs), MAX_LABELS)
     labels = usual if labels is None else check_count(caller, "labels", labels, least=16, fix=usual)
     if width is None:
-        # The errors of a likelihood add up over observations.
-        width = MIN_WIDTH * (2 if inputs > FEW_INPUTS else 1) * (2 if context_dim else 1)
+        width = _default_width(density.model)
     width = check_count(caller, "width", width, fix=128)
     training = check_training(caller, training)
     plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
@@ -147,7 +151,7 @@ class LogDensityLoss(eqx.Module):
     batch_size: int = eqx.field(static=True)
 
     def __call__(self, network: LogDensityNetwork, key: Key, labels: Labels) -> Scalar:
-        rows = jr.randint(key, (self.batch_size,), 0, len(labels.kept.departures))
+        rows = jr.randint(key, (self.batch_size,), 0, len(labels.kept.values))
         return log_density_loss(network, jax.tree.map(lambda leaf: leaf[rows], labels.kept), labels.slope)
 
 
@@ -174,6 +178,8 @@ def _distilled(
     held = held_out(labels, 1 / 16)
     kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
     network = _new_network(net_key, density, kept, np.asarray(contexts_of(point_key, density, labels)), width)
+    kept, out = (less_reference(network, each) for each in (kept, out))
+    network = eqx.tree_at(lambda n: n.scale, network, _typical(kept.values))
     # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
     schedule = Schedule(plan.steps, plan.learning_rate, plan.steps, plan.optimizer)
     results = train(
@@ -208,6 +214,20 @@ def _distilled(
     )
 
 
+def _default_width(model: AbstractProbabilityFlow) -> int:
+    """Hidden units of a network: more for more inputs, with contexts, and if the standard normal is the reference."""
+    context_dim = model.context_scaling.dim
+    if model.dim + context_dim <= FEW_INPUTS:
+        # The errors of a likelihood add up over observations.
+        return MIN_WIDTH * (2 if context_dim else 1)
+    return MIN_WIDTH * (4 if context_dim or _reference_of(model) is None else 2)
+
+
+def _reference_of(model: AbstractProbabilityFlow) -> GaussianMixture | ConditionalMixture | None:
+    """The mixture that the velocity of a model departs from, if it does."""
+    return model.reference if isinstance(model, GaussianFlow) else None
+
+
 def _new_network(
     key: Key, density: FlowDensity, labels: LogDensityLabels, contexts: np.ndarray, width: int
 ) -> LogDensityNetwork:
@@ -220,9 +240,10 @@ def _new_network(
         contexts.shape[1],
         reach=jnp.minimum(model.reach, REACH_FACTOR * jnp.max(jnp.linalg.norm(labels.states, axis=1))),
         context_reach=reach_of(contexts) if contexts.shape[1] else None,
-        scale=_typical(labels.departures),
+        reference=_reference_of(model),
+        scale=jnp.ones(()),
         width=width,
-        experts=NUM_QUADRATICS if inputs > MANY_INPUTS else 0,
+        experts=NUM_QUADRATICS if inputs > FEW_INPUTS else 0,
     )
 
 
@@ -262,11 +283,26 @@ def _labeled(
     states: Rows,
     contexts: ContextRows,
 ) -> LogDensityLabels:
-    def departure(state: State, context: Context) -> Scalar:
-        return state_log_prob(model, divergence, state, context, solver) - standard_normal_log_prob(state)
+    def log_prob(inputs: Float[Array, " inputs"]) -> Scalar:
+        return state_log_prob(model, divergence, inputs[: model.dim], inputs[model.dim :], solver)
 
-    departures, slopes = jax.vmap(jax.value_and_grad(departure, argnums=(0, 1)))(states, contexts)
-    return LogDensityLabels(states, contexts, departures, jnp.concatenate(slopes, axis=1))
+    # Forward differentiation keeps nothing of the solve, and is the faster one for a few inputs.
+    inputs = jnp.concatenate([states, contexts], axis=1)
+    with_slope = _value_and_forward_gradient if inputs.shape[1] <= FEW_INPUTS else jax.value_and_grad
+    values, slopes = jax.lax.map(with_slope(log_prob), inputs, batch_size=BATCH_SIZE)
+    return LogDensityLabels(states, contexts, values, slopes)
+
+
+def _value_and_forward_gradient(
+    function: Callable[[Float[Array, " inputs"]], Scalar],
+) -> Callable[[Float[Array, " inputs"]], tuple[Scalar, Float[Array, " inputs"]]]:
+    """`jax.value_and_grad` by forward differentiation, along all axes at once."""
+
+    def both(inputs: Float[Array, " inputs"]) -> tuple[Scalar, Float[Array, " inputs"]]:
+        along = partial(jax.jvp, function, (inputs,))
+        return jax.vmap(lambda axis: along((axis,)), out_axes=(None, 0))(jnp.eye(len(inputs), dtype=inputs.dtype))
+
+    return both
 
 
 def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
@@ -298,8 +334,7 @@ def normalized(key: Key, density: FlowDensity, network: LogDensityNetwork, sampl
     regression.
     """
     labels = labeled(key, density, samples, each=1, spread=False, progress=False)
-    departures, _ = departures_and_slopes(network, labels.states, labels.contexts)
-    excess = np.asarray(departures - labels.departures, np.float64)
+    excess = np.asarray(errors_at(network, labels)[0], np.float64)
     features = np.asarray(jax.vmap(network.normalizer_features)(labels.contexts), np.float64)
 
     def ratios(coefficients: np.ndarray) -> np.ndarray:
@@ -322,10 +357,10 @@ def normalized(key: Key, density: FlowDensity, network: LogDensityNetwork, sampl
 def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> Amortization:
     """How far a network is from the density it was distilled from, on fresh samples of that."""
     labels = labeled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
-    departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
+    errors, slope_errors = errors_at(network, labels)
     # Samples given the same context are not independent: one number for each context.
-    error = np.asarray(departures - labels.departures, np.float64).reshape(-1, SAMPLES_PER_CONTEXT)
-    wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slopes - labels.slopes, labels.slopes))
+    error = np.asarray(errors, np.float64).reshape(-1, SAMPLES_PER_CONTEXT)
+    wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slope_errors, labels.slopes))
     rmse = max(np.sqrt(np.mean(np.square(error))), SCALE_FLOOR)
     ratio = np.exp(error)
     integrals, within = ratio.mean(1), np.mean(ratio.var(1, ddof=1)) / SAMPLES_PER_CONTEXT

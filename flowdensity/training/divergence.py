@@ -30,7 +30,7 @@ from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .report import FitReport
 from .results import activity, last, relay, until_interrupted
-from .training import Training, check_training, default_steps
+from .training import Training, check_training
 
 MAX_TRAJECTORIES = 20_000
 """Maximum number of model samples, and of trajectories through the data, that kernels are centered on."""
@@ -42,7 +42,7 @@ MAX_CALIBRATION_DRAWS = 131_072
 """Maximum number of kernel draws for each of the mean Jacobian, the calibration and the residuals."""
 MAX_VALIDATION_DRAWS = 8192
 """Maximum number of kernel draws for the validation loss."""
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 """Default peak learning rate of a divergence head."""
 TRUNK_SIZE = (256, 3)
 """Width and depth of a head that has no hidden features to read."""
@@ -78,7 +78,7 @@ def fit_divergence(
         context: shape `(n, *context_shape)`, for a conditional model.
         objective: what the head is trained on; `LangevinStein()` by default.
         training: steps, kernel draws in each step (at least one frame of them), learning rate; by default `Training()`, with a
-            peak learning rate of 2e-3. Nothing is held out, since draws are unlimited.
+            peak learning rate of 3e-3. Nothing is held out, since draws are unlimited.
         checkpoint: as `fit_flow`.
         progress: whether to show a bar with step, losses and time left.
 
@@ -156,7 +156,7 @@ def fit_divergence_head(
     """
     pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
     started = time.monotonic()
-    plan = training.plan(steps=default_steps(len(table.states)), batch_size=512, learning_rate=LEARNING_RATE)
+    plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
     draws = plan.share(16, 1024, MAX_CALIBRATION_DRAWS)
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)

@@ -32,7 +32,7 @@ from .prepare import Parts, prepare
 from .report import FitReport
 from .results import activity, last, relay
 from .steps import MAX_ROWS, choose_steps
-from .training import FEW_DIMENSIONS, Training, check_training, default_steps
+from .training import FEW_DIMENSIONS, Training, check_training
 from .velocity import fit_velocity
 
 SOLVER_STEPS = "solver steps"
@@ -353,7 +353,7 @@ class _Fit:
 
     def _with_solver(self, key: Key, density: FlowDensity, report: FitReport, table: Sample) -> Found:
         started = time.monotonic()
-        draws = self.options.plan(default_steps(table.effective), 512).share(2000, 16, MAX_ROWS)
+        draws = self.options.plan(4000, 512).share(1000, 16, MAX_ROWS)
         with activity("choice of solver steps", self.progress):
             solver, errors = choose_steps(key, density, table, self.tolerance, draws)
         seconds = report.seconds | {"solver": time.monotonic() - started}

@@ -90,11 +90,11 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 
 
 @eqx.filter_jit
-def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows) -> Float[Array, "folds rows"]:
-    """Of held-out rows, each under the model of its fold, in nats."""
-    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, VALIDATION_SOLVER))(
-        models, held
-    )
+def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows, probes: int = 1) -> Float[Array, "folds rows"]:
+    """Log densities of held-out rows, each under the model of its fold, in nats; in many dimensions estimates with probes."""
+    return eqx.filter_vmap(
+        lambda model, rows: log_likelihoods(model, rows.sample, rows.key, VALIDATION_SOLVER, probes)
+    )(models, held)
 
 
 def stack(trees: Sequence[Any]) -> Any:

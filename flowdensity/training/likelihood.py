@@ -95,11 +95,11 @@ def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key:
 
 
 def log_likelihoods(
-    model: AbstractProbabilityFlow, sample: Sample, key: Key, solver: AbstractSolver
+    model: AbstractProbabilityFlow, sample: Sample, key: Key, solver: AbstractSolver, probes: int = 1
 ) -> Float[Array, " rows"]:
-    """Log density of each of the whitened rows, in nats; in many dimensions an unbiased estimate with a probe from `key`."""
+    """Log density of each of the whitened rows, in nats; in many dimensions an unbiased estimate with probes from `key`."""
 
     def one(key: Key, row: Sample) -> Scalar:
-        return state_log_prob(model, unbiased_divergence(key, model.dim), row.states, row.contexts, solver)
+        return state_log_prob(model, unbiased_divergence(key, model.dim, probes), row.states, row.contexts, solver)
 
     return jax.vmap(one)(jr.split(key, len(sample.states)), sample)

@@ -1,5 +1,6 @@
 """Losses on draws: matching, for a flow or a diffusion, and the log density, for what a density is distilled into."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import Array, ContextRows, Float, Key, Rows, Scalar, Times
+from .._typing import Array, Context, ContextRows, Float, Key, Rows, Scalar, State, Times
 from ..data.tables import Sample
 from ..models.flows import AbstractGaussianFlow
 from ..models.log_density import LogDensityNetwork
@@ -80,18 +81,18 @@ def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
 
 
 class LogDensityLabels(NamedTuple):
-    """What a network is fitted to.
+    """Log densities and their gradients, or by how much they differ from those of a network's reference.
 
     Attributes:
         states: whitened states, shape `(rows, dim)`.
         contexts: whitened contexts, shape `(rows, context_dim)`.
-        departures: by how much the log density differs there from that of N(0, I), in nats, shape `(rows,)`.
-        slopes: gradients of that in state and context together, shape `(rows, dim + context_dim)`.
+        values: in nats, shape `(rows,)`.
+        slopes: gradients of the values in state and context together, shape `(rows, dim + context_dim)`.
     """
 
     states: Rows
     contexts: ContextRows
-    departures: Float[Array, " rows"]
+    values: Float[Array, " rows"]
     slopes: Float[Array, "rows inputs"]
 
 
@@ -103,21 +104,36 @@ def log_density_loss(network: LogDensityNetwork, labels: LogDensityLabels, slope
 
     Args:
         network: the network, whose `scale` is $s$.
-        labels: what it is fitted to.
+        labels: what it is fitted to, less the reference.
         slope: typical size of one component of a gradient.
     """
-    departures, slopes = departures_and_slopes(network, labels.states, labels.contexts)
+    departures, slopes = _with_slopes(network.departure, labels.states, labels.contexts)
     scale = jax.lax.stop_gradient(network.scale)
-    weights = 1.0 / (1.0 + jnp.square(labels.departures / (2.0 * scale)))
-    value = jnp.square((departures - labels.departures) / scale)
+    weights = 1.0 / (1.0 + jnp.square(labels.values / (2.0 * scale)))
+    value = jnp.square((departures - labels.values) / scale)
     gradient = jnp.mean(jnp.square((slopes - labels.slopes) / slope), axis=1)
     return jnp.mean(weights * (value + gradient))
 
 
 @eqx.filter_jit
-def departures_and_slopes(
-    network: LogDensityNetwork, states: Rows, contexts: ContextRows
+def less_reference(network: LogDensityNetwork, labels: LogDensityLabels) -> LogDensityLabels:
+    """By how much labels differ from the log densities and the gradients of a network's reference."""
+    values, slopes = _with_slopes(network.reference_log_prob, labels.states, labels.contexts)
+    return labels._replace(values=labels.values - values, slopes=labels.slopes - slopes)
+
+
+@eqx.filter_jit
+def errors_at(
+    network: LogDensityNetwork, labels: LogDensityLabels
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
-    """What a network has for the two last of `LogDensityLabels`."""
-    departures, slopes = jax.vmap(jax.value_and_grad(network.departure, argnums=(0, 1)))(states, contexts)
-    return departures, jnp.concatenate(slopes, axis=1)
+    """Log densities of a network less those of the labels, and the same of the gradients."""
+    values, slopes = _with_slopes(network, labels.states, labels.contexts)
+    return values - labels.values, slopes - labels.slopes
+
+
+def _with_slopes(
+    function: Callable[[State, Context], Scalar], states: Rows, contexts: ContextRows
+) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
+    """Values of a function of state and context, and their gradients in both."""
+    values, slopes = jax.vmap(jax.value_and_grad(function, argnums=(0, 1)))(states, contexts)
+    return values, jnp.concatenate(slopes, axis=1)

@@ -45,7 +45,7 @@ class Training:
     exponential moving average of the weights.
 
     Args:
-        steps: maximum number of optimizer steps of each stage; by default 2,000 to 8,000, depending on the stage,
+        steps: maximum number of optimizer steps of each stage; by default 2,000 to 6,000, depending on the stage,
             the number of rows and the dimension.
         batch_size: terms of the loss in each step; by default 128 to 512, depending on the same.
         learning_rate: peak learning rate of the default optimizer.
@@ -106,11 +106,6 @@ class Training:
     def fingerprint(self) -> tuple[float | None, ...]:
         """The numbers that a training depends on. Stages with a checkpoint also compare their optimizers."""
         return self.steps, self.batch_size, self.learning_rate, self.validation
-
-
-def default_steps(rows: float) -> int:
-    """Optimizer steps of a stage, for a table with that effective number of rows."""
-    return 4000 if rows < FEW_ROWS else 8000
 
 
 def held_out(rows: int, validation: float) -> int:
