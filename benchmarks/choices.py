@@ -27,7 +27,6 @@ from tables import cells_of, markdown, provenance, replace_block
 import flowdensity as fd
 from flowdensity.data.tables import Sample
 from flowdensity.data.transforms.candidates import COORDINATEWISE
-from flowdensity.training.cross_validation import furthest
 from flowdensity.training.loop import Schedule
 from flowdensity.training.losses import MatchingDraws, draw_matching
 from flowdensity.training.prepare import FOURIER_FEATURES, default_network
@@ -134,9 +133,9 @@ def nothing(*args: object, **kwargs: object) -> None:
     """Stands for a function of the package, and finds nothing."""
 
 
-def first_alone(gains: Sequence[tuple[float, float]]) -> int | None:
-    """Stands for what compares flows from both starts, and sees those from the mixture alone."""
-    return furthest(gains[:1])
+def always(gain: tuple[float, float]) -> bool:
+    """Replaces the comparison of the mixture with the flow from one Gaussian."""
+    return True
 
 
 def draw_noisy(key: jax.Array, sample: Sample, *args: Any) -> MatchingDraws:
@@ -207,12 +206,10 @@ def other_rate(train: np.ndarray) -> dict[str, Any]:
 CHOICES: Mapping[str, Choice] = {
     "default": Choice(tables=ALL),
     "another key": Choice(key=1),
-    "no mixture start": Choice(
-        patched={"flowdensity.training.cross_validation.choose_reference": nothing}, tables=REAL
+    "no mixture as the reference": Choice(
+        patched={"flowdensity.training.departure.choose_reference": nothing}, tables=REAL
     ),
-    "always from the mixture": Choice(
-        patched={"flowdensity.training.cross_validation.furthest": first_alone}, tables=REAL
-    ),
+    "always from the mixture": Choice(patched={"flowdensity.training.departure.is_clear": always}, tables=REAL),
     "no marginal Gaussianization": Choice(patched={f"{CANDIDATES}.COORDINATEWISE": COORDINATEWISE[:1]}, tables=EDGED),
     "no radial Gaussianization": Choice(patched={f"{CANDIDATES}.RADIAL": ()}, tables=(*LONG, "funnel")),
     "one Gaussian decides on the radius": Choice(patched={f"{CANDIDATES}.MIN_STANDARD_ERRORS": -np.inf}, tables=NECKED),

@@ -4,8 +4,8 @@
     python benchmarks/time.py --only 'moons-*'     # the cells of these names: table-method-key
     python benchmarks/time.py --cached             # only the table, from the cells that are there
 
-Writes the table in README.md. A prior is learned from the rows of a table, a point is observed with noise, and NUTS samples the
-posterior in two chains of 1,500 transitions each. Run it on cores that do nothing else.
+Writes the table in docs/time.md and the short one in README.md. A prior is learned from the rows of a table, a point is observed
+with noise, and NUTS samples the posterior in two chains of 1,500 transitions each. Run it on cores that do nothing else.
 """
 
 import json
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 STARTED = time.perf_counter()
 
@@ -27,24 +28,30 @@ import arviz as az  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import jax.random as jr  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import numpyro  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
-from columns import Split  # noqa: E402
+from columns import TABLES as COLUMNS  # noqa: E402
+from columns import Split, split  # noqa: E402
 from mixtures import Mixture  # noqa: E402
+from numpyro.distributions import constraints  # noqa: E402
 from numpyro.infer import MCMC, NUTS  # noqa: E402
+from rivals import METHODS as RIVALS  # noqa: E402
+from rivals import standardized  # noqa: E402
 from sklearn.datasets import make_moons  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 from tables import cells_of, markdown, provenance, replace_block  # noqa: E402
+from twisted import TwistedChain  # noqa: E402
 
 import flowdensity as fd  # noqa: E402
 
 COMPILATION = "/jax/core/compile/backend_compile_duration"
-KEYS = 3
 NOISE = 0.3
 """Standard deviation of the noise of the observed point, in units of the table."""
 COMPONENTS = range(1, 21)
-PAGE = Path("README.md")
+README, PAGE, PICTURE = Path("README.md"), Path("docs/time.md"), Path("docs/images/time.png")
+README_METHODS = ("flow", "flow-cached", "mixture")
 STAGES = ("import", "fit", "distill", "NUTS")
 
 
@@ -54,25 +61,26 @@ def moons() -> Split:
     return Split(rows, test)
 
 
-def mixture() -> Split:
-    """A mixture of six Gaussians in eight dimensions."""
-    law = Mixture(8, seed=0)
+def mixture(dim: int) -> Split:
+    """A mixture of six Gaussians."""
+    law = Mixture(dim, seed=0)
     return Split(law.sample(10_000, seed=1), law.sample(2_000, seed=2))
 
 
-def chain() -> Split:
-    """x_j = 0.5 z_j + 0.5 sin(2 x_{j - 1}) in eight dimensions: no mixture of few Gaussians is near."""
-
-    def draw(rows: int, seed: int) -> np.ndarray:
-        noise = 0.5 * np.random.default_rng(seed).normal(size=(rows, 8))
-        for j in range(1, 8):
-            noise[:, j] += 0.5 * np.sin(2.0 * noise[:, j - 1])
-        return noise
-
-    return Split(draw(10_000, 0), draw(2_000, 1))
+def chain(dim: int) -> Split:
+    """A twisted chain: no mixture of few Gaussians is near."""
+    law = TwistedChain(dim)
+    return Split(*(np.asarray(law.sample(jr.key(seed), (rows,)), float) for seed, rows in ((0, 10_000), (1, 2_000))))
 
 
-TABLES = {"moons": moons, "mixture-8": mixture, "chain-8": chain}
+TABLES: dict[str, Callable[[], Split]] = {
+    "moons": moons,
+    "cancer-30": partial(split, COLUMNS["cancer-30"], 0),
+    "mixture-8": partial(mixture, 8),
+    "mixture-32": partial(mixture, 32),
+    "chain-8": partial(chain, 8),
+    "chain-32": partial(chain, 32),
+}
 
 
 class Stages:
@@ -97,17 +105,21 @@ class Stages:
         self.compiling[name] = self._compiled - before
 
 
-def learned(stages: Stages, key: jax.Array, rows: np.ndarray) -> tuple[dist.Distribution, dist.Distribution]:
+Learned = tuple[Callable[[jax.Array], jax.Array], dist.Distribution | None]
+"""A log density, and the prior for NUTS, if there is one."""
+
+
+def learned(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
     """A flow, and what it is distilled into for the sampler."""
     fit_key, distill_key = jr.split(key)
     with stages.stage("fit"):
         density, _ = fd.fit_flow(fit_key, rows, progress=False)
     with stages.stage("distill"):
         fast, _ = fd.distill(distill_key, density, progress=False)
-    return density, fast
+    return density.log_prob, fast
 
 
-def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> tuple[dist.Distribution, dist.Distribution]:
+def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
     """scikit-learn's mixture of Gaussians, with the number of components of least BIC."""
     seed = int(jr.randint(key, (), 0, 2**30))
     with stages.stage("fit"):
@@ -119,14 +131,72 @@ def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> tuple[dist.Di
             jnp.asarray(best.means_, float), covariance_matrix=jnp.asarray(best.covariances_, float)
         ),
     )
-    return density, density
+    return density.log_prob, density
 
 
-METHODS: dict[str, Callable[..., tuple[dist.Distribution, dist.Distribution]]] = {
+class Unnormalized(dist.Distribution):
+    """A log density that NUTS can sample, and nothing more."""
+
+    support = constraints.real_vector
+
+    def __init__(self, log_prob: Callable[[jax.Array], jax.Array], dim: int):
+        self._log_prob = log_prob
+        super().__init__((), (dim,))
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log density in nats, of the batch shape of `value`."""
+        return self._log_prob(value)
+
+
+def flowjax(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+    """flowjax's masked autoregressive flow with rational-quadratic splines, by its defaults."""
+    from flowjax.bijections import RationalQuadraticSpline
+    from flowjax.distributions import Normal
+    from flowjax.flows import masked_autoregressive_flow
+    from flowjax.train import fit_to_data
+
+    units, white = standardized(rows)
+    flow_key, fit_key = jr.split(key)
+    with stages.stage("fit"):
+        flow = masked_autoregressive_flow(
+            flow_key,
+            base_dist=Normal(jnp.zeros(rows.shape[1])),
+            transformer=RationalQuadraticSpline(knots=8, interval=4),
+        )
+        flow, _ = fit_to_data(fit_key, flow, jnp.asarray(white, float), show_progress=False)
+    mean, sd = jnp.asarray(units.mean, float), jnp.asarray(units.sd, float)
+    density = Unnormalized(lambda x: flow.log_prob((x - mean) / sd) - jnp.sum(jnp.log(sd)), rows.shape[1])
+    return density.log_prob, density
+
+
+def scored(method: str, stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+    """A density without gradients in JAX, for its score and the time of its fit alone."""
+    with stages.stage("fit"):
+        fitted = RIVALS[method].fit(int(jr.randint(key, (), 0, 2**30)), rows)
+    return fitted.log_prob, None
+
+
+METHODS: dict[str, Callable[..., Learned]] = {
     "flow": learned,
     "flow-cached": learned,
     "mixture": gaussians,
+    "flowjax-maf": flowjax,
+    "kde": partial(scored, "kde"),
+    "vine": partial(scored, "vine"),
 }
+CAPTION = (
+    "Seconds; medians of 3 keys for moons, and one key elsewhere. `score`: mean log density of held-out rows, nats. `flow-cached` "
+    'finds what an earlier process compiled, after `jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
+)
+LABELS = {
+    "flow": "flowdensity, distilled",
+    "mixture": "Gaussian mixture",
+    "flowjax-maf": "flowjax MAF",
+    "kde": "kernel density",
+    "vine": "vine copula",
+}
+KEYS = {"moons": 3}
+"""Keys of a table; one by default."""
 
 
 def measure(table: str, method: str, seed: int) -> dict:
@@ -134,31 +204,44 @@ def measure(table: str, method: str, seed: int) -> dict:
     stages = Stages()
     stages.seconds["import"] = time.perf_counter() - STARTED
     train, test = TABLES[table]()
-    density, prior = METHODS[method](stages, jr.key(seed), train)
+    log_prob, prior = METHODS[method](stages, jr.key(seed), train)
+    noise = NOISE * train.std(axis=0)
 
     def model(y: np.ndarray) -> None:
         theta = numpyro.sample("theta", prior)
-        numpyro.sample("y", dist.Normal(theta, NOISE).to_event(1), obs=y)
+        numpyro.sample("y", dist.Normal(theta, noise).to_event(1), obs=y)
 
-    with stages.stage("NUTS"):
-        mcmc = MCMC(
-            NUTS(model), num_warmup=500, num_samples=1000, num_chains=2, chain_method="vectorized", progress_bar=False
-        )
-        mcmc.run(jr.key(seed), test[0])
-        summary = az.summary(az.from_numpyro(mcmc, log_likelihood=False))
+    result: dict[str, Any] = {}
+    if prior is not None:
+        with stages.stage("NUTS"):
+            mcmc = MCMC(
+                NUTS(model),
+                num_warmup=500,
+                num_samples=1000,
+                num_chains=2,
+                chain_method="vectorized",
+                progress_bar=False,
+            )
+            # In the middle of the data, since a density need not say how it is sampled.
+            middle = jnp.broadcast_to(jnp.asarray(train.mean(axis=0), float), (2, train.shape[1]))
+            mcmc.run(jr.key(seed), test[0], init_params={"theta": middle})
+            summary = az.summary(az.from_numpyro(mcmc, log_likelihood=False))
+        result["ess"] = float(summary["ess_bulk"].astype(float).min())
     wall, used = time.perf_counter() - STARTED, resource.getrusage(resource.RUSAGE_SELF)
-    scores = {
-        name: np.concatenate([np.asarray(each.log_prob(jnp.asarray(rows, float))) for rows in np.array_split(test, 4)])
-        for name, each in (("score", density), ("score in NUTS", prior))
-    }
-    return {
+
+    def score(log_prob: Callable[[jax.Array], jax.Array]) -> float:
+        parts = [np.asarray(log_prob(jnp.asarray(rows, float)), np.float64) for rows in np.array_split(test, 4)]
+        return float(np.mean(np.concatenate(parts)))
+
+    result["score"] = score(log_prob)
+    if prior is not None:
+        result["score in NUTS"] = score(prior.log_prob)
+    return result | {
         "seconds": stages.seconds,
         "compiling": stages.compiling,
         "wall": wall,
         "CPU": used.ru_utime + used.ru_stime,
         "MB": used.ru_maxrss / 1024,
-        "ess": float(summary["ess_bulk"].astype(float).min()),
-        **{name: float(np.mean(each, dtype=np.float64)) for name, each in scores.items()},
     }
 
 
@@ -173,33 +256,48 @@ def apart(table: str, method: str, seed: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write(cells: dict[str, dict]) -> str:
-    """The table of medians over keys, of the tables and methods with all of their keys."""
+def found(cells: dict[str, dict], table: str, method: str) -> list[dict]:
+    """The cells of a table and a method, if all of their keys are there."""
+    names = [f"{table}-{method}-{seed}" for seed in range(KEYS.get(table, 1))]
+    return [cells[name] for name in names if name in cells] if all(name in cells for name in names) else []
+
+
+def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str]) -> str:
+    """The table of medians over keys, of some tables and methods."""
     header = ["", *STAGES, "wall", "of it compiling", "CPU", "peak MB", "score", "in NUTS"]
     lines = []
-    for table in TABLES:
-        for method in METHODS:
-            found = [cells[name] for seed in range(KEYS) if (name := f"{table}-{method}-{seed}") in cells]
-            if len(found) < KEYS:
+    for table in tables:
+        for method in methods:
+            several = found(cells, table, method)
+            if not several:
                 continue
 
-            def middle(read: Callable[[dict], float], found: list[dict] = found) -> float:
-                return median(read(each) for each in found)
+            def middle(read: Callable[[dict], float], several: list[dict] = several) -> float:
+                return median(read(each) for each in several)
 
             stages = [middle(lambda each, stage=stage: each["seconds"].get(stage, 0.0)) for stage in STAGES]
             compiling = middle(lambda each: sum(each["compiling"].values()))
-            totals = [
-                middle(lambda each, name=name: each[name]) for name in ("wall", "CPU", "MB", "score", "score in NUTS")
-            ]
-            wall, cpu, memory, *scores = totals
+            wall, cpu, memory = (middle(lambda each, name=name: each[name]) for name in ("wall", "CPU", "MB"))
             numbers = [*stages, wall, compiling, cpu, memory]
-            lines.append([f"{table}, {method}", *(f"{n:.0f}" for n in numbers), *(f"{score:.3f}" for score in scores)])
-    caption = (
-        f"Seconds; medians of {KEYS} keys. `score`: mean log density of 2,000 held-out rows, nats. `flow-cached` finds what an "
-        'earlier process compiled, after `jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
-    )
+            score = f"{middle(lambda each: each['score']):.3f}"
+            in_nuts = f"{middle(lambda each: each['score in NUTS']):.3f}" if "score in NUTS" in several[0] else ""
+            lines.append([f"{table}, {method}", *(f"{n:.0f}" for n in numbers), score, in_nuts])
     made = provenance("python benchmarks/time.py", cells.values())
-    return f"{markdown(header, lines)}\n\n{caption} {made}"
+    return f"{markdown(header, lines)}\n\n{CAPTION} {made}"
+
+
+def draw(cells: dict[str, dict]) -> None:
+    """Held-out scores against the time from the start to the summary of a posterior, a panel for each table."""
+    figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
+    for axis, table in zip(axes.flat, TABLES, strict=True):
+        for color, (method, label) in enumerate(LABELS.items()):
+            for cell in found(cells, table, method)[:1]:
+                axis.plot(cell["wall"], cell.get("score in NUTS", cell["score"]), "o", color=f"C{color}", label=label)
+        axis.set(title=table, xscale="log", xlabel="seconds", ylabel="held-out score, nats")
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS), frameon=False
+    )
+    figure.savefig(PICTURE, dpi=150)
 
 
 def main() -> None:
@@ -212,11 +310,14 @@ def main() -> None:
         f"{table}-{method}-{seed}": partial(apart, table, method, seed)
         for table in TABLES
         for method in METHODS
-        for seed in range(KEYS)
+        for seed in range(KEYS.get(table, 1))
+        if method != "flow-cached" or table == "moons"
     }
     cells = cells_of(__doc__, "time", jobs)
     if cells:
-        replace_block(PAGE, "time", write(cells))
+        replace_block(README, "time", write(cells, ["moons"], README_METHODS))
+        replace_block(PAGE, "time", write(cells, TABLES, METHODS))
+        draw(cells)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,16 @@ import flowdensity as fd
 from flowdensity._registry import NAMES
 from flowdensity.data.scaling import Scaling
 from flowdensity.data.supports import joint
+from flowdensity.data.tables import Sample
 from flowdensity.data.transforms.interface import AbstractTransform
 from flowdensity.data.transforms.johnson import JohnsonSU
 from flowdensity.data.transforms.marginal import MarginalGaussianization
 from flowdensity.data.transforms.radial import RadialGaussianization
 from flowdensity.divergence.stein import DivergenceHead
 from flowdensity.models.flows import off_path, with_network, with_reference
-from flowdensity.models.mixture import GaussianMixture
+from flowdensity.references.conditional import ConditionalMixture
+from flowdensity.references.fit import fit_reference
+from flowdensity.references.mixture import GaussianMixture
 from flowdensity.storage.description import Reader, describe
 from flowdensity.storage.files import load, load_report, save
 from flowdensity.training.loop import History
@@ -164,6 +167,14 @@ def image() -> fd.models.GaussianFlow:
     return with_network(shaped(random_flow(jr.key(0), 8), constraints.unit_interval, (2, 4, 1)), network)
 
 
+def conditional_mixture() -> ConditionalMixture:
+    rng = np.random.default_rng(0)
+    table = Sample(jnp.asarray(rng.normal(size=(100, 2)), float), jnp.asarray(rng.normal(size=(100, 2)), float))
+    reference = fit_reference(table, 2, 0.1).reference()
+    assert isinstance(reference, ConditionalMixture)
+    return reference
+
+
 FLOW = random_flow(jr.key(0), 2)
 START = GaussianMixture(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances)
 CONDITIONAL = random_flow(jr.key(1), 2, 2)
@@ -176,6 +187,9 @@ CASES: dict[str, Callable[[], Case]] = {
         dense(eqx.tree_at(lambda m: m.scaling, FLOW, with_radial_transform(FLOW.scaling)))
     ),
     "a mixture to start at": lambda: Case(dense(with_reference(FLOW, START))),
+    "a conditional mixture to start at": lambda: Case(
+        dense(with_reference(CONDITIONAL, conditional_mixture()), context=CONTEXT[0])
+    ),
     "validate_args": lambda: Case(dense(FLOW, validate_args=True)),
     "without validate_args": lambda: Case(dense(FLOW, validate_args=False)),
     "without its context": lambda: Case(dense(CONDITIONAL)),

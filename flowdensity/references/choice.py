@@ -88,9 +88,8 @@ def choose_reference(
     Returns:
         The choice; None if there are too few rows, or too many dimensions, for any mixture.
     """
-    order_key, fold_key = jr.split(key)
     if len(table.states) > MAX_COMPARED_ROWS:
-        table = table.take(jr.permutation(order_key, len(table.states))[:MAX_COMPARED_ROWS])
+        table = table.take(jr.permutation(jr.fold_in(key, 0), len(table.states))[:MAX_COMPARED_ROWS])
     dim, context_dim = table.states.shape[1], table.contexts.shape[1]
     # Rows that are repeated are held out together, and say no more than one.
     distinct, kind = table.kinds()
@@ -98,7 +97,7 @@ def choose_reference(
     counts = [count for count in COMPONENT_COUNTS if (1 if context_dim else 2) <= count <= most]
     if dim > FULL_COVARIANCE_LIMIT or not counts:
         return None
-    fold = np.asarray(jr.permutation(fold_key, len(distinct)) % NUM_FOLDS)[kind]
+    fold = np.asarray(jr.permutation(key, len(distinct)) % NUM_FOLDS)[kind]
     parts = [np.flatnonzero(fold == number) for number in range(folds)]
     splits = [
         whiten_again(scaling, table.take(jnp.asarray(np.flatnonzero(fold != number))), table.take(jnp.asarray(part)))

@@ -119,7 +119,7 @@ def fit_departure(
             own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
             lead = gain_of(mixture.scores - own, scored.sample)
         choice = dataclasses.replace(choice, lead=lead)
-        if lead[0] > lead[1]:
+        if is_clear(lead):
             folds = Folds(mixture.folds, kept, judged)
             run = Run(mixture, *final(trainer.run(keys.train, folds, f"{stage}, from a mixture")))
             seconds += run.history.seconds
@@ -132,7 +132,7 @@ def fit_departure(
     with activity("comparison with the reference", trainer.progress):
         gain = gain_of(held_log_likelihoods(run.trained, scored) - run.untrained.scores, scored.sample)
     history = dataclasses.replace(history, gain=gain)
-    if gain[0] <= gain[1]:
+    if not is_clear(gain):
         yield run.untrained.model, dataclasses.replace(history, best_step=0), choice
         return
     yield first(run.trained), history, choice
@@ -143,6 +143,11 @@ def fit_departure(
     folds = Folds(stack([run.untrained.model]), everything, one_fold)
     trained, last = final(trainer._replace(schedule=schedule).run(keys.everything, folds, f"{stage}, all rows"))
     yield first(trained), dataclasses.replace(history, seconds=history.seconds + last.seconds), choice
+
+
+def is_clear(gain: tuple[float, float]) -> bool:
+    """Whether a gain exceeds its standard error."""
+    return gain[0] > gain[1]
 
 
 def gain_of(above: Float[Array, "folds rows"] | np.ndarray, held: Sample) -> tuple[float, float]:

@@ -59,9 +59,8 @@ def fit_flow(
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data by flow matching.
 
-    First the velocity of a probability flow is fitted, starting from a Gaussian reference or, for fewer than 2,000 rows
-    without a context, from a mixture of Gaussians if held-out rows prefer it (Lipman et al. 2023, arXiv 2210.02747). Then
-    the velocity is frozen and, in more than three dimensions, its divergence is distilled (Jagwani et al. 2026,
+    First a network learns how the velocity of a probability flow departs from that of a reference: the fitted Gaussian or, if
+    held-out rows are likelier under it, a mixture of Gaussians (Lipman et al. 2023, arXiv 2210.02747). Then the velocity is frozen and, in more than three dimensions, its divergence is distilled (Jagwani et al. 2026,
     arXiv 2605.16486). In up to three dimensions the exact divergence costs less than twice as much and needs no training.
 
     Args:

@@ -43,7 +43,8 @@ class Amortization:
     Attributes:
         bias: mean of the difference of their log densities in nats, after normalization, and its standard error.
         rmse: root mean square of that, and its standard error.
-        gradient: root mean square error of the gradient of `log_prob`, as a fraction of that gradient's own root mean square.
+        gradient: root mean square error of the gradient of `log_prob` in whitened coordinates, as a fraction of that gradient's
+            own root mean square.
         log_normalizer: log of the integral of the amortized density in nats, and its standard error; 0 is normalized.
         between_contexts: standard deviation of the log normalizer between contexts, in nats, Monte-Carlo error taken out.
         efficiency: share of the effective sample size that is kept where draws of the amortized density are weighted back to

@@ -11,7 +11,7 @@ import flowdensity as fd
 from flowdensity.data.whitened import whitened
 from flowdensity.divergence.objectives import LangevinStein
 from flowdensity.models.flows import with_reference
-from flowdensity.models.mixture import GaussianMixture
+from flowdensity.references.mixture import GaussianMixture
 from flowdensity.training.divergence import fit_divergence_head
 from flowdensity.training.results import last
 

@@ -1,5 +1,8 @@
-"""The reference of a flow on few rows, and how it is chosen."""
+"""The reference of a flow, and how it is chosen."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -11,8 +14,9 @@ from sklearn.mixture import GaussianMixture
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling
 from flowdensity.data.tables import Sample
-from flowdensity.models.mixture import GaussianMixture as GaussianMixtureStart
-from flowdensity.training.reference import ReferenceChoice, choose_reference, fit_reference, whiten_again
+from flowdensity.references.choice import NUM_FOLDS, ReferenceChoice, choose_reference, whiten_again
+from flowdensity.references.fit import fit_reference
+from flowdensity.training import departure
 
 
 def prepared(events: np.ndarray, weights: np.ndarray | None = None):
@@ -23,7 +27,7 @@ def prepared(events: np.ndarray, weights: np.ndarray | None = None):
 
 
 def chosen(scaling: Scaling, table: Sample) -> ReferenceChoice | None:
-    return choose_reference(jr.key(0), scaling, table, progress=False)
+    return choose_reference(jr.key(0), scaling, table, folds=NUM_FOLDS, progress=False)
 
 
 @pytest.mark.slow
@@ -43,8 +47,7 @@ def test_one_gaussian_is_left_as_it_is():
         [[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 1.0]]
     )
     choice = chosen(*prepared(rows))
-    assert choice.components == 1
-    assert fit_reference(prepared(rows)[1], choice) is None
+    assert choice.components is None
     assert choice.summary().startswith("reference: the fitted Gaussian; on held-out rows the best mixture is -")
 
 
@@ -74,7 +77,7 @@ def test_a_column_that_varies_in_one_row_alone_is_no_error(rows, columns):
     rare = np.zeros((rows, 1))
     rare[rows // 2] = 1.0
     choice = chosen(*prepared(np.concatenate([rng.normal(size=(rows, columns)), rare], axis=1)))
-    assert choice.components == 1
+    assert choice.components is None
     assert np.all(np.isfinite(choice.gain))
 
 
@@ -88,7 +91,7 @@ def test_a_column_that_varies_in_one_row_alone_leaves_no_choice():
 def test_rows_that_are_repeated_are_held_out_together():
     rng = np.random.default_rng(7)
     choice = chosen(*prepared(np.repeat(rng.normal(size=(40, 2)), 5, axis=0)))
-    assert choice.components == 1
+    assert choice.components is None
 
 
 def test_few_rows_that_carry_the_weight_are_few():
@@ -102,74 +105,127 @@ def test_a_row_counts_as_often_as_it_weighs():
     events = MIXTURE.sample(rng, 100)
     weights = np.tile([0.0, 2.0], 50) / 100.0
     table = Sample(jnp.asarray(events, float), jnp.zeros((100, 0)), jnp.asarray(weights, float))
-    start = fit_reference(table, ReferenceChoice(2, 0.01, (0.0, 0.0)))
+    start = fit_reference(table, 2, 0.01).reference()
     again = np.repeat(np.asarray(table.states, np.float64)[1::2], 2, axis=0)
     mixture = GaussianMixture(2, reg_covar=0.01, random_state=0).fit(again)
     np.testing.assert_allclose(jnp.exp(start.log_weights), mixture.weights_, rtol=1e-5)
     np.testing.assert_allclose(start.variances, np.linalg.eigvalsh(mixture.covariances_), rtol=1e-5)
 
 
+OPTIONS = {"divergence": fd.ExactDivergence(), "progress": False}
+
+
 @pytest.mark.slow
-def test_a_fit_on_few_rows_starts_there():
+@pytest.mark.parametrize("rows", [300, 3_000])
+def test_a_fit_departs_from_a_mixture_that_is_nearly_the_truth(rows):
     rng = np.random.default_rng(4)
     network = fd.networks.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
     density, report = fd.fit_flow(
-        jr.key(0),
-        MIXTURE.sample(rng, 300),
-        network=network,
-        training=fd.Training(steps=20),
-        divergence=fd.ExactDivergence(),
-        progress=False,
+        jr.key(0), MIXTURE.sample(rng, rows), network=network, training=fd.Training(steps=20), **OPTIONS
     )
     assert report.reference.components > 1
     assert density.model.reference.log_weights.shape == (report.reference.components,)
+    lead, error = report.reference.lead
+    assert lead > error
+    assert f"{lead:+.3f} +- {error:.3f} above a flow trained from that Gaussian" in report.summary()
     assert report.summary().splitlines()[:3] == [report.conclusion, report.columns, report.reference.summary()]
-    # A mixture has two dozen parameters, and 300 rows tell each of them to half a nat in all: a tenth of a nat a row.
+    # A mixture has two dozen parameters, each of which costs half a nat over all rows: less than a tenth of a nat a row.
     fresh = MIXTURE.sample(rng, 4_000)
     gap, error = paired(MIXTURE.log_prob(fresh), density.log_prob(np.float32(fresh)))
     assert -4.0 * error < gap < 0.12 + 4.0 * error
 
 
 @pytest.mark.slow
-def test_flows_from_the_gaussian_are_taken_where_they_get_further(monkeypatch):
-    """The two sets of flows are compared by the rows that each has not seen; here the mixture is a bad one on purpose."""
+@pytest.mark.parametrize("rows", [300, 3_000])
+def test_the_gaussian_is_the_reference_where_a_flow_from_it_gets_further(monkeypatch, rows):
+    """The mixture is a bad one on purpose."""
+    fitted = departure.fit_reference
 
-    def bad(table, choice):
-        return GaussianMixtureStart(np.ones(2), np.array([[9.0, 0.0], [-9.0, 0.0]]), np.tile(np.eye(2), (2, 1, 1)))
+    def bad(table, components, floor):
+        good = fitted(table, components, floor)
+        return dataclasses.replace(good, means=good.means + 3.0)
 
+    monkeypatch.setattr(departure, "fit_reference", bad)
     network = fd.networks.ResidualMLP(jr.key(0), 2, width=16, depth=1, experts=0)
-    rows = MIXTURE.sample(np.random.default_rng(4), 300)
-    options = {
-        "network": network,
-        "training": fd.Training(steps=100),
-        "divergence": fd.ExactDivergence(),
-        "progress": False,
-    }
-    _, report = fd.fit_flow(jr.key(0), rows, **options)
-    lead, error = report.reference.lead
-    assert report.reference.components > 1
-    assert lead > 0.0
-    assert f"flows trained from it {lead:+.3f} +- {error:.3f} above" in report.summary()
-    monkeypatch.setattr("flowdensity.training.cross_validation.fit_reference", bad)
-    density, report = fd.fit_flow(jr.key(0), rows, **options)
-    assert report.reference.components == 1
+    density, report = fd.fit_flow(
+        jr.key(0),
+        MIXTURE.sample(np.random.default_rng(4), rows),
+        network=network,
+        training=fd.Training(steps=100),
+        **OPTIONS,
+    )
+    assert report.reference.components is None
     assert report.reference.lead[0] < -1.0
     assert density.model.reference is None
-    # The losses and the gain are those of the flows that were taken.
-    history = report.histories["flow"]
-    assert history.gain[0] == pytest.approx(2.0 * (history.validation[0] - min(history.validation)), abs=1e-4)
+
+
+# Given a context ---------------------------------------------------------------------------------
+
+
+def with_contexts(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Events of two branches, whose shares and means depend on the context."""
+    contexts = rng.normal(size=(rows, 3))
+    up = rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * contexts[:, 0]))
+    means = np.where(up, 2.0, -2.0)[:, None] + contexts[:, :1] * [1.0, -0.5] + contexts[:, 1:2] * [0.0, 0.5]
+    return means + 0.5 * rng.normal(size=(rows, 2)), contexts
+
+
+def test_a_conditional_mixture_is_the_joint_one_given_the_context():
+    events, contexts = with_contexts(np.random.default_rng(0), 500)
+    table = Sample(jnp.asarray(events, float), jnp.asarray(contexts, float))
+    fitted = fit_reference(table, 3, 0.01)
+    reference = fitted.reference()
+    log_prob = jax.vmap(lambda state, context: reference.given(context).log_prob(state))
+    np.testing.assert_allclose(log_prob(table.states, table.contexts), fitted.log_densities(table), atol=2e-4)
+    # It is normalized: the midpoint rule is exact to far below the tolerance for components no narrower than 0.3.
+    axis = jnp.arange(-10.0, 10.0, 0.1) + 0.05
+    grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    for context in table.contexts[:3]:
+        values = jax.vmap(reference.given(context).log_prob)(grid)
+        assert float(jnp.sum(jnp.exp(values)) * 0.01) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_one_component_is_the_regression_on_the_context():
+    rng = np.random.default_rng(1)
+    contexts = rng.normal(size=(4_000, 2))
+    slopes = np.array([[1.0, -0.5], [0.3, 0.8]])
+    events = contexts @ slopes.T + rng.normal(size=(4_000, 2)) * [0.5, 0.2]
+    reference = fit_reference(Sample(jnp.asarray(events, float), jnp.asarray(contexts, float)), 1, 0.0).reference()
+    given = reference.given(jnp.asarray([1.0, -1.0]))
+    mean = np.asarray(jnp.einsum("ij,j->i", given.axes[0], given.centers[0]))
+    # The standard error of a fitted value is sigma times the root of (1 + |c|^2)/n.
+    errors = np.array([0.5, 0.2]) * np.sqrt(3.0 / 4_000)
+    assert np.all(np.abs(mean - slopes @ [1.0, -1.0]) < 4.5 * errors)
+    np.testing.assert_allclose(np.sort(given.variances[0]), [0.04, 0.25], rtol=4.5 * np.sqrt(2.0 / 4_000))
+
+
+def test_contexts_that_predict_nothing_leave_the_fitted_gaussian():
+    rng = np.random.default_rng(2)
+    scaling, table = prepared(rng.normal(size=(300, 2)))
+    choice = chosen(scaling, table._replace(contexts=jnp.asarray(rng.normal(size=(300, 4)), float)))
+    assert choice.components is None
 
 
 @pytest.mark.slow
-def test_with_a_context_or_many_rows_it_starts_at_the_gaussian():
+@pytest.mark.parametrize("rows", [200, 3_000])
+def test_a_conditional_fit_departs_from_a_conditional_mixture(rows):
     rng = np.random.default_rng(5)
-    options = {"training": fd.Training(steps=2), "divergence": fd.ExactDivergence(), "progress": False}
-    network = fd.networks.ResidualMLP(jr.key(0), 2, 1, width=4, depth=1, experts=0)
-    events = MIXTURE.sample(rng, 2_000)
-    density, report = fd.fit_flow(jr.key(0), events[:100], rng.normal(size=(100, 1)), network=network, **options)
-    assert density.model.reference is None
-    assert report.reference is None
-    network = fd.networks.ResidualMLP(jr.key(0), 2, width=4, depth=1, experts=0)
-    density, report = fd.fit_flow(jr.key(0), events, network=network, **options)
-    assert density.model.reference is None
-    assert report.reference is None
+    network = fd.networks.ResidualMLP(jr.key(0), 2, 3, width=8, depth=1, experts=0)
+    density, report = fd.fit_flow(
+        jr.key(0), *with_contexts(rng, rows), network=network, training=fd.Training(steps=10), **OPTIONS
+    )
+    assert report.reference.components >= 2
+    assert isinstance(density.model.reference, fd.models.ConditionalMixture)
+    # The score is close to that of the truth, whose entropy given the context has a closed form but for the branches' overlap.
+    events, contexts = with_contexts(rng, 4_000)
+    up = 1.0 / (1.0 + np.exp(-2.0 * contexts[:, 0]))
+    branches = [
+        multivariate_normal(np.zeros(2), 0.25 * np.eye(2)).logpdf(
+            events - side - contexts[:, :1] * [1.0, -0.5] - contexts[:, 1:2] * [0.0, 0.5]
+        )
+        for side in (2.0, -2.0)
+    ]
+    truth = np.logaddexp(np.log(up) + branches[0], np.log1p(-up) + branches[1])
+    gap, error = paired(truth, density.given(np.float32(contexts)).log_prob(np.float32(events)))
+    # Two components have two dozen parameters, and joint normality of context and branch is only nearly so.
+    assert -4.0 * error < gap < 0.05 + 30.0 / rows + 4.0 * error

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 import flowdensity as fd
 from flowdensity.data.tables import Sample
-from flowdensity.training.cross_validation import gain_of, some_of
+from flowdensity.training.departure import gain_of, some_of
 from flowdensity.training.folds import VALIDATION_SOLVER, HeldRows, held_log_likelihoods, stack
 from flowdensity.training.splits import splits
 
