@@ -185,8 +185,8 @@ METHODS: dict[str, Callable[..., Learned]] = {
     "vine": partial(scored, "vine"),
 }
 CAPTION = (
-    "Seconds; medians of 3 keys for moons, and one key elsewhere. `score`: mean log density of held-out rows, nats. `flow-cached` "
-    'finds what an earlier process compiled, after `jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
+    "Seconds; medians of 3 keys for moons, and one key elsewhere. `score`: mean log density of held-out rows, nats. "
+    '`flow-cached` finds what an earlier process compiled, after `jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
 )
 LABELS = {
     "flow": "flowdensity, distilled",

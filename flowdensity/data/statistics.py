@@ -135,9 +135,12 @@ def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray
 # Mixtures -----------------------------------------------------------------------------------------
 
 
-def fit_mixture(rows: np.ndarray, components: int, floor: float) -> GaussianMixture:
-    """Fit a mixture of `components` Gaussians to rows, shape `(n, dim)`, with `floor` added to its variances."""
-    mixture = GaussianMixture(components, reg_covar=floor, random_state=0)
+def fit_mixture(rows: np.ndarray, components: int, floor: float, starts: int = 1) -> GaussianMixture:
+    """Fit a mixture of `components` Gaussians to rows, shape `(n, dim)`, with `floor` added to its variances.
+
+    Of several `starts` of expectation and maximization, the one under which the rows are likeliest is taken.
+    """
+    mixture = GaussianMixture(components, reg_covar=floor, random_state=0, n_init=starts)
     with warnings.catch_warnings():
         # A mixture that has not converged is judged by its held-out score like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)

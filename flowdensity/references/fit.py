@@ -120,20 +120,21 @@ class FittedMixture:
         )
 
 
-def fit_reference(table: Sample, components: int, floor: float) -> FittedMixture:
+def fit_reference(table: Sample, components: int, floor: float, starts: int = 1) -> FittedMixture:
     """Fit a mixture to whitened rows, at most 20,000 of them.
 
     Args:
         table: whitened states, and their contexts.
         components: number of Gaussians.
         floor: what is added to their variances, as a fraction of the variance of the residuals.
+        starts: number of times that expectation and maximization start, of which the best is taken.
     """
     states, contexts = arrays(table)
     weights = None if table.weights is None else np.asarray(table.weights, np.float64)
     rows = resampled(np.concatenate([states, contexts], axis=1), weights, min(MAX_ROWS, len(states)))
     states, contexts = np.split(rows, [states.shape[1]], axis=1)
     regression = _regress(states, contexts) if contexts.shape[1] else _no_regression(states.shape[1])
-    mixture: Any = fit_mixture(np.concatenate(regression.rows(states, contexts), axis=1), components, floor)
+    mixture: Any = fit_mixture(np.concatenate(regression.rows(states, contexts), axis=1), components, floor, starts)
     return FittedMixture(regression, mixture.weights_, mixture.means_, mixture.covariances_)
 
 

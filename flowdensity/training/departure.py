@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,8 @@ MAX_SCORED_ROWS = 1024
 """Maximum number of held-out rows of all folds together whose likelihood is computed at once."""
 COMPARISON_PROBES = 64
 """Probes of the divergence in the comparison with a mixture, where one would add more noise than the rows have."""
+STARTS = 4
+"""Starts of the mixture that was chosen: one alone may end in a poor local maximum, however good the candidate was."""
 
 Pair = tuple[Sample, Sample]
 """Rows to train on, and rows held out."""
@@ -172,9 +175,10 @@ def _mixture(
     """Models at the mixture that was chosen, fitted to all rows and to the rows of each fold; None for the fitted Gaussian."""
     if choice is None or choice.components is None:
         return None
-    fitted = [fit_reference(kept, choice.components, choice.floor) for kept, _ in pairs]
+    fit = partial(fit_reference, components=choice.components, floor=choice.floor, starts=STARTS)
+    fitted = [fit(kept) for kept, _ in pairs]
     # With one fold, the model of that fold is the result.
-    whole = fitted[0] if len(pairs) == 1 else fit_reference(table, choice.components, choice.floor)
+    whole = fitted[0] if len(pairs) == 1 else fit(table)
     return Untrained(
         with_reference(model, whole.reference()),
         stack([with_reference(model, each.reference()) for each in fitted]),

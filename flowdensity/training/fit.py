@@ -60,8 +60,9 @@ def fit_flow(
     r"""Learn a density from data by flow matching.
 
     First a network learns how the velocity of a probability flow departs from that of a reference: the fitted Gaussian or, if
-    held-out rows are likelier under it, a mixture of Gaussians (Lipman et al. 2023, arXiv 2210.02747). Then the velocity is frozen and, in more than three dimensions, its divergence is distilled (Jagwani et al. 2026,
-    arXiv 2605.16486). In up to three dimensions the exact divergence costs less than twice as much and needs no training.
+    held-out rows are likelier under it, a mixture of Gaussians (Lipman et al. 2023, arXiv 2210.02747). Then the velocity is
+    frozen and, in more than three dimensions, its divergence is distilled (Jagwani et al. 2026, arXiv 2605.16486). In up to
+    three dimensions the exact divergence costs less than twice as much and needs no training.
 
     Args:
         key: JAX PRNG key.

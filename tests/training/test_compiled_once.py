@@ -5,7 +5,10 @@ import gc
 import jax
 import jax.random as jr
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro.infer import MCMC, NUTS
 from references import random_flow
 
 import flowdensity as fd
@@ -27,6 +30,12 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seconds
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(autouse=True)
+def one_gaussian(monkeypatch):
+    """No mixture is chosen by chance: one with another number of components is a shape of its own."""
+    monkeypatch.setattr("flowdensity.training.departure._mixture", lambda *args: None)
 
 
 def rows(seed: int, count: int) -> np.ndarray:
@@ -136,3 +145,29 @@ def test_ten_fits_do_not_grow(compilations):
         use(flow(seed))
     assert compilations == []
     assert_no_growth(before)
+
+
+@pytest.mark.slow
+def test_a_second_run_of_nuts_compiles_next_to_nothing(compilations):
+    """numpyro makes two small functions anew for each `MCMC`; the sampler itself is found again."""
+    density = amortized(0)
+
+    def posterior(y):
+        theta = numpyro.sample("theta", density)
+        numpyro.sample("y", dist.Normal(theta, 0.3).to_event(1), obs=y)
+
+    def run(seed: int) -> int:
+        compilations.clear()
+        mcmc = MCMC(
+            NUTS(posterior),
+            num_warmup=10,
+            num_samples=10,
+            num_chains=2,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        mcmc.run(jr.key(seed), np.array([0.1 * seed, 0.2], np.float32))
+        return len(compilations)
+
+    assert run(0) > 50
+    assert run(1) <= 2

@@ -141,8 +141,8 @@ def test_the_gaussian_is_the_reference_where_a_flow_from_it_gets_further(monkeyp
     """The mixture is a bad one on purpose."""
     fitted = departure.fit_reference
 
-    def bad(table, components, floor):
-        good = fitted(table, components, floor)
+    def bad(table, **options):
+        good = fitted(table, **options)
         return dataclasses.replace(good, means=good.means + 3.0)
 
     monkeypatch.setattr(departure, "fit_reference", bad)
