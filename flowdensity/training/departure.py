@@ -26,7 +26,7 @@ from .results import activity, final, relay
 MAX_SCORED_ROWS = 1024
 """Maximum number of held-out rows of all folds together whose likelihood is computed at once."""
 COMPARISON_PROBES = 64
-"""Probes of the divergence in the comparison with a mixture, where one would add more noise than the rows have."""
+"""Probes of the divergence in comparisons of models, where one would add more noise than the rows have."""
 STARTS = 4
 """Starts of the mixture that was chosen: one alone may end in a poor local maximum, however good the candidate was."""
 
@@ -83,7 +83,8 @@ def fit_departure(
     Where a mixture is nearly the truth, a network has little to add to it. Anywhere else a network gets further from one
     Gaussian: what a mixture of many narrow components has wrong, a network hardly learns to undo. The untrained mixture and the
     flow trained from the Gaussian are compared by the likelihood of held-out rows, and the lead must exceed its standard error,
-    since a mixture also makes every evaluation of the velocity slower.
+    since a mixture also makes every evaluation of the velocity slower. A mixture, and of few rows any reference, is left
+    untrained unless held-out rows gain more than their standard error by training.
 
     Args:
         keys: of each part of the work.
@@ -91,8 +92,7 @@ def fit_departure(
         table: whitened events and contexts.
         pairs: the folds, all of one size.
         draws: matching draws of the folds, by whose loss they are judged in training. None is for few rows: the folds are judged
-            by the likelihood of their held-out rows, the reference is left untrained unless they gain more than their standard
-            error, and in the end a model is trained on all rows for as many steps as did best.
+            by the likelihood of their held-out rows, and in the end a model is trained on all rows for as many steps as did best.
         trainer: what the runs have in common.
         stage: name of this stage.
 
@@ -129,16 +129,19 @@ def fit_departure(
         else:
             choice = dataclasses.replace(choice, components=None, floor=0.0)
     history = dataclasses.replace(run.history, seconds=seconds)
-    if draws is not None:
+    if draws is not None and run.untrained is gaussian:
         yield first(run.trained), history, choice
         return
     with activity("comparison with the reference", trainer.progress):
-        gain = gain_of(held_log_likelihoods(run.trained, scored) - run.untrained.scores, scored.sample)
-    history = dataclasses.replace(history, gain=gain)
+        own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
+        gain = gain_of(own - run.untrained.scores, scored.sample)
+    history = dataclasses.replace(history, gain=gain if draws is None else None)
     if not is_clear(gain):
         yield run.untrained.model, dataclasses.replace(history, best_step=0), choice
         return
     yield first(run.trained), history, choice
+    if draws is not None:
+        return
     everything = table.take(jr.permutation(keys.order, len(table.states))[None])
     # Nothing is held out from the last run: what is reported is the cross-validation.
     one_fold = jax.tree.map(lambda leaf: leaf[:1], scored._replace(sample=scored.sample._replace(weights=None)))

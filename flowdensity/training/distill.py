@@ -39,7 +39,7 @@ from .training import Plan, Training, check_training, held_out
 
 LABELS_PER_DIMENSION = 2_048
 """Default number of labels for each dimension of state and context."""
-MIN_LABELS, MAX_LABELS = 8_192, 32_768
+MIN_LABELS, MAX_LABELS = 6_144, 32_768
 """Smallest and largest default number of labels."""
 MIN_WIDTH = 32
 """Hidden units of the default network with few inputs."""
@@ -96,7 +96,7 @@ def distill(
             distilled for the contexts that it has been given; where it has been given none they are normal, with the means
             and standard deviations of the contexts it was learned with.
         labels: states that the network is fitted to; by default 2,048 for each dimension, those of the context included, but at
-            least 8,192 and at most 32,768.
+            least 6,144 and at most 32,768.
         width: units of each hidden layer; by default 32, or 64 for a conditional density. In more than four dimensions, those
             of the context included, it is 128, or 64 for a density that departs from a mixture of Gaussians, and the network also
             has 64 quadratic functions.
