@@ -136,7 +136,8 @@ def fit_departure(
         own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
         gain = gain_of(own - run.untrained.scores, scored.sample)
     history = dataclasses.replace(history, gain=gain if draws is None else None)
-    if not is_clear(gain):
+    # At step 0 the gain is what the solver rounds.
+    if history.best_step == 0 or not is_clear(gain):
         yield run.untrained.model, dataclasses.replace(history, best_step=0), choice
         return
     yield first(run.trained), history, choice
