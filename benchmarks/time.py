@@ -288,8 +288,9 @@ def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str])
 
 def draw(cells: dict[str, dict]) -> None:
     """Held-out scores against the time from the start to the summary of a posterior, a panel for each table."""
-    figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
-    for axis, table in zip(axes.flat, TABLES, strict=True):
+    tables = [table for table in TABLES if found(cells, table, "flow")]
+    figure, axes = plt.subplots(1, len(tables), figsize=(2.6 * len(tables), 2.8), layout="constrained", squeeze=False)
+    for axis, table in zip(axes.flat, tables, strict=True):
         for color, (method, label) in enumerate(LABELS.items()):
             for cell in found(cells, table, method)[:1]:
                 axis.plot(cell["wall"], cell.get("score in NUTS", cell["score"]), "o", color=f"C{color}", label=label)
