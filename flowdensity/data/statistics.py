@@ -138,7 +138,7 @@ def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray
 def fit_mixture(rows: np.ndarray, components: int, floor: float, starts: int = 1) -> GaussianMixture:
     """Fit a mixture of `components` Gaussians to rows, shape `(n, dim)`, with `floor` added to its variances.
 
-    Of several `starts` of expectation and maximization, the one under which the rows are likeliest is taken.
+    Expectation and maximization runs from `starts` initial values, and the fit with the largest likelihood is returned.
     """
     mixture = GaussianMixture(components, reg_covar=floor, random_state=0, n_init=starts)
     with warnings.catch_warnings():

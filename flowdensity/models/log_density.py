@@ -138,7 +138,7 @@ class LogDensityNetwork(eqx.Module):
         return reference.given(context_seen(context, reach)).log_prob(state)
 
     def departure(self, state: State, context: Context) -> Scalar:
-        """By how much the log density differs from that of the reference, in nats."""
+        """Log density less that of the reference, in nats."""
         # What describes the data, and what is measured afterwards, is not for the optimizer to move.
         reach, scale, normalizer = jax.lax.stop_gradient((self.reach, self.scale, self.normalizer))
         near, _ = squash(state, reach)

@@ -21,12 +21,8 @@ from ..data.statistics import (
     whitening,
 )
 from ..data.tables import Sample
-from .conditional import ConditionalMixture
 from .fit import fit_reference
-from .mixture import GaussianMixture
 
-Reference = GaussianMixture | ConditionalMixture
-"""A density in closed form that a network departs from."""
 COMPONENT_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Numbers of components that are tried. Without a context one component is the fitted Gaussian itself."""
 VARIANCE_FLOORS = (0.001, 0.01, 0.03, 0.1, 0.3)

@@ -117,7 +117,7 @@ def log_density_loss(network: LogDensityNetwork, labels: LogDensityLabels, slope
 
 @eqx.filter_jit
 def less_reference(network: LogDensityNetwork, labels: LogDensityLabels) -> LogDensityLabels:
-    """By how much labels differ from the log densities and the gradients of a network's reference."""
+    """Subtract the log densities of a network's reference, and their gradients, from labels."""
     values, slopes = _with_slopes(network.reference_log_prob, labels.states, labels.contexts)
     return labels._replace(values=labels.values - values, slopes=labels.slopes - slopes)
 
