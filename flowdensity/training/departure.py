@@ -114,6 +114,7 @@ def fit_departure(
     normal = norm.logpdf(np.asarray(scored.sample.states, np.float64)).sum(axis=-1)
     gaussian = Untrained(model, stack([model] * len(pairs)), normal)
     plain = choice and dataclasses.replace(choice, components=None, floor=0.0)
+    own: Float[Array, "folds rows"] | None = None
     results = trainer.run(keys.train, Folds(gaussian.folds, kept, judged), stage)
     run = Run(gaussian, *(yield from relay(results, lambda run: (first(run[0]), run[1], plain))))
     seconds += run.history.seconds
@@ -124,7 +125,7 @@ def fit_departure(
         choice = dataclasses.replace(choice, lead=lead)
         if is_clear(lead):
             folds = Folds(mixture.folds, kept, judged)
-            run = Run(mixture, *final(trainer.run(keys.train, folds, f"{stage}, from a mixture")))
+            run, own = Run(mixture, *final(trainer.run(keys.train, folds, f"{stage}, from a mixture"))), None
             seconds += run.history.seconds
         else:
             choice = dataclasses.replace(choice, components=None, floor=0.0)
@@ -133,7 +134,8 @@ def fit_departure(
         yield first(run.trained), history, choice
         return
     with activity("comparison with the reference", trainer.progress):
-        own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
+        if own is None:
+            own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
         gain = gain_of(own - run.untrained.scores, scored.sample)
     history = dataclasses.replace(history, gain=gain if draws is None else None)
     # At step 0 the gain is what the solver rounds.
