@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from .._typing import Array, ContextRows, Float, Key, Times
+from .._typing import Array, ContextRows, Float, Key, ScalarLike, Times
 from ..data.tables import Sample
 from ..models.flows import AbstractGaussianFlow
 from ..models.paths import stratified_times
@@ -32,7 +32,7 @@ class AbstractCenters(eqx.Module):
         """Dimension of the whitened state."""
 
     @abstractmethod
-    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+    def draw(self, key: Key, count: int, *, rho: ScalarLike, tails: ScalarLike, directions: int) -> Kernel:
         """Draw kernels, with a leading axis of `count`.
 
         Args:
@@ -63,7 +63,7 @@ class PathCenters(AbstractCenters):
         return self.model.dim
 
     @eqx.filter_jit
-    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+    def draw(self, key: Key, count: int, *, rho: ScalarLike, tails: ScalarLike, directions: int) -> Kernel:
         rows, times, smear, noise, far, swap = jr.split(key, 6)
         chosen = self.sample.draw(rows, count)
         angles = self.model.angle(stratified_times(times, count))
@@ -112,7 +112,7 @@ class TrajectoryCenters(AbstractCenters):
         return self.states.shape[2]
 
     @eqx.filter_jit
-    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+    def draw(self, key: Key, count: int, *, rho: ScalarLike, tails: ScalarLike, directions: int) -> Kernel:
         rows, times, noise, far, swap = jr.split(key, 5)
         row = jr.randint(rows, (count,), 0, len(self.states))
         position = stratified_times(times, count) * (len(self.times) - 1)
@@ -145,7 +145,7 @@ class HalvedCenters(AbstractCenters):
         return self.first.dim
 
     @eqx.filter_jit
-    def draw(self, key: Key, count: int, *, rho: float, tails: float, directions: int) -> Kernel:
+    def draw(self, key: Key, count: int, *, rho: ScalarLike, tails: ScalarLike, directions: int) -> Kernel:
         sizes = (count // 2, count - count // 2)
         drawn = [
             law.draw(k, size, rho=rho, tails=tails, directions=directions)
@@ -154,14 +154,14 @@ class HalvedCenters(AbstractCenters):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
 
 
-def inflation(key: Key, count: int, tails: float) -> Float[Array, "count 1"]:
+def inflation(key: Key, count: int, tails: ScalarLike) -> Float[Array, "count 1"]:
     """Factors of which a fraction `tails` is between 1 and 10, uniform in the logarithm, and the rest 1."""
     which, how_far = jr.split(key)
     factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(MAX_INFLATION)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
 
 
-def mismatched(key: Key, contexts: ContextRows, fraction: float) -> ContextRows:
+def mismatched(key: Key, contexts: ContextRows, fraction: ScalarLike) -> ContextRows:
     """Contexts of which a fraction is exchanged for those of other rows, half of these moved outwards as well.
 
     A likelihood is asked for one observation and any parameters, and nearly all of these would not have made it.

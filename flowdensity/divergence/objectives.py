@@ -159,7 +159,9 @@ class HutchinsonRegression(AbstractObjective):
 
 
 def _draw(key: Key, centers: AbstractCenters, draws: int, rho: float, tails: float, directions: int) -> Kernel:
-    return centers.draw(key, -(-draws // directions), rho=rho, tails=tails, directions=directions)
+    # As arrays, rho and tails are no constants of what is compiled.
+    rho_tails = {"rho": jnp.asarray(rho, float), "tails": jnp.asarray(tails, float)}
+    return centers.draw(key, -(-draws // directions), **rho_tails, directions=directions)
 
 
 def _check(name: str, source: str, tails: float) -> None:

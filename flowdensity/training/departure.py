@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,7 +17,7 @@ from ..data.statistics import mean_and_error, shares
 from ..models.flows import GaussianFlow, with_reference
 from ..references.choice import ReferenceChoice, choose_reference
 from ..references.fit import fit_reference
-from .folds import Folds, HeldRows, Trainer, first, held_log_likelihoods, one_of, stack
+from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, one_of, stack
 from .loop import History
 from .losses import MatchingDraws, Sample
 from .results import activity, final, relay
@@ -37,26 +36,23 @@ Departure = tuple[GaussianFlow, History, ReferenceChoice | None]
 
 
 class Keys(NamedTuple):
-    """JAX PRNG keys: for the order of the rows, the scored rows, the training, the run on all rows, and the reference."""
+    """JAX PRNG keys: for the order of the rows, the held-out rows, the training and the reference."""
 
     order: Key
     held: Key
     train: Key
-    everything: Key
     reference: Key
 
 
 class Untrained(NamedTuple):
-    """A model at its reference, and one for each fold, whose reference was fitted to the rows of that fold only.
+    """Models at their references, stacked: one for each fold and, in a cross-validation, one more for all rows.
 
     Attributes:
-        model: at the reference that was fitted to all rows.
-        folds: the models of the folds, folds leading.
+        models: each at the reference that was fitted to its own rows.
         scores: log densities of the scored rows under the references of their folds, in nats, shape `(folds, rows)`.
     """
 
-    model: GaussianFlow
-    folds: GaussianFlow
+    models: GaussianFlow
     scores: np.ndarray
 
 
@@ -92,7 +88,7 @@ def fit_departure(
         table: whitened events and contexts.
         pairs: the folds, all of one size.
         draws: matching draws of the folds, by whose loss they are judged in training. None is for few rows: the folds are judged
-            by the likelihood of their held-out rows, and in the end a model is trained on all rows for as many steps as did best.
+            by the likelihood of their held-out rows, and one more model is trained beside them, on all rows.
         trainer: what the runs have in common.
         stage: name of this stage.
 
@@ -110,13 +106,13 @@ def fit_departure(
     if trainer.checkpoint is not None:
         trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(mixture))
     seconds = time.monotonic() - began
-    kept, judged = stack([kept for kept, _ in pairs]), scored if draws is None else draws
+    kept, judged = training_rows(table, pairs), scored if draws is None else draws
     normal = norm.logpdf(np.asarray(scored.sample.states, np.float64)).sum(axis=-1)
-    gaussian = Untrained(model, stack([model] * len(pairs)), normal)
+    gaussian = Untrained(stack([model] * len(kept.states)), normal)
     plain = choice and dataclasses.replace(choice, components=None, floor=0.0)
     own: Float[Array, "folds rows"] | None = None
-    results = trainer.run(keys.train, Folds(gaussian.folds, kept, judged), stage)
-    run = Run(gaussian, *(yield from relay(results, lambda run: (first(run[0]), run[1], plain))))
+    results = trainer.run(keys.train, Folds(gaussian.models, kept, judged), stage)
+    run = Run(gaussian, *(yield from relay(results, lambda run: (last_of(run[0]), run[1], plain))))
     seconds += run.history.seconds
     if choice is not None and mixture is not None:
         with activity("comparison with a mixture", trainer.progress):
@@ -124,34 +120,41 @@ def fit_departure(
             lead = gain_of(mixture.scores - own, scored.sample)
         choice = dataclasses.replace(choice, lead=lead)
         if is_clear(lead):
-            folds = Folds(mixture.folds, kept, judged)
+            folds = Folds(mixture.models, kept, judged)
             run, own = Run(mixture, *final(trainer.run(keys.train, folds, f"{stage}, from a mixture"))), None
             seconds += run.history.seconds
         else:
             choice = dataclasses.replace(choice, components=None, floor=0.0)
     history = dataclasses.replace(run.history, seconds=seconds)
-    if draws is not None and run.untrained is gaussian:
-        yield first(run.trained), history, choice
-        return
-    with activity("comparison with the reference", trainer.progress):
-        if own is None:
-            own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
-        gain = gain_of(own - run.untrained.scores, scored.sample)
-    history = dataclasses.replace(history, gain=gain if draws is None else None)
-    # At step 0 the gain is what the solver rounds.
-    if history.best_step == 0 or not is_clear(gain):
-        yield run.untrained.model, dataclasses.replace(history, best_step=0), choice
-        return
-    yield first(run.trained), history, choice
-    if draws is not None:
-        return
-    everything = table.take(jr.permutation(keys.order, len(table.states))[None])
-    # Nothing is held out from the last run: what is reported is the cross-validation.
-    one_fold = jax.tree.map(lambda leaf: leaf[:1], scored._replace(sample=scored.sample._replace(weights=None)))
-    schedule = dataclasses.replace(trainer.schedule, patience=None, stop=history.best_step)
-    folds = Folds(stack([run.untrained.model]), everything, one_fold)
-    trained, last = final(trainer._replace(schedule=schedule).run(keys.everything, folds, f"{stage}, all rows"))
-    yield first(trained), dataclasses.replace(history, seconds=history.seconds + last.seconds), choice
+    if draws is None or run.untrained is mixture:
+        with activity("comparison with the reference", trainer.progress):
+            if own is None:
+                own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
+            gain = gain_of(own - run.untrained.scores, scored.sample)
+        history = dataclasses.replace(history, gain=gain if draws is None else None)
+        # At step 0 the gain is what the solver rounds.
+        if history.best_step == 0 or not is_clear(gain):
+            yield last_of(run.untrained.models), dataclasses.replace(history, best_step=0), choice
+            return
+    yield last_of(run.trained), history, choice
+
+
+def training_rows(table: Sample, pairs: Sequence[Pair]) -> Sample:
+    """The rows that each model is trained on, folds leading: those of the fold and, in a cross-validation, last all rows.
+
+    All have the same shape: what a fold holds out is there with weight zero.
+    """
+    if len(pairs) == 1:
+        return stack([pairs[0][0]])
+
+    def joined(kept: Sample, out: Sample) -> Sample:
+        ones = jnp.ones(len(kept.states)) if kept.weights is None else kept.weights
+        weights = jnp.concatenate([ones, jnp.zeros(len(out.states))])
+        states, contexts = (jnp.concatenate(parts) for parts in zip(kept[:2], out[:2], strict=True))
+        return Sample(states, contexts, weights)
+
+    every = jnp.ones(len(table.states)) if table.weights is None else table.weights
+    return stack([*(joined(*pair) for pair in pairs), table._replace(weights=every)])
 
 
 def is_clear(gain: tuple[float, float]) -> bool:
@@ -178,15 +181,11 @@ def some_of(key: Key, part: Sample, most: int) -> Sample:
 def _mixture(
     choice: ReferenceChoice | None, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], scored: Sample
 ) -> Untrained | None:
-    """Models at the mixture that was chosen, fitted to all rows and to the rows of each fold; None for the fitted Gaussian."""
+    """Models at the mixture that was chosen, fitted to the rows of each; None for the fitted Gaussian."""
     if choice is None or choice.components is None:
         return None
     fit = partial(fit_reference, components=choice.components, floor=choice.floor, starts=STARTS)
     fitted = [fit(kept) for kept, _ in pairs]
-    # With one fold, the model of that fold is the result.
-    whole = fitted[0] if len(pairs) == 1 else fit(table)
-    return Untrained(
-        with_reference(model, whole.reference()),
-        stack([with_reference(model, each.reference()) for each in fitted]),
-        np.stack([each.log_densities(one_of(scored, number)) for number, each in enumerate(fitted)]),
-    )
+    scores = np.stack([each.log_densities(one_of(scored, number)) for number, each in enumerate(fitted)])
+    every = fitted if len(pairs) == 1 else [*fitted, fit(table)]
+    return Untrained(stack([with_reference(model, each.reference()) for each in every]), scores)

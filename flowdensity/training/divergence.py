@@ -30,7 +30,7 @@ from .checkpoints import Checkpoint, open_checkpoint
 from .loop import History, Schedule, train
 from .report import FitReport
 from .results import activity, last, relay, until_interrupted
-from .training import Training, check_training
+from .training import FEW_ROWS, Training, check_training
 
 MAX_TRAJECTORIES = 20_000
 """Maximum number of model samples, and of trajectories through the data, that kernels are centered on."""
@@ -42,6 +42,8 @@ MAX_CALIBRATION_DRAWS = 131_072
 """Maximum number of kernel draws for each of the mean Jacobian, the calibration and the residuals."""
 MAX_VALIDATION_DRAWS = 8192
 """Maximum number of kernel draws for the validation loss."""
+MAX_SCALE_DRAWS = 4096
+"""Maximum number of kernel draws for the scale of a new head."""
 LEARNING_RATE = 3e-3
 """Default peak learning rate of a divergence head."""
 TRUNK_SIZE = (256, 3)
@@ -154,9 +156,11 @@ def fit_divergence_head(
     As `fit_divergence`, after its checks. Yields divergences as soon as a step was done: first as they are trained, and then
     calibrated.
     """
-    pool_key, jacobian_key, scale_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 8)
+    pool_key, kernel_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 7)
     started = time.monotonic()
-    plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
+    # Of few rows the velocity itself is less certain than the rest of the steps would make its divergence.
+    steps = 2000 if table.effective < FEW_ROWS else 4000
+    plan = training.plan(steps=steps, batch_size=512, learning_rate=LEARNING_RATE)
     draws = plan.share(16, 1024, MAX_CALIBRATION_DRAWS)
     # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
     within = LangevinStein(tails=0.0)
@@ -169,9 +173,10 @@ def fit_divergence_head(
         )
         around = {"data": data, "model": own, "both": HalvedCenters(data, own)}[objective.source]
         nodes = jnp.sort(model.times(TRAJECTORY_STEPS))
-        control = mean_jacobian(model, nodes, within.draw(jacobian_key, around, draws))
-        head = _new_head(head_key, model, within.draw(scale_key, around, min(4096, draws)))
-        held = objective.draw(held_key, around, plan.share(60, 256, MAX_VALIDATION_DRAWS))
+        kernels = within.draw(kernel_key, around, draws)
+        control = mean_jacobian(model, nodes, kernels)
+        head = _new_head(head_key, model, spread_over(kernels, MAX_SCALE_DRAWS))
+        held = spread_over(objective.draw(held_key, around, draws), plan.share(60, 256, MAX_VALIDATION_DRAWS))
     seconds = {"preparation": time.monotonic() - started}
     if not jnp.any(control.matrices):
         history = History((0,), (0.0,), (0.0,), status="nothing to learn")
@@ -259,6 +264,12 @@ def centers_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sampl
         return PathCenters(Sample(_trajectories(model, model.times(1), start)[:, -1], contexts), model)
     nodes = model.times(TRAJECTORY_STEPS)
     return TrajectoryCenters(nodes, _trajectories(model, nodes, start), contexts)
+
+
+def spread_over(kernels: Kernel, draws: int) -> Kernel:
+    """As many of some kernels as have at most so many draws, at equal distances: kernels are in the order of their times."""
+    frames, directions = kernels.noise.shape[:2]
+    return jax.tree.map(lambda leaf: leaf[:: -(-frames * directions // draws)], kernels)
 
 
 def _at_most(model: AbstractProbabilityFlow, count: int) -> int:

@@ -29,7 +29,10 @@ class HeldRows(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by."""
+    """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by.
+
+    In a cross-validation there is one more model, trained on all rows and not judged.
+    """
 
     models: GaussianFlow
     kept: Sample
@@ -92,6 +95,7 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 @eqx.filter_jit
 def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows, probes: int = 1) -> Float[Array, "folds rows"]:
     """Log densities of held-out rows, each under the model of its fold, in nats; in many dimensions estimates with probes."""
+    models = jax.tree.map(lambda leaf: leaf[: len(held.sample.states)] if eqx.is_array(leaf) else leaf, models)
     return eqx.filter_vmap(
         lambda model, rows: log_likelihoods(model, rows.sample, rows.key, VALIDATION_SOLVER, probes)
     )(models, held)
@@ -102,9 +106,9 @@ def stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
 
 
-def first(stacked: Any) -> Any:
-    """The first of the trees that were stacked."""
-    return one_of(stacked, 0)
+def last_of(stacked: Any) -> Any:
+    """The last of the trees that were stacked: of the models, the one that is the result."""
+    return one_of(stacked, -1)
 
 
 def one_of(stacked: Any, number: int) -> Any:

@@ -50,12 +50,11 @@ def fit_velocity(
         checkpoint: where to keep what has been done.
 
     Yields:
-        The best model so far, its losses, those of the cross-validation where there is one, and how its reference was chosen,
-        if it was.
+        The best model so far, its losses, and how its reference was chosen, if it was.
     """
     rows, small = len(table.states), table.effective < FEW_ROWS
     plan = default_plan(training, table.effective, model.dim)
-    keys, held = Keys(*jr.split(key, 5)), held_out(rows, plan.validation)
+    keys, held = Keys(*jr.split(key, 4)), held_out(rows, plan.validation)
     folds = min(NUM_FOLDS, rows // held) if small and table.effective >= MIN_ROWS_FOR_FOLDS else 1
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits(keys.order, table, held, folds)]
     schedule = Schedule(

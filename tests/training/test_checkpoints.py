@@ -22,7 +22,7 @@ SHORT = fd.Training(steps=20, batch_size=32)
 
 
 def fit(checkpoint, *, seed=0, data=DATA, rows=slice(None), steps=75, **options):
-    # Below 2,000 rows: cross-validation from a mixture and from one Gaussian, then all rows, then the divergence.
+    # Below 2,000 rows: a cross-validation from one Gaussian, another from a mixture, and then the divergence.
     training, learned = fd.Training(steps=steps, batch_size=128, learning_rate=2e-2), fd.objectives.LangevinStein()
     options = {"training": training, "divergence": learned} | options
     network = fd.networks.ResidualMLP(jr.key(1), 2, width=8, depth=1)
@@ -51,7 +51,7 @@ def stop_after(monkeypatch, writes):
     monkeypatch.setattr(_container, "write", counted)
 
 
-# The first file is that of the fit itself; 25 validations follow in each stage, of which those on all rows may be fewer.
+# The first file is that of the fit itself; 25 validations follow in each stage.
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [20, 35, 65])
 def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
