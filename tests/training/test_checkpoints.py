@@ -53,7 +53,7 @@ def stop_after(monkeypatch, writes):
 
 # The first file is that of the fit itself; 25 validations follow in each stage.
 @pytest.mark.slow
-@pytest.mark.parametrize("writes", [20, 35, 65])
+@pytest.mark.parametrize("writes", [20, 35, 45])
 def test_a_stopped_fit_ends_with_the_same_weights(tmp_path, monkeypatch, whole, writes):
     with monkeypatch.context() as patched:
         stop_after(patched, writes)
@@ -262,7 +262,7 @@ test_checkpoints.fit({folder!r})
 @pytest.mark.slow
 def test_killed_three_times_while_it_writes_it_ends_with_the_same_weights(tmp_path, whole):
     """SIGKILL with half of a file on disk, each time in a process of its own: in two stages, and of the first file."""
-    for writes in (1, 20, 40):
+    for writes in (1, 20, 25):
         code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path), writes=writes)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
