@@ -90,7 +90,7 @@ def conditional() -> dict:
 
 
 def tumours() -> dict:
-    """The table of the quickstart: one half to learn from, the other held out, the same rows each time."""
+    """Five columns of breast cancer: one half to learn from, the other held out, the same rows each time."""
     columns = ["mean radius", "mean texture", "mean smoothness", "mean compactness", "mean symmetry"]
     table = np.random.default_rng(0).permutation(load_breast_cancer(as_frame=True).data[columns].to_numpy())
     density, _ = fd.fit_flow(jr.key(0), table[:285], support=constraints.positive)

@@ -1,179 +1,241 @@
 """A learned prior in NUTS, from data to posterior.
 
-Half of a table of breast tumours teaches the joint density of five measurements. For 40 patients of the other half, two of
-the five are observed with noise, and NUTS infers the remaining three under that prior. The same is done under a
-multivariate normal fitted to the same half, and both are scored against the truth.
+Half of a table of 442 diabetes patients teaches the joint density of four blood measurements. Each patient of the other half
+lacks one of the four, and not all of them the same one. The other three are seen with noise, and NUTS infers the missing one
+under the learned prior, for all patients at once. The same is done under a normal and under a Gaussian mixture fitted to the
+same half, whose posteriors have a closed form, and all three are scored against the truth.
 
     python examples/quickstart.py
 """
 
 import argparse
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import arviz as az
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.distributions import constraints
-from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS
-from scipy.ndimage import gaussian_filter
-from sklearn.datasets import load_breast_cancer
+from numpyro.infer import MCMC, NUTS, init_to_sample
+from sklearn.datasets import load_diabetes
+from sklearn.mixture import GaussianMixture
 
 import flowdensity as fd
 
-COLUMNS = ["mean radius", "mean texture", "mean smoothness", "mean compactness", "mean symmetry"]
-OBSERVED, INFERRED = [0, 3], [1, 2, 4]
-NOISE = 0.05
-"""Standard deviation of the logarithm of an observation: measurements are good to 5 %."""
-PATIENTS = 40
+COLUMNS = {"s1": "total cholesterol", "s2": "LDL", "s3": "HDL", "s5": "log triglycerides"}
+"""The table's columns, in mg/dL; the last one is a logarithm."""
+UNITS = np.array([1.0, 0.2, 1.0, 1.0])
+"""What the columns were rounded to in mg/dL."""
+NOISE = np.array([0.3, 0.3, 0.3, 0.005])
+"""Standard deviations of the measurements: what rounding alone does to such numbers."""
+PATIENTS = 120
+DRAWS = 1000
+COMPONENTS = range(2, 11)
+"""Numbers of components of the mixture, of which the one with the lowest BIC is taken."""
 
 
-def load(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training half and held-out half of the table, shapes (284, 5) and (285, 5)."""
-    table = load_breast_cancer(as_frame=True).data[COLUMNS].to_numpy()
-    order = np.random.default_rng(seed).permutation(len(table))
-    return table[order[: len(table) // 2]], table[order[len(table) // 2 :]]
+class Panel(NamedTuple):
+    """Patients of whom one measurement is missing.
 
-
-def model(prior: dist.Distribution, measured: jax.Array) -> None:
-    """Each patient has five true measurements; radius and compactness are seen with 5 % error."""
-    with numpyro.plate("patient", len(measured)):
-        tumour = numpyro.sample("tumour", prior)
-        seen = jnp.log(tumour[:, jnp.array(OBSERVED)])
-        numpyro.sample("measured", dist.LogNormal(seen, NOISE).to_event(1), obs=measured)
-
-
-def infer(prior: dist.Distribution, measured: jax.Array, seed: int, progress: bool) -> MCMC:
-    """Posterior of all patients in one run: two chains, vectorized.
-
-    The learned prior is sampled in the standard-normal noise that its flow starts from.
+    Attributes:
+        truth: all four values, shape `(patients, 4)`.
+        measured: the same with noise.
+        missing: number of the missing column, shape `(patients,)`.
     """
-    strategies = {"tumour": fd.FlowReparam()} if isinstance(prior, fd.FlowDensity) else {}
+
+    truth: np.ndarray
+    measured: np.ndarray
+    missing: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which values are measured, shape `(patients, 4)`."""
+        return np.arange(4) != self.missing[:, None]
+
+    def hidden(self, values: np.ndarray) -> np.ndarray:
+        """The missing one of the four values of each patient; of shape `(..., patients)` for `(..., patients, 4)`."""
+        return values[..., np.arange(len(self.missing)), self.missing]
+
+
+def load(seed: int) -> tuple[np.ndarray, Panel]:
+    """The rows to learn from, shape `(221, 4)`, and patients of the other half."""
+    diabetes: Any = load_diabetes(scaled=False)
+    table = diabetes.data[:, [diabetes.feature_names.index(name) for name in COLUMNS]]
+    recorded = np.column_stack([table[:, :3], np.exp(table[:, 3]).round()])
+    spread = fd.dequantize(jr.key(seed), recorded, UNITS)
+    table = np.column_stack([spread[:, :3], np.log(spread[:, 3])])
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(table)
+    half = len(rows) // 2
+    truth = rows[half : half + PATIENTS]
+    return rows[:half], Panel(truth, truth + NOISE * rng.normal(size=truth.shape), np.arange(PATIENTS) % 4)
+
+
+def model(prior: dist.Distribution, measured: np.ndarray, seen: np.ndarray) -> None:
+    """Four true values of each patient, of which those that were seen are measured with noise."""
+    with numpyro.plate("patient", len(measured)):
+        panel = numpyro.sample("panel", prior)
+        numpyro.sample("measured", dist.Normal(panel, NOISE).mask(seen).to_event(1), obs=measured)
+
+
+def infer(prior: dist.Distribution, panel: Panel, seed: int, progress: bool) -> MCMC:
+    """The posterior of all patients in one run: two chains, vectorized."""
     mcmc = MCMC(
-        NUTS(reparam(model, config=strategies), max_tree_depth=6),
-        num_warmup=150,
-        num_samples=250,
+        NUTS(model, init_strategy=init_to_sample),
+        num_warmup=500,
+        num_samples=DRAWS // 2,
         num_chains=2,
         chain_method="vectorized",
         progress_bar=progress,
     )
-    mcmc.run(jr.key(seed), prior, measured)
+    mcmc.run(jr.key(seed), prior, jnp.asarray(panel.measured), jnp.asarray(panel.seen))
     return mcmc
 
 
-def spread_score(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Energy score of each patient, shape `(patients,)`; in one dimension it is the CRPS. Smaller is better.
+def gaussians(rows: np.ndarray, components: int) -> GaussianMixture:
+    """A mixture of Gaussians by scikit-learn; one is the normal of the rows' mean and covariance."""
+    return GaussianMixture(components, n_init=3, random_state=0).fit(rows)
 
-    Args:
-        draws: posterior draws, shape `(draws, patients, dim)`.
-        truth: true values, shape `(patients, dim)`.
+
+def exact_draws(fit: GaussianMixture, panel: Panel, rng: np.random.Generator) -> np.ndarray:
+    """Posterior draws under a mixture in closed form, shape `(draws, patients, 4)`: of each patient another mixture."""
+    draws = np.empty((DRAWS, *panel.truth.shape))
+    components = [np.asarray(each) for each in (fit.weights_, fit.means_, fit.covariances_)]
+    for number, (measured, seen) in enumerate(zip(panel.measured, panel.seen, strict=True)):
+        logits, means, covariances = [], [], []
+        for weight, mean, covariance in zip(*components, strict=True):
+            known = covariance[np.ix_(seen, seen)] + np.diag(np.square(NOISE[seen]))
+            gain, gap = np.linalg.solve(known, covariance[seen]).T, measured[seen] - mean[seen]
+            means.append(mean + gain @ gap)
+            covariances.append(covariance - gain @ covariance[seen])
+            logits.append(np.log(weight) - 0.5 * (gap @ np.linalg.solve(known, gap) + np.linalg.slogdet(known)[1]))
+        weights = np.exp(logits - np.logaddexp.reduce(logits))
+        counts = rng.multinomial(DRAWS, weights / weights.sum())
+        parts = [rng.multivariate_normal(*each) for each in zip(means, covariances, counts, strict=True)]
+        draws[:, number] = rng.permutation(np.concatenate(parts))
+    return draws
+
+
+class Scores(NamedTuple):
+    """How good posteriors of the missing values are, one number for each patient, in standard deviations of the column.
+
+    Attributes:
+        crps: continuous ranked probability score; smaller is better.
+        width: of the 90 % interval.
+        covered: whether the truth is in that interval.
     """
-    half = len(draws) // 2
-    to_truth = np.linalg.norm(draws - truth, axis=-1).mean(0)
-    # Chains are interleaved before the halves are taken, so that the pairs are independent.
-    order = np.random.default_rng(0).permutation(len(draws))
-    apart = np.linalg.norm(draws[order[:half]] - draws[order[half : 2 * half]], axis=-1).mean(0)
-    return to_truth - 0.5 * apart
+
+    crps: np.ndarray
+    width: np.ndarray
+    covered: np.ndarray
 
 
-def scores(draws: np.ndarray, truth: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """CRPS of each column, energy score and coverage of the 90 % intervals: one number a patient."""
+def score(draws: np.ndarray, truth: np.ndarray) -> Scores:
+    """Score draws of the missing values, shape `(draws, patients)`, against the truth, shape `(patients,)`."""
+    ordered = np.sort(draws, axis=0)
+    rank = (np.arange(len(draws)) + 0.5) / len(draws) - 0.5
+    # The mean distance between two draws is twice this (Zamo and Naveau 2018, doi 10.1007/s11004-017-9709-7).
+    apart = 2.0 * np.mean(rank[:, None] * ordered, axis=0)
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-    table = {f"CRPS {name}": spread_score(draws[..., i : i + 1], truth[:, i : i + 1]) for i, name in enumerate(names)}
-    table["energy score"] = spread_score(draws, truth)
-    table["90 % coverage"] = np.mean((low <= truth) & (truth <= high), axis=1)
-    return table
+    return Scores(np.abs(draws - truth).mean(axis=0) - apart, high - low, (low <= truth) & (truth <= high))
 
 
-def print_scores(learned: dict[str, np.ndarray], normal: dict[str, np.ndarray]) -> None:
-    """Means over patients, and the difference with its paired standard error."""
-    print(f"\n{'mean over patients':<24}{'learned':>10}{'normal':>10}{'difference':>13}{'paired se':>11}")
-    for name, ours in learned.items():
-        difference = ours - normal[name]
-        error = difference.std(ddof=1) / np.sqrt(len(difference))
-        print(f"{name:<24}{ours.mean():>10.4f}{normal[name].mean():>10.4f}{difference.mean():>+13.4f}{error:>11.4f}")
+def print_scores(scores: dict[str, Scores]) -> None:
+    """Means over patients, and how much worse than the learned prior another one is, with its paired standard error."""
+    print(f"\n{'prior':<22}{'CRPS':>8}{'less learned':>18}{'90 % interval':>15}{'of which true':>15}")
+    for name, (crps, width, covered) in scores.items():
+        worse = crps - scores["learned"].crps
+        error = worse.std(ddof=1) / np.sqrt(len(worse))
+        against = f"{worse.mean():+.3f} +- {error:.3f}" if name != "learned" else ""
+        print(f"{name:<22}{crps.mean():>8.3f}{against:>18}{width.mean():>15.2f}{covered.mean():>15.0%}")
+    print("in standard deviations of each column, means over patients")
 
 
-def picture(file: Path, train: np.ndarray, prior: fd.FlowDensity, draws: np.ndarray, truth: np.ndarray) -> None:
-    """Draw the learned density of two columns against the data, and each posterior against the truth.
+def picture(
+    file: Path, rows: np.ndarray, drawn: dict[str, np.ndarray], panel: Panel, draws: dict[str, np.ndarray]
+) -> None:
+    """Draw what was learned, and the posteriors of what was missing.
 
     Args:
         file: where to save it.
-        train: the rows the prior was learned from, shape `(rows, 5)`.
-        prior: the learned density.
-        draws: posterior draws of the inferred columns, shape `(draws, patients, 3)`.
-        truth: their true values, shape `(patients, 3)`.
+        rows: what was learned from, shape `(rows, 4)`.
+        drawn: samples of two priors by name, shape `(samples, 4)`.
+        panel: the patients.
+        draws: posterior draws of the missing values under these priors, shape `(draws, patients)`.
     """
     plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 4, figsize=(10.5, 2.8), layout="constrained")
-    x, y = 0, 3
-    samples = np.asarray(prior.sample(jr.key(1), (40_000,)))
-    ends = np.quantile(samples[:, [x, y]], [0.001, 0.999], axis=0)
-    counts, *edges = np.histogram2d(
-        samples[:, x], samples[:, y], bins=64, range=(ends + 0.15 * np.diff(ends, axis=0) * [[-1], [1]]).T
+    figure, (left, *others) = plt.subplots(1, 5, figsize=(12.5, 2.9), layout="constrained")
+    colors = dict(zip(drawn, ("0.65", "C0"), strict=True))
+
+    def rest(values: np.ndarray) -> np.ndarray:
+        return values[:, 0] - values[:, 1] - values[:, 2]
+
+    for name, values in drawn.items():
+        left.plot(values[:, 3], rest(values), ".", color=colors[name], markersize=3, alpha=0.6, label=name, zorder=1)
+    left.plot(rows[:, 3], rest(rows), ".", color="black", markersize=2.5, label="data")
+    ends = np.array([rows[:, 3].min(), rows[:, 3].max()])
+    left.set(
+        xlim=ends + np.array([-0.3, 0.3]),
+        xlabel="log triglycerides",
+        ylabel="total cholesterol - LDL - HDL",
+        title="samples",
     )
-    counts = gaussian_filter(counts, 1.2)
-    # Contours that hold 50, 80 and 95 % of the learned density.
-    heights = np.sort(counts.ravel())[::-1]
-    shares = np.cumsum(heights) / heights.sum()
-    levels = [heights[np.searchsorted(shares, share)] for share in (0.95, 0.8, 0.5)]
-    middles = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
-    axes[0].contourf(*middles, counts.T, levels=[*levels, counts.max()], cmap="Blues", alpha=0.8)
-    axes[0].plot(train[:, x], train[:, y], ".", color="black", markersize=2.5, alpha=0.6)
-    axes[0].set(xlabel=COLUMNS[x], ylabel=COLUMNS[y], title="learned density and data")
-    middle, low, high = np.median(draws, 0), *np.quantile(draws, [0.05, 0.95], 0)
-    for axis, column, name in zip(axes[1:], range(3), (COLUMNS[i] for i in INFERRED), strict=True):
-        bars = np.stack([middle - low, high - middle])[..., column]
-        axis.errorbar(
-            truth[:, column], middle[:, column], bars, fmt="o", markersize=3, linewidth=0.8, color="C0", alpha=0.8
-        )
-        span = min(truth[:, column].min(), low[:, column].min()), max(truth[:, column].max(), high[:, column].max())
-        axis.plot(span, span, "--", color="0.5", linewidth=0.8)
-        axis.set(xlabel="truth", ylabel="posterior median and 90 % interval", title=name, aspect="equal")
-        axis.locator_params(nbins=5)
+    left.legend(frameon=False, markerscale=3, handletextpad=0.2)
+    for column, (axis, label) in enumerate(zip(others, COLUMNS.values(), strict=True)):
+        of_it = panel.missing == column
+        truth = panel.truth[of_it, column]
+        for name, values in draws.items():
+            low, middle, high = np.quantile(values[:, of_it] - truth, [0.05, 0.5, 0.95], axis=0)
+            bars = np.stack([middle - low, high - middle])
+            axis.errorbar(truth, middle, bars, fmt="o", markersize=2.5, linewidth=1.0, color=colors[name])
+        axis.axhline(0.0, color="black", linewidth=0.6, zorder=0)
+        axis.set(xlabel=f"true {label}", ylabel="posterior - truth", title=f"{label} missing")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=200)
 
 
 def main() -> None:
-    """Fit, infer, score and draw."""
+    """Learn, infer, score and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder of the picture")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args()
-    train, held_out = load(args.seed)
-    rng = np.random.default_rng(args.seed)
-    truth = held_out[rng.choice(len(held_out), PATIENTS, replace=False)]
-    measured = jnp.asarray(truth[:, OBSERVED] * np.exp(NOISE * rng.normal(size=(PATIENTS, 2))))
+    rows, panel = load(args.seed)
+    fit_key, distill_key, draw_key = jr.split(jr.key(args.seed), 3)
 
-    learned, report = fd.fit_flow(jr.key(args.seed), train, support=constraints.positive, progress=not args.quiet)
+    density, report = fd.fit_flow(fit_key, rows, progress=not args.quiet)
     print(report.summary(), flush=True)
-    logs = np.log(train)
-    normal = dist.TransformedDistribution(
-        dist.MultivariateNormal(jnp.asarray(logs.mean(0)), jnp.asarray(np.cov(logs.T))), dist.transforms.ExpTransform()
-    )
+    prior, report = fd.distill(distill_key, density, progress=not args.quiet)
+    print(report.summary(), flush=True)
 
-    spread = train[:, INFERRED].std(0)  # the scores are in units of a column's standard deviation
-    names = [COLUMNS[i] for i in INFERRED]
-    table, draws = {}, {}
-    for name, prior in (("learned", learned), ("normal", normal)):
-        mcmc = infer(prior, measured, args.seed, not args.quiet)
-        posterior = az.from_numpyro(mcmc, coords={"column": COLUMNS}, dims={"tumour": ["patient", "column"]})
-        if name == "learned":
-            print("\nPosterior of the first patient under the learned prior; truth:", truth[0].round(4))
-            print(az.summary(posterior.posterior["tumour"].isel(patient=[0])).to_string(), flush=True)
-        print(f"{name} prior: {int(np.sum(mcmc.get_extra_fields()['diverging']))} divergent transitions of 500")
-        draws[name] = np.asarray(mcmc.get_samples()["tumour"])[..., INFERRED]
-        table[name] = scores(draws[name] / spread, truth[:, INFERRED] / spread, names)
-    print_scores(table["learned"], table["normal"])
+    mcmc = infer(prior, panel, args.seed, not args.quiet)
+    posterior = az.from_numpyro(
+        mcmc, coords={"column": list(COLUMNS.values())}, dims={"panel": ["patient", "column"]}, log_likelihood=False
+    )
+    name = list(COLUMNS.values())[panel.missing[0]]
+    print(f"\nPosterior of the first patient, whose {name} is missing; truth: {panel.truth[0].round(2)}")
+    print(az.summary(posterior, var_names=["panel"], coords={"patient": [0]}).to_string(), flush=True)
+    print(f"{int(np.sum(mcmc.get_extra_fields()['diverging']))} divergent transitions of {DRAWS}")
+
+    rng = np.random.default_rng(args.seed)
+    normal = gaussians(rows, 1)
+    mixture = min((gaussians(rows, number) for number in COMPONENTS), key=lambda fit: fit.bic(rows))
+    draws = {
+        "learned": panel.hidden(np.asarray(mcmc.get_samples()["panel"])),
+        "normal": panel.hidden(exact_draws(normal, panel, rng)),
+        f"mixture of {mixture.n_components}": panel.hidden(exact_draws(mixture, panel, rng)),
+    }
+    deviation = rows.std(axis=0)[panel.missing]  # scores are in units of a column's standard deviation
+    truth = panel.hidden(panel.truth)
+    print_scores({name: score(values / deviation, truth / deviation) for name, values in draws.items()})
+
+    drawn = {"normal": normal.sample(1000)[0], "learned": np.asarray(density.sample(draw_key, (1000,)))}
     file = args.output / "quickstart.png"
-    picture(file, train, learned, draws["learned"], truth[:, INFERRED])
+    picture(file, rows, drawn, panel, {name: draws[name] for name in drawn})
     print(f"\nPicture: {file}")
 
 
