@@ -1,11 +1,11 @@
 """How accurate are the learned density and its learned divergence? Mixtures in 2, 8 and 32 dimensions.
 
-Defaults but for the divergence, which is learned in any dimension.
+All fits use the defaults, except that the divergence is learned in every dimension.
 
     python benchmarks/accuracy.py                  # all cells: about an hour and a half on two cores; resumes
-    python benchmarks/accuracy.py --only '*-8-*'   # a part of them
+    python benchmarks/accuracy.py --only '*-8-*'   # only some of them
     python benchmarks/accuracy.py --quick          # two dimensions, one seed
-    python benchmarks/accuracy.py --cached         # only the tables, from the cells that are there
+    python benchmarks/accuracy.py --cached         # write only the tables, from the cells computed so far
 
 Writes docs/accuracy.md and the table in README.md.
 """
@@ -20,19 +20,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from mixtures import Mixture
-from tables import cells_of, markdown, provenance, replace_block
+from tables import cells_of, markdown, provenance, replace_block, wrapped
 
 import flowdensity as fd
 
 PAGE = Path("docs/accuracy.md")
 ONE_RUN = 8, 0
-"""Dimension and seed of the two cells whose times may be compared."""
+"""Dimension and seed of the two cells that were fitted in one run, so that their times can be compared."""
 DIMENSIONS, SEEDS = (2, 8, 32), (0, 1, 2)
 ROWS, POINTS, FAR_POINTS, CHUNK = 20_000, 4_000, 1_000, 500
+INTRODUCTION = wrapped(
+    "This page shows how close a learned density is to the true density, and how close its `log_prob` with the learned "
+    "divergence is to that with the exact divergence."
+)
 
 
 def log_prob(density: fd.FlowDensity, points: np.ndarray, chunk: int = CHUNK) -> np.ndarray:
-    """log_prob in chunks, so that the exact divergence fits in memory."""
+    """Evaluate log_prob in chunks, so that the exact divergence fits in memory."""
     chunks = [density.log_prob(jnp.asarray(points[i : i + chunk], float)) for i in range(0, len(points), chunk)]
     return np.concatenate([np.asarray(values, np.float64) for values in chunks])
 
@@ -71,7 +75,7 @@ def ours(dim: int, seed: int) -> dict:
 
 
 def integral(density: fd.FlowDensity, data: np.ndarray) -> float:
-    """Integral of exp(log_prob) over the plane, by the trapezoidal rule on a box of half the data's range around it."""
+    """Integral of exp(log_prob) by the trapezoidal rule, on the range of the data plus half its width on each side."""
     low, high = data.min(0), data.max(0)
     margin = 0.5 * (high - low)
     axes = [np.linspace(a, b, 300) for a, b in zip(low - margin, high + margin, strict=True)]
@@ -81,7 +85,7 @@ def integral(density: fd.FlowDensity, data: np.ndarray) -> float:
 
 
 def flowjax(dim: int, seed: int) -> dict:
-    """flowjax's masked autoregressive rational-quadratic flow, its default fit, on standardized columns."""
+    """flowjax's masked autoregressive rational-quadratic flow, with its default fit, on standardized columns."""
     from flowjax.bijections import RationalQuadraticSpline
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow
@@ -138,7 +142,6 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
                 f"{median(dim, lambda c: c['integral']):.4f}" if dim == 2 else "",
             ]
         )
-    summary = markdown(header, rows)
     detail_header = ["D, seed", "KL", "se", "flowjax", "bias", "sd", "RMSE", "max", "Hutchinson"]
     detail_header += [
         "bias 2x",
@@ -166,25 +169,35 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
             *(f"{each['seconds']:.0f}" if "seconds" in each else "" for each in (c, peers.get((dim, seed), {}))),
         ]
         detail.append(row)
-    made = provenance(command, [*cells.values(), *peers.values()])
     counts = sorted({sum(d == dim for d, _ in kind) for kind in (cells, peers) for dim in dims})
-    text = (
-        "Mixtures of six Gaussians, 20,000 training rows, defaults only, 4,000 fresh points (1,000 at 2x and 4x the data's "
-        "scale). KL, bias and RMSE in nats; bias, sd, RMSE and maximum are of the learned log_prob minus that with the exact "
-        f"divergence. Medians over {' or '.join(map(str, counts))} seeds, also of the ratio of `Hutchinson`, the RMSE with one "
-        "probe, to RMSE. `99 % at 4x` is a quantile of the learned log_prob less the exact one; `integral`, in two dimensions, "
-        f"that of the density by quadrature.\n\n{summary}\n\n{made}\n\n"
-        f"## Every cell\n\n{markdown(detail_header, detail)}\n"
-    )
+    parts = [
+        wrapped(
+            f"Flows with a learned divergence are fitted with the defaults to {ROWS:,} rows of mixtures of six Gaussians, and "
+            f"evaluated at {POINTS:,} fresh points ({FAR_POINTS:,} at 2x and 4x the scale of the data). Entries are medians over "
+            f"{' or '.join(map(str, counts))} seeds."
+        ),
+        "- KL, bias and RMSE are in nats. Bias, sd, RMSE and maximum are those of `log_prob` with the learned divergence minus "
+        "`log_prob` with the exact divergence.\n"
+        "- `Hutchinson` is the RMSE with one probe, and `ratio` is that divided by the RMSE of the learned divergence.\n"
+        "- `99 % at 4x` is the 99th percentile of the learned `log_prob` minus the exact one.\n"
+        "- `integral` is the integral of the density by quadrature, in two dimensions.",
+        markdown(header, rows),
+        provenance(command, [*cells.values(), *peers.values()]),
+        "## Every cell",
+        markdown(detail_header, detail),
+    ]
     own, peer = cells.get(ONE_RUN, {}), peers.get(ONE_RUN, {})
     if "seconds" in own and "seconds" in peer:
-        text += (
-            f"\n## What a fit takes\n\nIn {ONE_RUN[0]} dimensions both packages were fitted in one run, on all cores: "
-            f"{own['seconds']:.0f} s for a flow and its divergence, and {peer['seconds']:.0f} s for flowjax, "
-            f"{own['seconds'] / peer['seconds']:.1f} times as long for {own['kl'] / peer['kl']:.2f} of its KL. The seconds of "
-            "other cells are of different hours, and not to be compared.\n"
-        )
-    return text
+        parts += [
+            "## What a fit takes",
+            wrapped(
+                f"In {ONE_RUN[0]} dimensions, both packages were fitted in one run on all cores. A flow and its divergence took "
+                f"{own['seconds']:.0f} s and flowjax took {peer['seconds']:.0f} s, which is "
+                f"{own['seconds'] / peer['seconds']:.1f} times as long. The KL of the flow is {own['kl'] / peer['kl']:.2f} "
+                "times that of flowjax. The times of other cells were measured at other times and cannot be compared."
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -203,7 +216,7 @@ def main() -> None:
         found[kind][cell[0], cell[1]] = each
     text = report(found["flowdensity"], found["flowjax"], "python benchmarks/accuracy.py")
     print(text)
-    PAGE.write_text(f"# Accuracy\n\n{text}")
+    PAGE.write_text(f"# Accuracy\n\n{INTRODUCTION}\n\n{text}")
     replace_block(Path("README.md"), "accuracy", text.split("\n\n## Every cell")[0])
 
 

@@ -1,4 +1,4 @@
-"""How far is the log probability of a cell from its closed form? Independent normal columns, rounded to half a deviation.
+"""How accurate is the log probability of a rounded value? Independent normal columns, rounded to half a standard deviation.
 
     python benchmarks/cells.py    # a few seconds
 
@@ -19,7 +19,7 @@ DIMENSIONS, POINTS, UNIT, ROWS = (1, 2, 4, 10, 64), (1, 16, 64, 256), 0.5, 200
 
 
 def rmse(dim: int, points: int) -> float:
-    """Root mean square over rows of the error of the log probability, nats."""
+    """Root mean square error of the log probability over rows, in nats."""
     rows = np.random.default_rng(0).normal(size=(ROWS, dim))
     truth = np.log(norm.cdf(rows + UNIT / 2) - norm.cdf(rows - UNIT / 2)).sum(1)
     base = dist.Normal(np.zeros(dim, np.float32), 1.0).to_event(1)
@@ -27,7 +27,7 @@ def rmse(dim: int, points: int) -> float:
 
 
 def main() -> None:
-    """Compute all of it, and write the table."""
+    """Compute all errors and write the table."""
     rows = [[str(dim), *(f"{rmse(dim, points):.2g}" for points in POINTS)] for dim in DIMENSIONS]
     table = markdown(["D", *(f"{points} points" if points > 1 else "1 point" for points in POINTS)], rows)
     print(table)

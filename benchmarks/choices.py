@@ -1,10 +1,10 @@
-"""What the defaults rest on: the same fit with one thing otherwise, by the log score of rows that it has not seen.
+"""How does the held-out log score change if one default of `fit_flow` is changed?
 
     python benchmarks/choices.py                     # all cells; resumes
-    python benchmarks/choices.py --only 'wine-*'     # a part of them
-    python benchmarks/choices.py --cached            # only the table, from the cells that are there
+    python benchmarks/choices.py --only 'wine-*'     # only some of them
+    python benchmarks/choices.py --cached            # write only the table, from the cells computed so far
 
-Writes docs/choices.md. Only the flow is fitted, and scored with the exact divergence: what is distilled follows it.
+Writes docs/choices.md. Only the flow is fitted. It is scored with the exact divergence, which a distilled one approximates.
 """
 
 import time
@@ -35,21 +35,21 @@ from flowdensity.training.velocity import default_plan
 
 PAGE = Path("docs/choices.md")
 CANDIDATES = "flowdensity.data.transforms.candidates"
-"""Module whose constants some choices patch."""
+"""Module with constants that some choices patch."""
 SCORED = 2_000
 PILOT, ANGLES = 1_000, 201
-"""Steps of the fit that tells the kinetic energy of each angle, and angles."""
+"""Steps of the short fit that estimates the kinetic energy of each angle, and number of angles."""
 SEED = 0
-"""Of the split."""
+"""Seed of the split."""
 FLOOR = 0.05
-"""Standard deviation of the noise that is added to whitened rows."""
+"""Standard deviation of the noise added to whitened rows."""
 REAL = ("iris", "wine", "diabetes", "cancer-10", "cancer-30", "digits-16")
 EDGED = ("digits-64",)
-"""With edges and spikes in its columns."""
+"""Tables with edges and spikes in their columns."""
 LONG = ("patches", "student-10")
-"""With tails that are long in all directions together, as the funnel's are."""
+"""Tables with tails that are long in all directions at once, like those of the funnel."""
 NECKED = ("schools-centered",)
-"""Likelier along the radius under one Gaussian, but not under a mixture."""
+"""Tables where radial Gaussianization raises the likelihood under one Gaussian, but not under a mixture."""
 FLAT = ("moons", "checkerboard")
 DEEP = ("funnel", "mixture-8", "mixture-32")
 SYNTHETIC = FLAT + DEEP
@@ -58,7 +58,7 @@ STUDENTS, DEGREES = 2_500, 3.0
 
 
 def students(seed: int) -> Split:
-    """Rows of Student's t law in ten dimensions, with three degrees of freedom."""
+    """Rows of Student's t distribution in ten dimensions, with three degrees of freedom."""
     root = np.random.default_rng(7).normal(size=(10, 10)) + 2.0 * np.eye(10)
     rng = np.random.default_rng(seed)
 
@@ -72,15 +72,15 @@ ROWS = TABLES | {"student-10": Columns("student-10", STUDENTS + DRAWN_HELD_OUT, 
 
 
 class KineticOptimal(fd.paths.AbstractPath):
-    r"""The schedule of least kinetic energy, as a function of what the flow does on the circle (Shaul et al. 2023, 2306.06626).
+    r"""The schedule of least kinetic energy for a given flow in the angle (Shaul et al. 2023, arXiv 2306.06626).
 
-    With $S(\phi)^2 = \mathbb{E}|F|^2/D$, the energy of $x_t = r(t)\,y_{\phi(t)}$ is $\int r'^2 + r^2 S^2\phi'^2\,dt$, that of a
-    plane curve with the polar coordinates $r$ and $\Theta = \int S\,d\phi$, and least along the chord. With $S = 1$ it is
-    `CondOT`, and as $S \to 0$ it is `Trigonometric` in the stretched angle.
+    Let $S(\phi)^2 = \mathbb{E}|F|^2/D$. The energy of $x_t = r(t)\,y_{\phi(t)}$ is $\int r'^2 + r^2 S^2\phi'^2\,dt$. This is
+    the energy of a plane curve with the polar coordinates $r$ and $\Theta = \int S\,d\phi$, and it is least along the chord.
+    With $S = 1$ the schedule is `CondOT`. As $S \to 0$ it tends to `Trigonometric` in the stretched angle.
 
     Args:
         times: path times, increasing from 0 to 1.
-        angles: angles there.
+        angles: angles at these times.
     """
 
     times: jax.Array
@@ -95,7 +95,7 @@ class KineticOptimal(fd.paths.AbstractPath):
 
 
 def kinetic_optimal(train: np.ndarray) -> KineticOptimal:
-    """That of the flow which a short fit learns."""
+    """The kinetic optimal schedule of the flow that a short fit learns."""
     density, _ = fd.fit_flow(
         jr.key(11), train, training=fd.Training(steps=PILOT), divergence=fd.ExactDivergence(), progress=False
     )
@@ -113,53 +113,53 @@ def kinetic_optimal(train: np.ndarray) -> KineticOptimal:
     angles = np.linspace(0.0, 0.5 * np.pi, ANGLES)
     speeds = np.asarray([speed(jnp.asarray(angle)) for angle in angles], np.float64)
     stretched = np.insert(np.cumsum(0.5 * np.diff(angles) * (speeds[1:] + speeds[:-1])), 0, 0.0)
-    # Time along the chord between two points of the unit circle that are the whole stretched angle apart.
+    # Time along the chord between two points of the unit circle, separated by the total stretched angle.
     half = 0.5 * stretched[-1]
     times = 0.5 * (1.0 + np.tan(stretched - half) / np.tan(half))
     return KineticOptimal(jnp.asarray(times, float), jnp.asarray(angles, float))
 
 
 def decay_of(decay: float) -> dict[str, Any]:
-    """The velocity's training schedule with another weight decay."""
+    """Patch the weight decay in the training schedule of the velocity."""
     return {"flowdensity.training.velocity.Schedule": partial(Schedule, weight_decay=decay)}
 
 
 def likely_share_of(share: float) -> dict[str, Any]:
-    """Another share of the angles drawn as the likelihood weighs them."""
+    """Patch the share of angles that are drawn with the weights of the likelihood."""
     return {"flowdensity.training.velocity.likely_share": lambda small, dim: share}
 
 
 def nothing(*args: object, **kwargs: object) -> None:
-    """Stands for a function of the package, and finds nothing."""
+    """Replace a function of the package, and return None."""
 
 
 def always(gain: tuple[float, float]) -> bool:
-    """Replaces the comparison of the mixture with the flow from one Gaussian."""
+    """Replace the comparison of the mixture with the flow from one Gaussian."""
     return True
 
 
 def draw_noisy(key: jax.Array, sample: Sample, *args: Any) -> MatchingDraws:
-    """Draws for the matching loss of rows with fresh noise on them: the density that is learned is smoothed so far."""
+    """Draws for the matching loss from rows with fresh noise, which smooths the learned density."""
     draw_key, noise_key = jr.split(key)
     noise = FLOOR * jr.normal(noise_key, sample.states.shape)
     return draw_matching(draw_key, sample._replace(states=sample.states + noise), *args)
 
 
 def tuned(density: fd.FlowDensity, train: np.ndarray) -> fd.FlowDensity:
-    """The density after a short run on its likelihood."""
+    """The density after a short run of maximum likelihood."""
     exact = fd.ExactDivergence()
     return fd.fit_likelihood(jr.key(13), train, model=density.model, divergence=exact, progress=False)[0]
 
 
 class Choice(NamedTuple):
-    """What is otherwise than the default.
+    """A change of the default fit.
 
     Attributes:
-        options: of `fit_flow`, for the rows to learn from.
-        patched: names of the package, and what stands there instead.
-        after: what is done with the density.
-        tables: where it is not the default.
-        key: of the fit.
+        options: options of `fit_flow`, given the training rows.
+        patched: names in the package and the values that replace them.
+        after: function applied to the fitted density.
+        tables: tables on which the choice differs from the default.
+        key: seed of the fit.
     """
 
     options: Callable[[np.ndarray], dict[str, Any]] = lambda train: {}
@@ -169,12 +169,12 @@ class Choice(NamedTuple):
     key: int = 0
 
     def fit(self, train: np.ndarray) -> tuple[fd.FlowDensity, fd.results.FitReport]:
-        """The density of a table, with its exact divergence."""
+        """Fit the density of a table, with its exact divergence."""
         options = {"divergence": fd.ExactDivergence(), "progress": False} | self.options(train)
         with ExitStack() as stack:
             for name, instead in self.patched.items():
                 stack.enter_context(patch(name, instead))
-            # What was compiled before knows nothing of what is patched, and the next cell must not know of it.
+            # Functions compiled before the patch must not be reused, nor those compiled under it by the next cell.
             jax.clear_caches()
             stack.callback(jax.clear_caches)
             density, report = fd.fit_flow(jr.key(self.key), train, **options)
@@ -182,12 +182,12 @@ class Choice(NamedTuple):
 
 
 def experts(train: np.ndarray) -> dict[str, Any]:
-    """The default network with sixteen experts where it has none, and none where it has sixteen."""
+    """The default network with sixteen experts in place of none, and none in place of sixteen."""
     return {"network": default_network(jr.key(7), *train.shape, experts=16 if len(train) < FEW_ROWS else 0)}
 
 
 def other_width(train: np.ndarray) -> dict[str, Any]:
-    """The default network with 128 units where it has 64, and 64 where it has 128."""
+    """The default network with 128 units below 2,000 rows, and 64 otherwise."""
     return {"network": default_network(jr.key(7), *train.shape, width=128 if len(train) < FEW_ROWS else 64)}
 
 
@@ -198,7 +198,7 @@ def other_features(train: np.ndarray) -> dict[str, Any]:
 
 
 def other_rate(train: np.ndarray) -> dict[str, Any]:
-    """Half the default in up to three dimensions, and twice the default in more."""
+    """Half the default learning rate in up to three dimensions, and twice the default in more."""
     rate = default_plan(fd.Training(), *train.shape).learning_rate
     return {"training": fd.Training(learning_rate=rate * (0.5 if train.shape[1] <= FEW_DIMENSIONS else 2.0))}
 
@@ -232,7 +232,7 @@ PATHS = ("default", "Trigonometric", "VariancePreserving", "kinetic optimal")
 
 
 def measure(table: str, choice: str) -> dict:
-    """Fit the rows of one split, and score the others."""
+    """Fit the training rows of one split and score the held-out rows."""
     train, test = split(ROWS[table], SEED)
     started = time.perf_counter()
     density, report = CHOICES[choice].fit(train)
@@ -252,7 +252,7 @@ Cells = Mapping[tuple[str, str], dict]
 
 
 def score(cells: Cells, table: str, choice: str) -> str:
-    """The score of the default, or that of anything else less it, with the paired standard error over rows."""
+    """The score of the default, or the difference of another choice from it with the paired standard error over rows."""
     if (table, choice) not in cells or (table, "default") not in cells:
         return ""
     if choice == "default":
@@ -262,7 +262,7 @@ def score(cells: Cells, table: str, choice: str) -> str:
 
 
 def solver_steps(cells: Cells, table: str, choice: str) -> str:
-    """Steps of the solver that the fit chose."""
+    """Number of solver steps that the fit chose."""
     return str(cells[table, choice]["solver steps"]) if (table, choice) in cells else ""
 
 
@@ -277,7 +277,7 @@ def text_of(cells: Cells) -> str:
     return "\n\n".join(
         [
             *(table(score, [t for t in ALL if ROWS[t].real is real], CHOICES) for real in (True, False)),
-            "Steps of the solver that the fit chose, the fewest that keep `log_prob` within 0.01 nats:",
+            "The number of solver steps that the fit chose, which is the smallest that keeps `log_prob` within 0.01 nats:",
             table(solver_steps, REAL + SYNTHETIC, PATHS),
         ]
     )

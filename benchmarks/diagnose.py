@@ -1,11 +1,11 @@
-"""How often does a diagnosis find fault with what is sound, and miss what is not?
+"""How often does a diagnosis find fault with a sound fit, and how often does it miss a planted fault?
 
-    python benchmarks/diagnose.py            # about half an hour on two cores, and the fits; resumes
+    python benchmarks/diagnose.py            # about half an hour on two cores, plus the fits; resumes
     python benchmarks/diagnose.py --quick    # two of the sound fits, and one fault
-    python benchmarks/diagnose.py --cached   # only the table
+    python benchmarks/diagnose.py --cached   # write only the tables
 
-Five sound fits are diagnosed forty times each with fresh keys and, where the data are simulated, fresh held-out rows; then one of
-them, with six planted faults, ten times each. Writes the tables of docs/diagnoses.md.
+Five sound fits are diagnosed forty times each, with fresh keys and, for simulated data, fresh held-out rows. Then one of them is
+diagnosed ten times with each of six planted faults. Writes the tables of docs/diagnoses.md.
 """
 
 import math
@@ -31,7 +31,7 @@ SOUND, FAULTY, HELD = 40, 10, 1000
 
 
 class Wavy(fd.divergences.AbstractDivergence):
-    """A divergence with a wave added to it, and a constant."""
+    """A divergence plus a wave and a constant."""
 
     inner: fd.divergences.AbstractDivergence
     size: jax.Array
@@ -43,7 +43,7 @@ class Wavy(fd.divergences.AbstractDivergence):
 
 
 def diagnosed(density: Any, draw: Callable[[int], dict[str, Any]], count: int) -> dict:
-    """How many diagnoses find fault, with what, and how long they take; the first, which compiles, apart."""
+    """Count the diagnoses that find a fault, by part, and time them. The first one includes compilation."""
     found: Counter[str] = Counter()
     alarms, seconds = 0, []
     for seed in range(count):
@@ -62,20 +62,20 @@ def diagnosed(density: Any, draw: Callable[[int], dict[str, Any]], count: int) -
 
 
 def mixture(dim: int) -> dict:
-    """The mixtures of the accuracy benchmark."""
+    """Diagnose a mixture of the accuracy benchmark."""
     truth, density, _ = mixture_flow(dim)
     return diagnosed(density, lambda seed: {"samples": truth.sample(HELD, 5000 + seed)}, SOUND)
 
 
 def amortized() -> dict:
-    """The first of them, distilled into one network."""
+    """Diagnose the two-dimensional mixture, distilled into one network."""
     truth, density, _ = mixture_flow(2)
     fast, _ = fd.distill(jr.key(1), density)
     return diagnosed(fast, lambda seed: {"samples": truth.sample(HELD, 5000 + seed)}, SOUND)
 
 
 def conditional() -> dict:
-    """A two-dimensional event given a parameter, skewed and heteroscedastic."""
+    """Diagnose a conditional density of two skewed, heteroscedastic columns given a parameter."""
 
     def simulate(seed: int, count: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def conditional() -> dict:
 
 
 def tumours() -> dict:
-    """Five columns of breast cancer: one half to learn from, the other held out, the same rows each time."""
+    """Diagnose five columns of breast cancer. One half is learned, the other is held out, the same rows each time."""
     columns = ["mean radius", "mean texture", "mean smoothness", "mean compactness", "mean symmetry"]
     table = np.random.default_rng(0).permutation(load_breast_cancer(as_frame=True).data[columns].to_numpy())
     density, _ = fd.fit_flow(jr.key(0), table[:285], support=constraints.positive)
@@ -98,7 +98,7 @@ def tumours() -> dict:
 
 
 def fault(name: str) -> dict:
-    """One planted fault in the two-dimensional mixture."""
+    """Diagnose the two-dimensional mixture with one planted fault."""
     truth, sound, _ = mixture_flow(2)
     density, moved = sound, 0.0
     match name:
@@ -164,17 +164,17 @@ def main() -> None:
             for name in names
             if name in cells
         ]
-        return markdown([first, last, "where", "first, s", "next, s"], rows)
+        return markdown([first, last, "where", "first diagnosis, s", "later diagnoses, s"], rows)
 
     missing = [name for name in jobs if name not in cells]
     text = "\n\n".join(
         [
             "## Sound fits",
-            table(FITS, "fit", "diagnoses that find fault"),
+            table(FITS, "fit", "diagnoses that find a fault"),
             "## Planted faults, in the two-dimensional mixture",
             table(FAULTS, "fault", "diagnoses that find it"),
             provenance("python benchmarks/diagnose.py", cells.values()),
-            *([f"The table is partial: {', '.join(missing)} are not measured yet."] if missing else []),
+            *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
         ]
     )
     replace_block(Path("docs/diagnoses.md"), "diagnoses", text)

@@ -1,9 +1,9 @@
-"""How good is each way to have a divergence, and what does it cost? Mixtures, digits and patches; flows, diffusions, a CNF.
+"""How accurate is each divergence, and what does it cost? Mixtures, digits and patches; flows, diffusions and a CNF.
 
     python benchmarks/divergence.py                   # all cells: about six hours of one core; resumes
-    python benchmarks/divergence.py --only 'flow-*'   # a part of them, as beside another process with the rest
+    python benchmarks/divergence.py --only 'flow-*'   # only some of them, to share the work between processes
     python benchmarks/divergence.py --quick           # only the flow in two dimensions
-    python benchmarks/divergence.py --cached          # only the page, from the cells that are there
+    python benchmarks/divergence.py --cached          # write only the page, from the cells computed so far
 
 Writes the tables and the picture of docs/which-divergence.md.
 """
@@ -30,9 +30,9 @@ import flowdensity as fd
 
 PAGE = Path("docs/which-divergence.md")
 KEYS, ROUNDS, BATCH = 4, 7, 100
-"""Keys over which the errors of random estimators are averaged; rounds of timing; points in a timed batch."""
+"""Number of keys over which the errors of random estimators are averaged, of timing rounds, and of points in a timed batch."""
 IMAGE_ROUNDS, IMAGE_RIVALS = 2, ("hutchinson-1", "hutchinson-4", "hutch++-3")
-"""Rounds of timing of a convolutional flow, on one image, and the estimators that are timed beside the head."""
+"""Number of timing rounds of a convolutional flow on one image, and the estimators that are timed in addition to the head."""
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -43,23 +43,23 @@ def mixture(dim: int, points: int = 1000) -> Rows:
 
 
 def standardized(dim: int) -> Rows:
-    """The same with columns of mean 0 and standard deviation 1, as DDPM takes them."""
+    """The same with columns of mean 0 and standard deviation 1, as DDPM expects."""
     data, points = mixture(dim)
     return (data - data.mean(0)) / data.std(0), (points - data.mean(0)) / data.std(0)
 
 
 def flow(name: str) -> Callable[[np.ndarray], fd.FlowDensity]:
-    """A flow with its divergence distilled, by defaults, which other benchmarks and the ablation may share."""
+    """A flow with a distilled divergence, fitted with the defaults. Other benchmarks and the ablation can share it."""
     return lambda data: fits.flow(name, data)[0]
 
 
 def diffusion(path: fd.paths.AbstractPath) -> Callable[[np.ndarray], fd.FlowDensity]:
-    """A diffusion on a path, likewise."""
+    """A diffusion on a path, fitted with the defaults."""
     return lambda data: fd.fit_diffusion(jr.key(0), data, path=path)[0]
 
 
 def cnf(data: np.ndarray) -> fd.FlowDensity:
-    """A continuous normalizing flow by maximum likelihood: a smaller network and few steps, which are dear."""
+    """A continuous normalizing flow by maximum likelihood, with a smaller network and few steps, because a step is expensive."""
     network = fd.networks.ResidualMLP(jr.key(1), data.shape[1], width=128, depth=1)
     density, _ = fd.fit_likelihood(
         jr.key(0), data, network=network, divergence=fd.ExactDivergence(), training=fd.Training(steps=300)
@@ -69,7 +69,7 @@ def cnf(data: np.ndarray) -> fd.FlowDensity:
 
 
 def pretrained(*, features: bool) -> Callable[[np.ndarray], fd.FlowDensity]:
-    """A noise predictor of flax under the DDPM convention, wrapped, with or without its hidden layer, and distilled."""
+    """A flax noise predictor under the DDPM convention, with or without its hidden features, and a distilled divergence."""
 
     def fit(data: np.ndarray) -> fd.FlowDensity:
         network = train(data)
@@ -107,7 +107,7 @@ CELLS: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity
     "patches-8x8x1": (lambda: patches(8, 20_000, 1000, grey=True), flow("patches-8x8x1")),
     "flow-128": (lambda: mixture(128, 500), flow("mixture-128-6")),
 }
-"""Data, and what is fitted to them, with the exact divergence as the reference at every point."""
+"""Data and fit of each cell. The exact divergence is the reference at every point."""
 IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensity]]] = {
     "patches-16x16x3": (lambda: patches(16, 20_000, 64, grey=False), unet("patches-16x16x3", 1000, 32, width=16)),
     "patches-32x32x3": (
@@ -115,7 +115,7 @@ IMAGES: dict[str, tuple[Callable[[], Rows], Callable[[np.ndarray], fd.FlowDensit
         unet("patches-32x32x3", 500, 16, width=16, scales=4),
     ),
 }
-"""The same where the exact divergence can be had at few points only."""
+"""Data and fit of cells where the exact divergence is affordable at a few points only."""
 OBJECTIVES: dict[str, tuple[fd.objectives.AbstractObjective, int]] = {
     "plain, with the model's score": (fd.objectives.ScoreStein(), 512),
     "kernels, rho = 1": (fd.objectives.LangevinStein(rho=1.0), 512),
@@ -127,15 +127,15 @@ OBJECTIVES: dict[str, tuple[fd.objectives.AbstractObjective, int]] = {
     "rho = 0.1, about model samples": (fd.objectives.LangevinStein(source="model"), 512),
     "rho = 0.1, no tails": (fd.objectives.LangevinStein(tails=0.0), 512),
 }
-"""Rows of the ablation: what a head of the same flow is trained on, and with how many draws in a step."""
+"""Rows of the ablation: the objective of a head of the same flow, and the number of draws per step."""
 LEVELS = {"digits": 17, "patches-8x8x1": 256}
-"""Levels of the data that were dequantized."""
+"""Number of levels of dequantized data."""
 REGRESSED = ("flow-2", "flow-8", "flow-32", "digits", "patches-63")
 """Cells in which a second head is regressed on Hutchinson's estimates."""
 
 
 def random_estimators(key: jax.Array) -> dict[str, fd.divergences.AbstractDivergence]:
-    """Those with probes, from one key."""
+    """The estimators with random probes, all with one key."""
     return {
         "hutchinson-1": fd.HutchinsonDivergence(key, 1),
         "hutchinson-4": fd.HutchinsonDivergence(key, 4),
@@ -146,7 +146,7 @@ def random_estimators(key: jax.Array) -> dict[str, fd.divergences.AbstractDiverg
 
 
 def errors(difference: np.ndarray) -> dict:
-    """What the columns of the table are made of, over any axes."""
+    """The error columns of the table, over all axes."""
     return {
         "bias": float(difference.mean()),
         "sd": float(difference.std()),
@@ -162,7 +162,7 @@ def random_errors(difference: Callable[[fd.divergences.AbstractDivergence], np.n
 
 
 def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray, rounds: int = ROUNDS) -> dict[str, dict]:
-    """Milliseconds of log_prob and of value and gradient, medians of rounds in turn, and XLA's working memory."""
+    """Milliseconds of log_prob and of its value and gradient, as medians of rounds in turn, and XLA's working memory."""
     batch = jnp.asarray(points, float)
     functions = {
         "log_prob": jax.jit(lambda d, x: jnp.sum(d.log_prob(x))),
@@ -179,7 +179,7 @@ def costs(rivals: Mapping[str, fd.FlowDensity], points: np.ndarray, rounds: int 
 
 
 def compare(name: str) -> dict:
-    """Fit one model and compare all estimators on held-out points, in accuracy, time and memory."""
+    """Fit one model and compare the accuracy, time and memory of all divergences on held-out points."""
     (data, points), fit = CELLS[name][0](), CELLS[name][1]
     learned = fit(data)
     exact = learned.with_divergence(fd.ExactDivergence())
@@ -211,7 +211,7 @@ def compare(name: str) -> dict:
 
 
 def compare_images(name: str) -> dict:
-    """The same for images: the divergence at eight angles on two points against the exact one, and bits per dimension."""
+    """Compare divergences on images at eight angles of two points with the exact one, and compute bits per dimension."""
     (data, points), fit = IMAGES[name][0](), IMAGES[name][1]
     learned = fit(data)
     model = learned.model
@@ -247,7 +247,7 @@ def compare_images(name: str) -> dict:
 
 
 class Blockwise(fd.divergences.AbstractDivergence):
-    """The exact divergence with the basis in blocks, for as many dimensions as memory would not hold at once."""
+    """The exact divergence with the basis in blocks, for dimensions where the whole basis does not fit in memory."""
 
     def __call__(self, model: Any, time: Any, state: Any, context: Any) -> tuple[Any, Any]:
         velocity, tangent = jax.linearize(lambda y: model.velocity(time, y, context), state)
@@ -259,7 +259,7 @@ class Blockwise(fd.divergences.AbstractDivergence):
 
 
 def ablation(name: str) -> dict:
-    """Heads of one flow trained on different objectives for 3,000 steps: errors on held-out points and at 4x their scale."""
+    """Train heads of one flow on different objectives for 3,000 steps, with errors on held-out points and at 4x their scale."""
     data, points = CELLS[name][0]()
     density = CELLS[name][1](data).with_divergence(fd.ExactDivergence())
     center = data.mean(0)

@@ -1,4 +1,4 @@
-"""What docs/which-divergence.md shows of the cells of benchmarks/divergence.py: tables and a picture."""
+"""Tables and picture of docs/which-divergence.md, from the cells of benchmarks/divergence.py."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,11 +20,11 @@ NAMES = {
     "regressed": "head regressed on Hutchinson",
     "stein": "Stein head",
 }
-"""Rows of the table."""
+"""Row labels of the tables."""
 
 
 def tables(cells: Mapping[str, dict], names: Collection[str]) -> str:
-    """One table of all ratios and one for each cell, of those of these `names` that there are, as Markdown."""
+    """One table of ratios and one table for each computed cell among `names`, as Markdown."""
     found = {name: cells[name] for name in names if name in cells and not name.startswith("ablation-")}
     heads = []
     for name, c in found.items():
@@ -71,43 +71,45 @@ def tables(cells: Mapping[str, dict], names: Collection[str]) -> str:
             else:
                 line += ["", "", ""]
             table.append(line)
-        header = [name, "bias", "sd", "RMSE", "max", "log_prob", "with gradient", "memory, MiB"]
+        header = [name, "bias", "sd", "RMSE", "max"]
+        header += ["time, log_prob", "time, with gradient", "memory, MiB"]
         parts.append(f"### {name}\n\n{note(c)}\n\n{markdown(header, table)}")
     for name in ("flow-8", "digits"):
         if f"ablation-{name}" in cells:
             c = cells[f"ablation-{name}"]
             table = [
-                [label]
+                [label.replace("about", "centered on")]
                 + [f"{row['1x'][k]:{'+' if k == 'bias' else ''}.3f}" for k in ("bias", "rmse", "max")]
                 + [f"{row['4x'][k]:{'+' if k == 'bias' else ''}.2f}" for k in ("bias", "rmse")]
                 + [f"{row['seconds'] / c['rows']['kernels, rho = 0.1']['seconds']:.2f}"]
                 for label, row in c["rows"].items()
             ]
-            header = ["trained on", "bias", "RMSE", "max", "bias at 4x", "RMSE at 4x", "training time"]
-            parts.append(f"### What a head is trained on: {name}\n\n{markdown(header, table)}")
+            header = ["objective", "bias", "RMSE", "max", "bias at 4x", "RMSE at 4x", "training time"]
+            parts.append(f"### Training objectives of a head: {name}\n\n{markdown(header, table)}")
     missing = [name for name in names if name not in cells]
     if missing:
-        parts.append(f"This table is partial: {', '.join(missing)} have not been run.")
+        parts.append(f"Not measured yet: {', '.join(missing)}.")
     return "\n\n".join([*parts, provenance("python benchmarks/divergence.py", cells.values())])
 
 
 def note(c: dict) -> str:
-    """What was compared in a cell."""
+    """Caption of the table of a cell."""
     if "bits" in c:
         return (
-            f"{c['dim']} dimensions: the divergence itself at eight angles of two held-out points, in nats per radian (its own "
-            f"standard deviation there is {c['spread']:.1f}); times of `log_prob` of one. The model has "
-            f"{c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on held-out patches, with the head."
+            f"The table gives errors of the divergence itself at eight angles of two held-out points in {c['dim']} dimensions, "
+            f"in nats per radian. The standard deviation of the divergence there is {c['spread']:.1f}. Times are for `log_prob` "
+            f"of one point. The model with the head has {c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on "
+            "held-out patches."
         )
-    text = f"{c['dim']} dimensions, `log_prob` of {c['points']} held-out points in nats"
+    text = f"The table gives errors of `log_prob` at {c['points']} held-out points in {c['dim']} dimensions, in nats."
     if c["levels"] is None:
-        return f"{text}."
+        return text
     bits = fd.bits_per_dimension(c["held out"], c["dim"], unit=1 / c["levels"])
-    return f"{text}. The model has {bits:.3f} bits per dimension there, with the exact divergence."
+    return f"{text} The model with the exact divergence has {bits:.3f} bits per dimension there."
 
 
 def picture(cells: Mapping[str, dict]) -> None:
-    """Error against time of value and gradient, both beside one probe of Hutchinson's, a panel for each of six problems."""
+    """Plot the error against the time of value and gradient, relative to one probe of Hutchinson's, for six problems."""
     shown = [name for name in ("flow-2", "flow-8", "flow-32", "patches-63", "digits", "flow-128") if name in cells]
     columns, rows_ = min(3, len(shown)), -(-len(shown) // 3)
     figure, axes = plt.subplots(
@@ -122,7 +124,7 @@ def picture(cells: Mapping[str, dict]) -> None:
     for ax, name in zip(axes.flat, shown, strict=False):
         rows = cells[name]["rows"]
         for family, label in (("hutchinson", "Hutchinson"), ("hutch++", "Hutch++")):
-            # With as many products as dimensions Hutch++ is exact, and has no place on the axis.
+            # Hutch++ is exact with as many products as dimensions. An error of zero does not fit on a logarithmic axis.
             kinds = [kind for kind in NAMES if kind.split("-")[0] == family and rows[kind]["rmse"] > 1e-4]
             times = [rows[kind]["gradient"] / rows["hutchinson-1"]["gradient"] for kind in kinds]
             ax.plot(times, [rows[kind]["rmse"] for kind in kinds], "o-", ms=4, lw=1, color=colors[family], label=label)

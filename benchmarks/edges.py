@@ -1,9 +1,9 @@
-"""Are densities and gradients finite at the edges of supports, at rows, draws and NUTS states?
+"""Are log densities and gradients finite at the edges of supports? At rows, draws and NUTS states.
 
     python benchmarks/edges.py    # some minutes on two cores
 
-Writes the tables of docs/columns.md. "Before" is the same density with numpyro's own bijections in place of those onto interior
-points.
+Writes the tables of docs/columns.md. "Before" is the same density with numpyro's bijections, which can map to the edge of a
+support.
 """
 
 import time
@@ -29,12 +29,12 @@ from flowdensity.data.transforms import support as support_transform
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
 ROWS, DRAWS, CHAINS, STATES, WARMUP, STEPS, WIDTH, REPEATS = 4_000, 10_000, 100, 100, 100, 300, 32, 20
 DEPTH = 5
-"""Trees of NUTS are at most this deep: finite gradients are counted here, not effective draws."""
+"""Maximum tree depth of NUTS. It is small, because this benchmark counts finite gradients and not effective draws."""
 
 
 LABELS = {
     "unit interval": "Beta(0.2, 0.2) on `unit_interval`",
-    "interval": "the same, plus 100, on `interval(100, 101)`",
+    "interval": "100 + Beta(0.2, 0.2) on `interval(100, 101)`",
     "greater than": "100 + Gamma(0.2) on `greater_than(100)`",
     "less than": "100 - Gamma(0.2) on `less_than(100)`",
     "positive": "Gamma(0.02) on `positive`",
@@ -45,15 +45,15 @@ LABELS = {
 
 
 def inside(low: float, values: np.ndarray, high: float) -> np.ndarray:
-    """Rows strictly inside an interval in float64."""
+    """Move rows strictly inside an interval, in float64."""
     return np.clip(values, np.nextafter(low, high), np.nextafter(high, low))
 
 
 def tables() -> dict[str, tuple[np.ndarray, Any]]:
-    """Rows and support by name."""
+    """Rows and support of each table."""
     rng = np.random.default_rng(0)
     beta, gamma = rng.beta(0.2, 0.2, ROWS), rng.gamma(0.2, size=ROWS)
-    # Correlations of three coordinates, most of them close to 1 or -1.
+    # Correlations of three coordinates. Most are close to 1 or -1.
     near = np.asarray(biject_to(constraints.corr_cholesky)(3.0 * rng.normal(size=(ROWS, 3))), np.float64)
     near = near / np.linalg.norm(near, axis=-1, keepdims=True)
     return {
@@ -73,7 +73,7 @@ def tables() -> dict[str, tuple[np.ndarray, Any]]:
 
 @contextmanager
 def numpyros_own() -> Iterator[None]:
-    """numpyro's bijections, as they are."""
+    """Use numpyro's unmodified bijections."""
     ours = support_transform.interior_bijection
     support_transform.interior_bijection = biject_to  # type: ignore[assignment]
     jax.clear_caches()
@@ -85,7 +85,7 @@ def numpyros_own() -> Iterator[None]:
 
 
 def finite(function: Callable[[Any], Any], points: Any) -> list[float]:
-    """Shares of points at which the values and the gradients of a function are finite."""
+    """Shares of points with a finite value and with a finite gradient of a function."""
     values, slopes = jax.jit(jax.vmap(jax.value_and_grad(function)))(points)
     return [float(np.isfinite(each).reshape(len(points), -1).all(axis=1).mean()) for each in (values, slopes)]
 
@@ -109,7 +109,7 @@ def fitted(rows: np.ndarray, support: Any) -> fd.FlowDensity:
 
 
 def walk(density: fd.FlowDensity) -> tuple[Callable[[Any], Any], Any]:
-    """The potential energy of one site, and states of NUTS on the real line."""
+    """The potential energy of one site, and the states of NUTS in unconstrained space."""
     info = initialize_model(jr.key(2), lambda: numpyro.sample("x", density), dynamic_args=False)
 
     def energy(state: Any) -> Any:
@@ -129,7 +129,7 @@ def walk(density: fd.FlowDensity) -> tuple[Callable[[Any], Any], Any]:
 
 
 def shares(name: str) -> dict:
-    """Finite shares before and after, for one table."""
+    """Finite shares of one table, before and after."""
     rows, support = tables()[name]
     density = fitted(rows, support)
     draws = density.sample(jr.key(5), (DRAWS,))
@@ -151,7 +151,7 @@ def shares(name: str) -> dict:
 
 
 def cost(support: Any) -> dict:
-    """Seconds of a log density and its gradient for 10,000 events, with numpyro's bijections and with ours."""
+    """Seconds for the log densities and gradients of 10,000 events, with numpyro's bijections and with ours."""
     rows = np.exp(np.random.default_rng(0).normal(size=(2_000, 2)))
     density = fitted(rows, support)
     events = density.sample(jr.key(0), (10_000,))
@@ -164,7 +164,7 @@ def cost(support: Any) -> dict:
     with numpyros_own():
         before = compiled()
     both = {"before": before, "after": compiled()}
-    # Alternately, since another process may take a core for a while.
+    # Alternate, because another process may use a core for a while.
     spent = [{name: timed(call) for name, call in both.items()} for _ in range(REPEATS)]
     return {name: min(each[name] for each in spent) for name in both}
 
@@ -183,7 +183,7 @@ JOBS = {name: (lambda name=name: shares(name)) for name in LABELS} | {
 
 
 def main() -> None:
-    """Compute what is missing, and write the table."""
+    """Compute the missing cells and write the table."""
     cells = cells_of(__doc__, "edges", JOBS)
 
     def percent(pair: list[float]) -> str:
@@ -204,11 +204,15 @@ def main() -> None:
     table = markdown(header, rows)
     print(table)
     ratios = ", ".join(
-        f"{name.removeprefix('cost ')} {cell['after'] / cell['before']:.2f}"
+        f"{cell['after'] / cell['before']:.2f} on `{name.removeprefix('cost on ')}`"
         for name, cell in cells.items()
         if "inside" not in cell
     )
-    note = f"Cost of a log density and its gradient, after over before, in two dimensions: {ratios}." if ratios else ""
+    note = (
+        f"Time of a log density and its gradient in two dimensions, after divided by before: {ratios}."
+        if ratios
+        else ""
+    )
     made = provenance("python benchmarks/edges.py", [{"made with": environment()}])
     replace_block(PAGE, "edges", "\n\n".join(filter(None, (table, note, made))))
 

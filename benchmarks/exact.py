@@ -1,9 +1,9 @@
-"""Cost of a gradient of `log_prob` with the exact divergence and with a learned one, in few dimensions.
+"""Time of a gradient of `log_prob` with the exact divergence and with a learned one, in few dimensions.
 
     python benchmarks/exact.py
 
-Writes the table in docs/which-divergence.md. Networks have the size of the default and random weights, on which a cost does not
-depend; both sides are compiled first and then timed alternately, for two states at once, as two chains of NUTS ask for them.
+Writes the table in docs/which-divergence.md. Networks have the default size and random weights, because the time does not depend
+on the weights. Both functions are compiled first and then timed alternately, for two states at once, as in two chains of NUTS.
 """
 
 import time
@@ -25,7 +25,7 @@ PAGE = Path("docs/which-divergence.md")
 
 
 def measure(dim: int) -> dict:
-    """Median milliseconds of a value and gradient with either divergence."""
+    """Median milliseconds of a value and gradient with each divergence."""
     rows = np.random.default_rng(0).normal(size=(2000, dim))
     training = fd.Training(steps=1)
     options = {"training": training, "progress": False}
@@ -49,14 +49,14 @@ def measure(dim: int) -> dict:
 
 
 def main() -> None:
-    """Measure what is missing, and write the table."""
+    """Measure the missing cells and write the table."""
     cells = cells_of(__doc__, "exact", {str(dim): lambda dim=dim: measure(dim) for dim in DIMENSIONS})
     rows = [
         [name, f"{cell['exact']:.2f}", f"{cell['learned']:.2f}", f"{cell['exact'] / cell['learned']:.2f}"]
         for name, cell in cells.items()
     ]
-    table = markdown(["D", "exact, ms", "learned, ms", "ratio"], rows)
-    caption = "A value and a gradient of `log_prob` at two states, sixteen solver steps; medians."
+    table = markdown(["D", "exact, ms", "learned, ms", "exact / learned"], rows)
+    caption = "Times are medians for the value and gradient of `log_prob` at two states, with 16 solver steps."
     replace_block(PAGE, "exact", f"{table}\n\n{caption} {provenance('python benchmarks/exact.py', cells.values())}")
 
 

@@ -1,7 +1,7 @@
-"""A flow as a guide, beside numpyro's own normalizing flows: how close to the evidence, per step and per second.
+"""How close does a flow come to the evidence as a guide, compared with numpyro's normalizing flows?
 
     python benchmarks/guides.py            # about half an hour on two cores; resumes
-    python benchmarks/guides.py --cached   # only the table, from the cells that are there
+    python benchmarks/guides.py --cached   # write only the table, from the cells computed so far
 
 Writes the table of docs/guides.md.
 """
@@ -32,11 +32,11 @@ SEEDS = 2
 CHUNK = 100
 DRAWS = 10_000
 FINE = fd.FixedStep(32)
-"""The bound of a flow is evaluated with four times the steps that it was trained with: a coarse solver would flatter it."""
+"""Solver for the final ELBO of a flow, with four times the training steps, because a coarse solver would overestimate it."""
 
 
 def funnel() -> None:
-    """Neal's funnel in ten dimensions. Its evidence is 1, so that the bound is at most 0."""
+    """Neal's funnel in ten dimensions. Its evidence is 1, so the ELBO is at most 0."""
     v = numpyro.sample("v", dist.Normal(0.0, 3.0))
     numpyro.sample("x", dist.Normal(jnp.zeros(9), jnp.exp(v / 2.0)).to_event(1))
 
@@ -45,7 +45,7 @@ MODELS: dict[str, Callable[[], None]] = {"funnel": funnel, "eight schools": scho
 
 
 class Contender(NamedTuple):
-    """A guide, and the bound that it is trained on."""
+    """A guide and its training objective."""
 
     guide: Callable[[Any], Any]
     elbo: ELBO
@@ -60,7 +60,7 @@ CONTENDERS = {
 
 
 def train(model: Callable[[], None], contender: Contender, steps: int, seed: int) -> tuple[dict, float]:
-    """Bound after so many steps with its standard error, and seconds a step, compilation aside."""
+    """ELBO after `steps` steps with its standard error, and seconds per step without compilation."""
     schedule = optax.cosine_decay_schedule(2e-3, steps, alpha=0.01)
     guide = contender.guide(model)
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule)), contender.elbo)
@@ -83,7 +83,7 @@ def train(model: Callable[[], None], contender: Contender, steps: int, seed: int
 
 
 def compare(model: Callable[[], None]) -> dict:
-    """All contenders with the same number of steps; then the peers with as many as fit into the flow's time."""
+    """Train all guides for the same number of steps, and numpyro's guides also for the same time as the flow."""
     result: dict = {}
     for name, contender in CONTENDERS.items():
         runs = [train(model, contender, STEPS, seed) for seed in range(SEEDS)]
@@ -104,7 +104,7 @@ def compare(model: Callable[[], None]) -> dict:
 
 
 def table(cells: dict[str, dict]) -> str:
-    """The table as Markdown, of the cells that there are."""
+    """The table as Markdown, with the cells that have been computed."""
     rows = []
     for model, c in cells.items():
         for name in CONTENDERS:
@@ -121,9 +121,9 @@ def table(cells: dict[str, dict]) -> str:
     header = [
         "",
         f"ELBO after {STEPS:,} steps",
-        "of each seed",
-        "time of a step",
-        "ELBO in the time of the path gradient's",
+        "ELBO of each seed",
+        "time per step",
+        "ELBO in the same time as `AutoFlow`, path gradient",
     ]
     return "\n\n".join([markdown(header, rows), provenance("python benchmarks/guides.py", cells.values())])
 

@@ -1,7 +1,7 @@
-"""Learned likelihoods beside known ones: single data sets, calibration, a hierarchy, and one posterior after another.
+"""Compare learned likelihoods with known ones: single data sets, calibration, a hierarchy, and sequential updating.
 
     python benchmarks/likelihoods.py            # about two hours on two cores; resumes
-    python benchmarks/likelihoods.py --cached   # only the tables, from the cells that are there
+    python benchmarks/likelihoods.py --cached   # write only the tables, from the cells computed so far
 
 Writes the tables of docs/likelihoods.md.
 """
@@ -25,14 +25,14 @@ import flowdensity as fd
 
 SIMULATIONS = 30_000
 SETS = 100
-"""Data sets of the calibration."""
+"""Number of data sets of the calibration."""
 RANKS = 99
-"""Draws that the truth is ranked among."""
+"""Number of posterior draws among which the true parameter is ranked."""
 Given = Callable[[dict[str, Any]], dist.Distribution]
 
 
 class GAndK(dist.Distribution):
-    """The g-and-k distribution (Rayner & MacGillivray 2002, Statistics and Computing 12), density by root finding."""
+    """The g-and-k distribution (Rayner & MacGillivray 2002, Statistics and Computing 12), with its density by root finding."""
 
     arg_constraints = {name: constraints.real for name in ("a", "b", "g", "k")}
     support = constraints.real
@@ -57,7 +57,7 @@ class GAndK(dist.Distribution):
         shape = jnp.broadcast_shapes(jnp.shape(value), self.batch_shape)
         low, high = jax.lax.fori_loop(0, 40, halve, (jnp.full(shape, -12.0), jnp.full(shape, 12.0)))
         z = jax.lax.stop_gradient(0.5 * (low + high))
-        # A step of Newton's method carries the derivatives of the root.
+        # One step of Newton's method gives the root its derivatives.
         slope = jax.jvp(self.quantile, (z,), (jnp.ones_like(z),))[1]
         z = z + (value - self.quantile(z)) / jax.lax.stop_gradient(slope)
         slope = jax.jvp(self.quantile, (z,), (jnp.ones_like(z),))[1]
@@ -65,7 +65,7 @@ class GAndK(dist.Distribution):
 
 
 class Problem(NamedTuple):
-    """A model whose likelihood is known: the prior of its parameters, p(y | parameters), and observations in its data sets."""
+    """A model with a known likelihood: the prior, p(y | parameters), and the numbers of observations in its data sets."""
 
     prior: dict[str, dist.Distribution]
     known: Given
@@ -97,7 +97,7 @@ PROBLEMS = {
 
 
 def simulate(problem: Problem, key: Any, count: int, observations: int) -> tuple[dict, Any]:
-    """Parameters from the prior and `observations` from the model for each, parameters without their axis."""
+    """Draw parameters from the prior and `observations` observations for each of them."""
     *keys, last = jr.split(key, 1 + len(problem.prior))
     values = {name: p.sample(k, (count,)) for k, (name, p) in zip(keys, problem.prior.items(), strict=True)}
     return values, problem.known(values).sample(last, (observations,)).swapaxes(0, 1)
@@ -105,7 +105,7 @@ def simulate(problem: Problem, key: Any, count: int, observations: int) -> tuple
 
 @functools.cache
 def learn(name: str) -> fd.AmortizedDensity:
-    """p(y | parameters) from one observation for each of 30,000 parameters, by the defaults of `fit_flow` and `distill`."""
+    """Learn p(y | parameters) from 30,000 simulations of one observation, with the defaults of `fit_flow` and `distill`."""
     problem = PROBLEMS[name]
     values, y = simulate(problem, jr.key(0), SIMULATIONS, 1)
     density, _ = fd.fit_flow(jr.key(1), np.asarray(y[:, 0]), {n: np.asarray(v) for n, v in values.items()})
@@ -115,7 +115,7 @@ def learn(name: str) -> fd.AmortizedDensity:
 
 
 def model_of(problem: Problem, likelihood: Given, observations: int) -> Callable[[Any], None]:
-    """The problem's numpyro model of one data set, with a likelihood."""
+    """The numpyro model of one data set of a problem, with a given likelihood."""
 
     def model(y: Any) -> None:
         values = {name: numpyro.sample(name, prior) for name, prior in problem.prior.items()}
@@ -126,7 +126,7 @@ def model_of(problem: Problem, likelihood: Given, observations: int) -> Callable
 
 
 def sampled(model: Callable[..., None], samples: int, *args: Any) -> dict:
-    """Draws of the posterior by NUTS, as columns: by site, shape `(draws, numbers)`."""
+    """Posterior draws by NUTS for each site, of shape `(draws, elements)`."""
     kernel = NUTS(model, init_strategy=init_to_median(num_samples=20))
     mcmc = MCMC(
         kernel,
@@ -142,13 +142,13 @@ def sampled(model: Callable[..., None], samples: int, *args: Any) -> dict:
 
 
 def beside(ours: np.ndarray, theirs: np.ndarray) -> tuple[list[float], list[float]]:
-    """Differences of posterior means in the standard deviations of the second, and ratios of standard deviations."""
+    """Differences of posterior means in standard deviations of the second posterior, and ratios of standard deviations."""
     gaps = np.abs(ours.mean(0) - theirs.mean(0)) / theirs.std(0)
     return gaps.tolist(), (ours.std(0) / theirs.std(0)).tolist()
 
 
 def single(name: str, observations: int) -> dict:
-    """Five data sets: posterior means and deviations under the learned and the known likelihood; then ranks."""
+    """Compare posteriors of five data sets under the learned and the known likelihood, and calibrate both."""
     problem = PROBLEMS[name]
     likelihoods = {"learned": learn(name).given, "known": problem.known}
     _, sets = simulate(problem, jr.key(2), 5, observations)
@@ -176,7 +176,7 @@ def single(name: str, observations: int) -> dict:
 
 
 def hierarchy(groups: int) -> dict:
-    """Groups with a normal population: its mean and deviation under the learned and the known likelihood."""
+    """Compare the mean and standard deviation of a population under the learned and the known likelihood."""
     problem, learned = PROBLEMS["linear-Gaussian"], learn("linear-Gaussian")
     result: dict = {"mean gap": [], "deviation ratio": []}
     for seed in range(3):
@@ -200,7 +200,7 @@ def hierarchy(groups: int) -> dict:
 
 
 def sequential() -> dict:
-    """A regression in two stages, the posterior of the first learned as the prior of the second, and in one."""
+    """Compare a regression in one stage with two stages, where the posterior of the first is learned as the next prior."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=60)
     y = 0.5 + 1.2 * x + 0.7 * rng.normal(size=60)
@@ -235,10 +235,10 @@ def sequential() -> dict:
 
 
 def single_table(cells: Mapping[str, dict]) -> str:
-    """Single data sets and calibration, of the cells that there are."""
+    """The table of single data sets and calibration, with the cells that have been computed."""
     header = [
-        *("", "difference of means: median", "largest", "ratio of sds"),
-        *("p of uniform ranks, learned", "the same, known"),
+        *("", "median difference of means", "largest difference of means", "ratio of sds"),
+        *("p-values, learned likelihood", "p-values, known likelihood"),
     ]
     rows = [
         [
@@ -255,7 +255,7 @@ def single_table(cells: Mapping[str, dict]) -> str:
 
 
 def hierarchy_table(cells: Mapping[str, dict]) -> str:
-    """Hierarchies, of the cells that there are: a row for each seed."""
+    """The table of hierarchies, with one row for each seed."""
     rows = [
         [f"{name}, seed {seed}", *(f"{gap:.3f}" for gap in gaps), f"{min(ratios):.3f} to {max(ratios):.3f}"]
         for name, c in cells.items()
@@ -265,18 +265,18 @@ def hierarchy_table(cells: Mapping[str, dict]) -> str:
 
 
 def sequential_table(cells: Mapping[str, dict]) -> str:
-    """The regression in two stages."""
+    """The table of the regression in two stages."""
     (cell,) = cells.values()
     rows = [
         [name, f"{each['moved']:.2f}", f"{each['mean gap']:.3f}", f"{each['deviation ratio']:.3f}"]
         for name, each in cell.items()
         if name != "made with"
     ]
-    return markdown(["", "moved by the second half, in sd", "difference of means, in sd", "ratio of sds"], rows)
+    return markdown(["", "shift by the second half, in sd", "difference of means, in sd", "ratio of sds"], rows)
 
 
 class Section(NamedTuple):
-    """A table of the page, and the cells that it is made of."""
+    """A table of the page and the cells that it shows."""
 
     table: Callable[[Mapping[str, dict]], str]
     jobs: dict[str, Callable[[], dict]]

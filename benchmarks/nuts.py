@@ -2,11 +2,11 @@
 
     taskset -c 0 python benchmarks/nuts.py   # about an hour and a half on one core; resumes
     python benchmarks/nuts.py --quick        # two dimensions only; under ten minutes on two cores
-    python benchmarks/nuts.py --cached       # only the page, from the cells that are there
+    python benchmarks/nuts.py --cached       # write only the page, from the cells computed so far
 
-The prior is a mixture of six Gaussians learned from 20,000 rows; the likelihood leaves one mode in view, so that effective
-sample sizes mean something. All rivals run NUTS with one step size and one mass matrix, adapted under the closed-form prior,
-from the same starts. Writes docs/nuts.md.
+The prior is a mixture of six Gaussians learned from 20,000 rows; the likelihood leaves the posterior with one mode, so that
+effective sample sizes are meaningful. All priors use the same step size, mass matrix and starting points, adapted under the
+closed-form prior. Writes docs/nuts.md.
 """
 
 import functools
@@ -34,15 +34,15 @@ import flowdensity as fd
 PAGE = Path("docs/nuts.md")
 NOISES, CHAINS = (0.4, 0.2, 0.1), 4
 WARMUP, CHUNK, MOST, SECONDS = 500, 5, 5000, 30.0
-"""A rival makes draws in calls of five, until it has 5,000 of each chain or half a minute has passed."""
+"""Each prior makes draws in calls of five, until it has 5,000 per chain or half a minute has passed."""
 DIMENSIONS = (2, 8, 16, 32)
 LOOP, ROUNDS = 2000, 7
-"""Values and gradients in a loop, and rounds in which loops take turns."""
+"""Number of values and gradients in a loop, and of rounds in which loops take turns."""
 OBJECTS, OBJECT_DRAWS = 1000, 200
 
 
 def observation(mixture: Mixture) -> tuple[np.ndarray, float, float]:
-    """An observation of all coordinates that leaves one component 99 % of the posterior, its noise, and that share exactly."""
+    """An observation that gives one component more than 99 % of the posterior, its noise, and the exact share."""
     error = np.random.default_rng(2).normal(size=mixture.dim)
     for noise in NOISES:
         for component, mean in enumerate(mixture.means):
@@ -53,7 +53,7 @@ def observation(mixture: Mixture) -> tuple[np.ndarray, float, float]:
 
 
 def model_of(prior: dist.Distribution, observed: np.ndarray, noise: float) -> Callable[[], None]:
-    """The prior, observed with noise in every coordinate."""
+    """A model of the prior with a noisy observation of every coordinate."""
 
     def model() -> None:
         theta = numpyro.sample("theta", prior)
@@ -63,7 +63,7 @@ def model_of(prior: dist.Distribution, observed: np.ndarray, noise: float) -> Ca
 
 
 def adapted(model: Callable[[], None], start: np.ndarray) -> tuple[dict, jax.Array]:
-    """Step size and mass matrix, of several chains one for all, and where the chains ended."""
+    """Step size and mass matrix shared by all chains, and the final states of the chains."""
     mcmc = MCMC(
         NUTS(model),
         num_warmup=WARMUP,
@@ -84,7 +84,7 @@ def adapted(model: Callable[[], None], start: np.ndarray) -> tuple[dict, jax.Arr
 
 
 def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
-    """Four vectorized chains, in calls of one compiled function, until enough time has passed."""
+    """Time four vectorized chains, in calls of one compiled function, until the limit of draws or seconds."""
     kernel = NUTS(model, **settings)
     started = time.perf_counter()
     state = kernel.init(jr.split(jr.key(4), CHAINS), 0, {"theta": starts}, (), {})
@@ -97,7 +97,7 @@ def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
 
         return jax.lax.scan(step, state, None, length=CHUNK)
 
-    # The first call is compilation too.
+    # The first call includes compilation.
     state, _ = jax.block_until_ready(advance(state))
     first = time.perf_counter() - started
     draws, leapfrogs, seconds = [], [], 0.0
@@ -108,7 +108,7 @@ def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
         draws.append(np.asarray(theta, np.float64))
         leapfrogs.append(np.asarray(steps))
     chains, steps = np.concatenate(draws).swapaxes(0, 1), np.concatenate(leapfrogs)
-    # The steps of a draw are those of the chain with the most of them: the others wait.
+    # A vectorized draw takes the steps of its longest chain, because the other chains wait for it.
     total = float(steps.max(1).sum())
     return {
         "compilation": first - seconds / len(draws),
@@ -123,12 +123,12 @@ def timed(model: Callable[[], None], settings: dict, starts: jax.Array) -> dict:
 
 
 def effective(draws: np.ndarray) -> float:
-    """Least effective sample size of a coordinate."""
+    """Smallest effective sample size over coordinates."""
     return float(min(effective_sample_size(draws[..., i]) for i in range(draws.shape[-1])))
 
 
 def posterior(dim: int) -> dict:
-    """All rivals on one posterior."""
+    """Compare all priors on one posterior."""
     mixture, learned, fit_seconds = mixture_flow(dim)
     fast, report = fd.distill(jr.key(1), learned)
     observed, noise, share = observation(mixture)
@@ -161,14 +161,14 @@ def posterior(dim: int) -> dict:
 
 
 def profile() -> dict:
-    """Value and gradient of four points by themselves in each dimension, and what their arithmetic alone would take."""
+    """Time the value and gradient of four points alone in each dimension, and one matrix product."""
     square = jr.normal(jr.key(11), (1024, 1024))
     product = jax.jit(jnp.matmul)
     seconds = in_turn({"product": lambda: product(square, square)}, ROUNDS)["product"]
     rows = []
     for dim in DIMENSIONS:
         mixture, learned, _ = mixture_flow(dim)
-        # Time does not depend on what was learned.
+        # The time does not depend on the learned weights.
         fast, _ = fd.distill(jr.key(1), learned, labels=1024, training=fd.Training(steps=1), progress=False)
         starts = jnp.asarray(mixture.sample(CHAINS, 12), float)
         priors = {"closed form": closed_form(mixture), "amortized": fast}
@@ -184,7 +184,7 @@ def profile() -> dict:
 
 
 def loop(prior: dist.Distribution, starts: jax.Array) -> jax.stages.Compiled:
-    """A compiled loop of values and gradients of a few points, each of which moves a little with its own."""
+    """A compiled loop of values and gradients at a few points, each of which moves slightly along its gradient."""
 
     def step(points: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         values, slopes = jax.vmap(jax.value_and_grad(prior.log_prob))(points)
@@ -194,7 +194,7 @@ def loop(prior: dist.Distribution, starts: jax.Array) -> jax.stages.Compiled:
 
 
 def population() -> dict:
-    """A correlated prior in 16 dimensions, and the posteriors of 1,000 objects, one chain each, in one vectorized run."""
+    """Sample the posteriors of 1,000 objects with a correlated prior in 16 dimensions, one chain each, in one vectorized run."""
     mixture, learned, _ = mixture_flow(16, components=3)
     fast, report = fd.distill(jr.key(1), learned)
     truth = mixture.sample(OBJECTS, 8)
@@ -206,7 +206,7 @@ def population() -> dict:
             theta = numpyro.sample("theta", prior)
             numpyro.sample("y", dist.Normal(theta, NOISES[0]).to_event(1), obs=y)
 
-        # A step costs the vectorized run what the chain with the longest tree does.
+        # The time of a vectorized step is that of the chain with the longest tree.
         kernel = NUTS(model, max_tree_depth=5)
 
         def chain(key: jax.Array, y: jax.Array, kernel: NUTS = kernel) -> jax.Array:
@@ -228,7 +228,7 @@ def population() -> dict:
             "first run": first,
             "seconds": seconds,
             "objects per second": OBJECTS / seconds,
-            # Against the truth: 1 where the posteriors are as wide as they should be.
+            # Errors in posterior standard deviations: 1 if the posteriors have the right width.
             "calibration": float(np.sqrt(np.mean(np.square((truth - mean) / deviation)))),
             "rms error": float(np.sqrt(np.mean(np.square(truth - mean)))),
         }

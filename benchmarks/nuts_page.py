@@ -1,33 +1,33 @@
-"""The page of the benchmark of NUTS: its tables, its picture and what they say."""
+"""The page of the NUTS benchmark: its tables, its picture and its text."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tables import markdown, provenance
+from tables import markdown, provenance, wrapped
 
 PICTURE = Path("docs/images/nuts.png")
 COMMAND = "taskset -c 0 python benchmarks/nuts.py"
 RIVALS = ("closed form", "amortized", "learned", "Hutchinson", "exact")
 GAPS = ("amortized less exact", "learned less exact", "truth less exact")
 ENOUGH = 100
-"""Effective draws from which on those of a rival count."""
+"""Effective sample size above which the leapfrog steps per effective draw of a prior are used."""
 
 
 def posteriors_of(cells: Mapping[str, dict]) -> dict[str, dict]:
-    """The cells that are named after a dimension."""
+    """Cells whose name is a dimension."""
     return {name: cell for name, cell in cells.items() if name.isdecimal()}
 
 
 def price(cell: Mapping[str, dict], rival: str) -> float:
-    """Time of an effective draw, over that under the closed form."""
+    """Time per effective draw, relative to the closed form."""
     run, unit = cell[rival], cell["closed form"]
     leapfrogs = (run if run["ess"] > ENOUGH else unit)["leapfrogs per ess"]
     return run["per leapfrog"] * leapfrogs / (unit["per leapfrog"] * unit["leapfrogs per ess"])
 
 
 def picture(cells: Mapping[str, dict]) -> None:
-    """Milliseconds a leapfrog step, and the price of an effective draw, against the dimension."""
+    """Plot the time of a leapfrog step and of an effective draw against the dimension."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
@@ -38,8 +38,8 @@ def picture(cells: Mapping[str, dict]) -> None:
         style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colors[rival], "label": rival}
         axes[0].plot([int(d) for d in dims], [cells[d][rival]["per leapfrog"] for d in dims], **style)
         axes[1].plot([int(d) for d in dims], [price(cells[d], rival) for d in dims], **style)
-    axes[0].set(ylabel="ms a leapfrog step of four chains")
-    axes[1].set(ylabel="time an effective draw,\nover that under the closed form")
+    axes[0].set(ylabel="ms per leapfrog step of four chains")
+    axes[1].set(ylabel="time per effective draw,\nrelative to the closed form")
     for ax in axes:
         ax.set(xscale="log", yscale="log", xlabel="dimension")
         ax.set_xticks([int(d) for d in dims])
@@ -73,61 +73,61 @@ def page(cells: Mapping[str, dict]) -> str:
             )
     header = [
         "D, prior",
-        "ms a leapfrog step",
-        "over closed form",
-        "leapfrog steps an effective draw",
-        "time an effective draw, over closed form",
-        "s to compile",
-        "draws a chain",
+        "ms per leapfrog step",
+        "relative to closed form",
+        "leapfrog steps per effective draw",
+        "time per effective draw, relative to closed form",
+        "compilation, s",
+        "draws per chain",
     ]
     errors = markdown(
-        ["D", *(f"{name}: mean, root mean square" for name in GAPS), "share of the posterior in one component"],
+        [
+            "D",
+            *(f"{name.replace('less', 'minus')}: mean, root mean square" for name in GAPS),
+            "share of the posterior in one component",
+        ],
         [
             [name, *(f"{cell[gap]['bias']:+.3f}, {cell[gap]['rmse']:.3f}" for gap in GAPS), f"{cell['in view']:.4f}"]
             for name, cell in posteriors.items()
         ],
     )
     reports = "\n".join(f"- D = {name}: {cell['amortization']}." for name, cell in posteriors.items())
-    text = (
-        "# What a learned prior costs in NUTS\n\n"
-        "Four vectorized chains under the same likelihood, with the prior as a closed-form mixture and as densities learned from "
-        "20,000 of its rows. All run with the step size and mass matrix adapted under the closed form. A leapfrog step is one "
-        "value and gradient of the log density of four points, and what NUTS does around it, on one core; compilation is apart. "
-        f"Where too few draws were affordable for an effective sample size of {ENOUGH}, the leapfrog steps of the closed form "
-        "are taken for the rival's own.\n\n"
-        "![Time of a leapfrog step and of an effective draw against the dimension](images/nuts.png)\n\n"
-        f"{markdown(header, rows)}\n\n"
-        "How far each is from the flow with its exact divergence, on fresh draws of the mixture, in nats. The truth is the "
-        "mixture itself: where it is further away than the amortized density, what that misses is the flow's own error.\n\n"
-        f"{errors}\n\nWhat the reports of `distill` said of it:\n\n{reports}\n"
-    )
+    parts = [
+        "# What a learned prior costs in NUTS",
+        wrapped(
+            "This page shows how much longer NUTS takes with a learned prior than with a prior in closed form, and where the "
+            "time goes."
+        ),
+        wrapped(
+            "Four vectorized chains sample a posterior. The likelihood is always the same. The prior is a mixture in closed "
+            "form, or a density learned from 20,000 of its rows. All runs use the step size and mass matrix that were adapted "
+            "with the closed form."
+        ),
+        wrapped(
+            "A leapfrog step is one value and gradient of the log density of four points, plus the work of NUTS around it, on "
+            "one core. Compilation is listed separately. If there was not enough time for an effective sample size of "
+            f"{ENOUGH}, the table uses the leapfrog steps of the closed form in place of the prior's own."
+        ),
+        "![Time of a leapfrog step and of an effective draw against the dimension](images/nuts.png)",
+        markdown(header, rows),
+        wrapped(
+            "The next table shows how far each log density is from that of the flow with its exact divergence, on fresh draws "
+            "of the mixture, in nats. The truth is the mixture itself. If the truth is further from the flow than the amortized "
+            "density is, the error of the flow is larger than that of the amortization."
+        ),
+        errors,
+        "The reports of `distill` for these densities:",
+        reports,
+    ]
     if "profile" in cells:
-        text += profile_section(cells["profile"], posteriors)
+        parts += profile_section(cells["profile"], posteriors)
     if "population" in cells:
-        cell = cells["population"]
-        table = markdown(
-            ["prior", "objects a second", "s with compilation", "error of the posterior mean", "error over deviation"],
-            [
-                [
-                    rival,
-                    f"{cell[rival]['objects per second']:.1f}",
-                    f"{cell[rival]['first run']:.0f}",
-                    f"{cell[rival]['rms error']:.3f}",
-                    f"{cell[rival]['calibration']:.3f}",
-                ]
-                for rival in ("closed form", "amortized")
-            ],
-        )
-        text += (
-            "\n## A population\n\nThe posteriors of 1,000 objects with a correlated prior in 16 dimensions, 200 draws of each "
-            "after as many of warm-up, in one vectorized run. With a thousand chains at once it is the arithmetic that counts, "
-            f"of which the network has more than the closed form.\n\n{table}\n"
-        )
-    return f"{text}\n{provenance(COMMAND, cells.values())}\n"
+        parts += population_section(cells["population"])
+    return "\n\n".join([*parts, provenance(COMMAND, cells.values())]) + "\n"
 
 
-def profile_section(cell: Mapping[str, Any], posteriors: Mapping[str, dict]) -> str:
-    """Where a leapfrog step's time goes, beside what the arithmetic alone would take."""
+def profile_section(cell: Mapping[str, Any], posteriors: Mapping[str, dict]) -> list[str]:
+    """Where the time of a leapfrog step goes, and the time of the arithmetic alone."""
     rows = []
     for row in cell["rows"]:
         whole = {rival: 1e3 * posteriors[str(row["dim"])][rival]["per leapfrog"] for rival in RIVALS[:2]}
@@ -142,19 +142,54 @@ def profile_section(cell: Mapping[str, Any], posteriors: Mapping[str, dict]) -> 
         )
     header = [
         "D",
-        "closed form, us a leapfrog step and of it log density and gradient",
-        "amortized, us the same",
-        "its million operations",
-        "its million bytes",
-        "us of these operations in one product",
+        "closed form: leapfrog step, log density and gradient, us",
+        "amortized: leapfrog step, log density and gradient, us",
+        "amortized: operations, millions",
+        "amortized: bytes accessed, millions",
+        "the same operations as one matrix product, us",
     ]
-    return (
-        "\n## Where the time goes\n\n"
-        "The log density of four points and its gradient by themselves, in a loop; what is left of a leapfrog step is NUTS and "
-        "the likelihood. A product of two matrices of 1,024 rows does "
-        f"{cell['flop a second'] / 1e9:.0f} thousand million operations a second here, which gives the last column: the floor if "
-        "a network were one product. It is small products and what comes between, kernels that XLA starts one after another for "
-        "four points. With fewer units it would cost less and be further off; with all of it in one kernel it would "
-        "come near the floor.\n\n"
-        f"{markdown(header, rows)}\n"
-    )
+    return [
+        "## Where the time goes",
+        wrapped(
+            "The table shows the time of the log density of four points and its gradient alone, in a loop. The rest of a "
+            "leapfrog step is NUTS and the likelihood."
+        ),
+        wrapped(
+            "The last column is a lower bound: the time of the same operations as one matrix product. On this machine, a product "
+            f"of two matrices of 1,024 rows takes {cell['flop a second'] / 1e9:.0f} billion operations per second. The network "
+            "takes longer, because it consists of small products and of kernels that XLA starts one after another for four "
+            "points. With fewer units it would be faster and less accurate. With everything in one kernel it would come close "
+            "to the bound."
+        ),
+        markdown(header, rows),
+    ]
+
+
+def population_section(cell: Mapping[str, Any]) -> list[str]:
+    """Many small posteriors in one vectorized run."""
+    header = [
+        "prior",
+        "objects per second",
+        "first run with compilation, s",
+        "error of the posterior mean",
+        "error in posterior standard deviations",
+    ]
+    rows = [
+        [
+            rival,
+            f"{cell[rival]['objects per second']:.1f}",
+            f"{cell[rival]['first run']:.0f}",
+            f"{cell[rival]['rms error']:.3f}",
+            f"{cell[rival]['calibration']:.3f}",
+        ]
+        for rival in ("closed form", "amortized")
+    ]
+    return [
+        "## A population",
+        wrapped(
+            "The posteriors of 1,000 objects with a correlated prior in 16 dimensions are sampled in one vectorized run, with "
+            "200 draws of each after 200 of warm-up. With a thousand chains at once, the arithmetic dominates, and the network "
+            "has more of it than the closed form."
+        ),
+        markdown(header, rows),
+    ]

@@ -1,4 +1,4 @@
-"""How often does a fit take the end of a heavy tail for an outlier, and which outliers does it find?
+"""How often does a fit mistake the end of a heavy tail for an outlier, and which outliers does it find?
 
     python benchmarks/outliers.py    # half a minute
 
@@ -25,27 +25,27 @@ LAWS: dict[str, Law] = {
     "Student t, rounded to 0.1": lambda rng, n: np.round(rng.standard_t(2.0, n), 1),
     "Student t, cut off at 20": lambda rng, n: np.minimum(rng.standard_t(2.0, n), 20.0),
     "Student t, rows drawn with replacement": lambda rng, n: rng.choice(rng.standard_t(2.0, n), n),
-    "funnel, exp(3 z) e": lambda rng, n: np.exp(3.0 * rng.normal(size=n)) * rng.normal(size=n),
+    "funnel, exp(3 z) times a normal": lambda rng, n: np.exp(3.0 * rng.normal(size=n)) * rng.normal(size=n),
     "normal, one row at 100": lambda rng, n: np.append(rng.normal(size=n - 1), 100.0),
     "normal, one row at 1e12": lambda rng, n: np.append(rng.normal(size=n - 1), 1e12),
     "normal, five rows at -999": lambda rng, n: np.append(rng.normal(size=n - 5), np.full(5, -999.0)),
-    "500 +- 100, whole, 2 % at -1": lambda rng, n: np.where(
+    "normal, 500 +- 100, rounded to integers, 2 % at -1": lambda rng, n: np.where(
         rng.random(n) < 0.02, -1.0, np.round(rng.normal(500.0, 100.0, n))
     ),
 }
 
 
 def share(law: Law, rows: int) -> float:
-    """Share of columns in which something is found at either end."""
+    """Share of columns with an outlier at either end."""
     rng = np.random.default_rng(0)
     columns = (law(rng, rows) for _ in range(COLUMNS))
     return float(np.mean([len(far_values(column)) + len(far_values(-column)) > 0 for column in columns]))
 
 
 def main() -> None:
-    """Compute all of it, and write the table."""
+    """Compute all shares and write the table."""
     rows = [[name, *(f"{share(law, size):.1%}" for size in SIZES)] for name, law in LAWS.items()]
-    table = markdown([f"reported among {COLUMNS} columns", *(f"{size:,} rows" for size in SIZES)], rows)
+    table = markdown(["kind of column", *(f"{size:,} rows" for size in SIZES)], rows)
     print(table)
     made = provenance("python benchmarks/outliers.py", [{"made with": environment()}])
     replace_block(PAGE, "outliers", f"{table}\n\n{made}")

@@ -1,4 +1,4 @@
-"""The page of the benchmark of held-out log scores: its tables, its picture and what they say."""
+"""The page of the benchmark of held-out log scores: its tables, its picture and its text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,13 +11,13 @@ from rivals import METHODS, OURS
 from tables import markdown, provenance
 
 MARGIN = 0.4
-"""Nats a column that training rows may score above held-out ones: log 1.5."""
+"""Limit on the score of training rows above that of held-out rows, in nats per column: log 1.5."""
 PICTURE = Path("docs/images/peers.png")
 COMMAND = "python benchmarks/peers.py"
 
 
 class Name(NamedTuple):
-    """Which cell."""
+    """Name of a cell."""
 
     table: str
     method: str
@@ -28,38 +28,39 @@ class Name(NamedTuple):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether NUTS samples its density: the first split of a real table, learned by this package."""
+        """Whether NUTS samples its density: the first split of a real table, fitted by this package."""
         return TABLES[self.table].real and self.method in OURS and self.seed == 0
 
     @property
     def chains(self) -> str:
-        """The cell of these chains."""
+        """Name of the cell of its chains."""
         return f"{self.table}-{self.method}-nuts"
 
 
 Cells = Mapping[Name, dict]
 SCHOOLS = {
-    "posterior": "Under the exact posteriors of the eight schools, with their support,",
-    "columns": "Under the exact posteriors as densities of the table's columns, which do not say that a scale is positive,",
-    "support": "Under a flow fitted with `support=` for that column,",
+    "posterior": "the exact posteriors of the eight schools, with their support",
+    "columns": "the exact posteriors as densities of the columns of the table, without the constraint that a scale is positive",
+    "support": "a flow fitted with `support=` for that column",
 }
-"""What else NUTS samples there, to tell whether it is the posterior, its edge or a spike that makes it diverge."""
+"""Other densities that NUTS samples, to tell whether divergent transitions come from the posterior, its edge or a spike."""
 
 
 class Difference(NamedTuple):
-    """By how much the score of one method is above that of another, with its standard error, in nats a row."""
+    """Score of one method minus that of another, with its standard error, in nats per row."""
 
     mean: float
     error: float
 
 
 def difference(cells: Cells, table: str, one: str, other: str) -> Difference:
-    r"""Mean over the splits that both have, and its standard error.
+    r"""Mean difference over the splits that both methods have, and its standard error.
 
-    With $d_{jr}$ the difference at held-out row $r$ of split $j$, $\bar d_j$ its mean, $J$ splits and $\lambda$ the rows held
-    out for each row to learn from, $\mathrm{se}^2 = v\,(1/J + \lambda)$ (Nadeau and Bengio 2003); $\lambda = 0$ where each
-    split has fresh rows. $v$, the variance of $\bar d_j$, is the larger of what the splits say and what the rows say: few splits
-    may agree by chance, and rows do not know that another training set gives another density.
+    Let $d_{jr}$ be the difference at held-out row $r$ of split $j$, $\bar d_j$ its mean, $J$ the number of splits and
+    $\lambda$ the number of held-out rows for each training row. Then $\mathrm{se}^2 = v\,(1/J + \lambda)$ (Nadeau and Bengio
+    2003). If each split has fresh rows, $\lambda = 0$. The variance $v$ of $\bar d_j$ is estimated from the splits and from the
+    rows, and the larger estimate is used: a few splits may agree by chance, and the rows do not contain the variation between
+    training sets.
     """
     seeds = [n.seed for n in cells if n.table == table and n.method == one and n._replace(method=other) in cells]
     paired = [
@@ -74,13 +75,13 @@ def difference(cells: Cells, table: str, one: str, other: str) -> Difference:
 
 
 def mean(cells: Cells, table: str, method: str, key: str) -> float:
-    """Mean over splits of a figure, NaN where there is no cell."""
+    """Mean of a figure over splits, NaN if there is no cell."""
     values = [cell[key] for name, cell in cells.items() if (name.table, name.method) == (table, method)]
     return float(np.mean(values)) if values else np.nan
 
 
 def comparable(cells: Cells, *ours: str) -> dict[Name, dict]:
-    """The cells of the peers and of these methods of this package: of each table the splits that all have of which it has any."""
+    """Cells of other packages and of these methods, for the splits of each table that all of its methods have."""
     there = {name: value for name, value in cells.items() if name.method in ours or name.method not in OURS}
     shared = {}
     for table in TABLES:
@@ -90,27 +91,27 @@ def comparable(cells: Cells, *ours: str) -> dict[Name, dict]:
 
 
 def tables_of(cells: Cells) -> list[str]:
-    """Tables of which there is a cell, in their order."""
+    """Tables that have a cell, in their order."""
     return [t for t in TABLES if methods_of(cells, t)]
 
 
 def splits_of(cells: Cells, table: str) -> str:
-    """How many splits of a table there are cells of."""
+    """Number of splits of a table that have a cell."""
     return str(len({n.seed for n in cells if n.table == table}))
 
 
 def shown(cells: Cells) -> list[str]:
-    """Methods that have a cell of any table, in their order."""
+    """Methods that have a cell in any table, in their order."""
     return [m for m in METHODS if any(n.method == m for n in cells)]
 
 
 def peers_of(cells: Cells, table: str) -> list[str]:
-    """Those of other packages that have a cell of a table."""
+    """Methods of other packages that have a cell in a table."""
     return [m for m in methods_of(cells, table) if m not in OURS]
 
 
 def methods_of(cells: Cells, table: str) -> list[str]:
-    """Methods that have a cell of a table, in their order."""
+    """Methods that have a cell in a table, in their order."""
     return [m for m in METHODS if any((n.table, n.method) == (table, m) for n in cells)]
 
 
@@ -120,7 +121,7 @@ def best_of(cells: Cells, table: str, methods: Sequence[str]) -> str:
 
 
 def score_table(cells: Cells) -> str:
-    """Mean scores: the best in bold, those within one paired standard error of it in italics."""
+    """Mean scores, with the best in bold and those within one paired standard error of it in italics."""
     rows = []
     for table in tables_of(cells):
         there = methods_of(cells, table)
@@ -142,7 +143,7 @@ def score_table(cells: Cells) -> str:
 
 
 def difference_table(cells: Cells, method: str, others: Sequence[str] = ("gaussian",)) -> str:
-    """A method of this package beside the best peer and others, and with the exact divergence."""
+    """A method of this package compared with the best of other packages, with others, and with its exact divergence."""
     rows = []
     for table in (t for t in TABLES if method in methods_of(cells, t) and peers_of(cells, t)):
         best = best_of(cells, table, peers_of(cells, table))
@@ -152,11 +153,19 @@ def difference_table(cells: Cells, method: str, others: Sequence[str] = ("gaussi
         exact = mean(cells, table, method, "exact") - mean(cells, table, method, "score")
         rows.append([table, splits_of(cells, table), ahead, best, *more, f"{exact:+.3f}"])
     names = [f"minus {other}" for other in others]
-    return markdown(["", "splits", "minus the best peer", "which", *names, "exact minus learned divergence"], rows)
+    header = [
+        "",
+        "splits",
+        "minus best of other packages",
+        "best of other packages",
+        *names,
+        "exact minus learned divergence",
+    ]
+    return markdown(header, rows)
 
 
 def figures(cells: Cells, figure: Callable[[str, str], float], form: str = ".1f") -> str:
-    """A figure of every method, given the table and the method, on every table."""
+    """A table of `figure(table, method)` for every table and method."""
     rows = []
     for table in tables_of(cells):
         values = [figure(table, method) for method in shown(cells)]
@@ -165,12 +174,12 @@ def figures(cells: Cells, figure: Callable[[str, str], float], form: str = ".1f"
 
 
 def means(cells: Cells, key: str, unit: float = 1.0) -> str:
-    """A figure of every cell, mean over splits, in this unit."""
+    """A figure of every table and method, as a mean over splits, in a unit."""
     return figures(cells, lambda table, method: mean(cells, table, method, key) / unit)
 
 
 def cost(cells: Cells, method: str, peer: str) -> str:
-    """How many times as long a method takes as a peer: the least and the most of all tables, of a mean over splits."""
+    """Range over tables of the time of a method relative to one of another package."""
     both = [t for t in TABLES if {method, peer} <= set(methods_of(cells, t))]
     if not both:
         return ""
@@ -180,18 +189,19 @@ def cost(cells: Cells, method: str, peer: str) -> str:
         return f"{min(ratios):.2g} to {max(ratios):.2g}"
 
     return (
-        f"Beside `{peer}`, `fit_{method}` takes {times('seconds to fit')} times as long, `log_prob` "
-        f"{times('seconds of 1,000 log_prob')} times, and samples {times('seconds of 1,000 samples')} times."
+        f"Compared with `{peer}`, `fit_{method}` takes {times('seconds to fit')} times as long to fit, "
+        f"{times('seconds of 1,000 log_prob')} times as long for `log_prob`, and {times('seconds of 1,000 samples')} times as "
+        "long to sample."
     )
 
 
 def gap(cells: Cells, table: str, method: str) -> float:
-    """Mean score of training rows minus that of held-out rows, nats a row."""
+    """Mean score of training rows minus that of held-out rows, in nats per row."""
     return mean(cells, table, method, "training score") - mean(cells, table, method, "score")
 
 
 def verdict(cells: Cells, method: str) -> str:
-    """On how many of the counted tables a method of this package is the best, and where a peer is."""
+    """Number of counted tables on which a method of this package is the best, and the tables on which it is not."""
     first, close, worse, lost = 0, 0, [], []
     counted = [t for t in TABLES if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
     if not counted:
@@ -207,11 +217,11 @@ def verdict(cells: Cells, method: str) -> str:
         if plain.mean < -plain.error:
             worse.append(table)
     return (
-        f"**`fit_{method}`** is best or within one paired standard error of the best on {close} of {len(counted)} counted "
-        f"tables, and the best on {first}; it is worse than the full Gaussian beyond one paired standard error on "
+        f"**`fit_{method}`** is the best or within one paired standard error of the best on {close} of {len(counted)} counted "
+        f"tables, and the best on {first}. It is worse than the full Gaussian by more than one paired standard error on "
         f"{len(worse)}"
         + (f": {', '.join(worse)}." if worse else ".")
-        + (f" A peer is better on {'; '.join(lost)}." if lost else "")
+        + (f" Another package is better on {'; '.join(lost)}." if lost else "")
     )
 
 
@@ -221,26 +231,26 @@ def listed(shares: Mapping[str, float]) -> str:
 
 
 def spikes(cells: Cells, chains: Cells, method: str) -> str:
-    """How far training rows score above held-out ones on real tables, and how often NUTS diverges there."""
+    """Scores of training rows above held-out rows on real tables, and shares of divergent transitions of NUTS."""
     real = [t for t in TABLES if TABLES[t].real and method in methods_of(cells, t)]
     if not real:
         return ""
     gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
     widest = max(gaps, key=gaps.__getitem__)
     line = (
-        f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats a column above "
-        f"held-out ones ({widest})"
+        f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats per column above "
+        f"held-out rows ({widest})."
     )
     beyond = [t for t in real if gaps[t] > MARGIN]
     shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
     if shares:
-        line += f", and of the transitions of NUTS on {len(shares)} of them {listed(shares)} diverge"
+        line += f" NUTS was run on {len(shares)} of them, with these shares of divergent transitions: {listed(shares)}."
         beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
-    return line + ". " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All are within the limits.")
+    return f"{line} " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All tables are within the limits.")
 
 
 def draw(cells: Cells) -> None:
-    """Every method's score minus the best, for each column of the table, with paired standard errors."""
+    """Plot the scores minus the best one, divided by the number of columns, with paired standard errors."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -284,49 +294,52 @@ def draw(cells: Cells) -> None:
 
 
 def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], total: int) -> str:
-    """The tables as Markdown, of the cells that there are, out of `total`, and can be compared."""
+    """The tables as Markdown, with those of the `total` cells that exist and can be compared."""
     flow, both = comparable(cells, "flow"), comparable(cells, *OURS)
     diffused = [t for t in TABLES if "diffusion" in methods_of(both, t)]
     ours = {name: value for name, value in both.items() if name.method in OURS and name.table in diffused}
     cores = sorted({c["cores"] for c in flow.values()})
     packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
     parts = [
-        f"**Partial: {len(cells)} of {total} cells.** Of each table the splits that all its methods have."
+        f"**Partial: {len(cells)} of {total} cells.** For each table, only the splits that all of its methods have are used."
         if len(cells) < total
         else "",
         verdict(flow, "flow"),
-        "Mean log score of held-out rows, nats a row: the best in bold, what is within a paired standard error of it in italics.",
+        "The table gives the mean log score of held-out rows, in nats per row. The best score is in bold. Scores within one "
+        "paired standard error of the best are in italics.",
         score_table(flow),
         "![Held-out log scores minus the best](images/peers.png)",
-        "Held-out log scores minus that of the best method, divided by the number of columns, with paired standard errors. The "
-        "axis is linear between -0.01 and 0.01 and logarithmic beyond; tables in brackets are not counted.",
-        "## Beside the best peer\n\nDifferences of mean log scores with their paired standard errors, nats a row.",
+        "The picture shows held-out log scores minus the score of the best method, divided by the number of columns, with paired "
+        "standard errors. The axis is linear between -0.01 and 0.01 and logarithmic beyond. Tables in brackets are not counted.",
+        "## Comparison with the best of other packages\n\nThe table gives differences of mean log scores with their paired "
+        "standard errors, in nats per row.",
         difference_table(flow, "flow"),
-        "## Training rows\n\nMean log score of training rows minus that of held-out rows, nats a row: what was learned by heart.",
+        "## Training rows\n\nThe table gives the mean log score of training rows minus that of held-out rows, in nats per row. "
+        "It shows how far a method has memorized its training rows.",
         figures(flow, partial(gap, flow), ".2f"),
         spikes(flow, chains, "flow"),
         *(
-            f"{SCHOOLS[kind]} {listed(shares)} of the transitions diverge."
+            f"Shares of divergent transitions under {SCHOOLS[kind]}: {listed(shares)}."
             for kind, shares in schools.items()
             if shares
         ),
-        f"## Times\n\nSeconds to fit, compilation included, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
+        f"## Times\n\nSeconds to fit, including compilation, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
         means(flow, "seconds to fit"),
         cost(flow, "flow", "flowjax-maf"),
-        "Milliseconds of `log_prob` of 1,000 rows, the second call.",
+        "Milliseconds for `log_prob` of 1,000 rows, in the second call.",
         means(flow, "seconds of 1,000 log_prob", 1e-3),
-        "Milliseconds of 1,000 samples, the second call.",
+        "Milliseconds for 1,000 samples, in the second call.",
         means(flow, "seconds of 1,000 samples", 1e-3),
     ]
     if diffused:
         parts += [
-            "## A diffusion instead\n\nOf the splits that `fit_diffusion` has as well, by the same rules.",
+            "## A diffusion\n\nThis section compares `fit_diffusion` by the same rules, on the splits where it was also fitted.",
             verdict(both, "diffusion"),
             difference_table(both, "diffusion", ("flow", "gaussian")),
             spikes(both, chains, "diffusion"),
-            "Seconds to fit, and milliseconds of `log_prob` of 1,000 rows.",
+            "The first table gives the seconds to fit, the second the milliseconds for `log_prob` of 1,000 rows.",
             means(ours, "seconds to fit"),
             means(ours, "seconds of 1,000 log_prob", 1e-3),
         ]
-    parts.append(f"{provenance(COMMAND, cells.values())} Peers: {packages}.")
+    parts.append(f"{provenance(COMMAND, cells.values())} Other packages: {packages}.")
     return "\n\n".join(part for part in parts if part)

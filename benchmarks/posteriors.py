@@ -1,7 +1,7 @@
-"""Does NUTS find the posterior under a learned prior? Beside the true prior, across modes, and in any units.
+"""Does NUTS find the posterior under a learned prior? Compared with the true prior, across modes, and in any units.
 
     python benchmarks/posteriors.py            # about three quarters of an hour on two cores; resumes
-    python benchmarks/posteriors.py --cached   # only the page, from the cells that are there
+    python benchmarks/posteriors.py --cached   # write only the page, from the cells computed so far
 
 Writes docs/posteriors.md.
 """
@@ -20,7 +20,7 @@ from fits import mixture_flow
 from mixtures import closed_form, in_view
 from numpyro.handlers import reparam
 from numpyro.infer import init_to_value
-from tables import cells_of, markdown, provenance
+from tables import cells_of, markdown, provenance, wrapped
 
 import flowdensity as fd
 
@@ -30,7 +30,7 @@ UNITS = {"1e3": (1e3, 1.0), "1e6": (1e6, 1e5)}
 
 
 def agreement() -> dict:
-    """Posterior moments in D = 4 under the learned prior and under the mixture it was learned from."""
+    """Posterior moments in four dimensions, under the learned prior and under the mixture it was learned from."""
     (mixture, density, _), component, seen, noise = mixture_flow(4), 3, np.array([0, 1, 2]), 0.4
     observed = mixture.means[component, seen] + np.array([0.3, -0.2, 0.1])
 
@@ -46,7 +46,7 @@ def agreement() -> dict:
     truth, long_run = posterior(closed_form(mixture), 10_000)
     draws, run = posterior(density, 1500)
     return {
-        # One component must be all that is in view.
+        # The comparison assumes a posterior with one mode, so one component should have nearly all of it.
         "in view": float(in_view(mixture, observed, noise, seen)[component]),
         "mean": truth.mean(0).tolist(),
         "deviation": truth.std(0).tolist(),
@@ -58,14 +58,14 @@ def agreement() -> dict:
 
 
 def modes() -> dict:
-    """Six separated modes in D = 8 and a likelihood that sees one coordinate: in the noise, and in theta."""
+    """Mode weights in eight dimensions with six separated modes, sampled in the noise and in theta."""
     (mixture, density, _), observed, noise = mixture_flow(8), 0.0, 1.5
 
     def shares(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         which = np.argmax(mixture.log_joint(points), axis=0)
         return np.bincount(which, weights, minlength=len(mixture.means)) / np.sum(weights)
 
-    # The truth by importance sampling: draws of the mixture, weighted by their likelihood.
+    # The reference is importance sampling: draws of the mixture, weighted by their likelihood.
     points = mixture.sample(400_000, 5)
     weights = np.exp(-0.5 * np.square((observed - points[:, 0]) / noise))
     truth = shares(points, weights)
@@ -88,12 +88,12 @@ def modes() -> dict:
 
 
 def units(location: float, deviation: float) -> dict:
-    """A bent density far from zero, in plain NUTS from numpyro's default start."""
+    """Sample a curved density far from zero by plain NUTS from numpyro's default start."""
 
     def draw(count: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         first, second = rng.normal(size=(2, count))
-        # Both of mean 0 and variance 1.
+        # Both columns have mean 0 and variance 1.
         return np.stack([first, (np.square(first) - 1.0) / np.sqrt(2.0) * 0.6 + 0.8 * second], 1)
 
     density, _ = fd.fit_flow(jr.key(0), location + deviation * draw(ROWS, 0))
@@ -111,10 +111,17 @@ def units(location: float, deviation: float) -> dict:
 
 
 def page(cells: Mapping[str, dict]) -> str:
-    """The page as Markdown, of the cells that there are."""
+    """The page as Markdown, with the cells that have been computed."""
     parts = [
-        "# Posteriors\n\nNUTS with four vectorized chains and numpyro's defaults. The priors are learned from 20,000 rows with "
-        "the defaults of `fit_flow`; the mixtures are those of the [accuracy tables](accuracy.md)."
+        "# Posteriors",
+        wrapped(
+            "This page shows whether NUTS finds the right posterior under a learned prior. It tests a posterior with one mode, "
+            "one with several modes, and data in large units."
+        ),
+        wrapped(
+            "All runs use NUTS with four vectorized chains and numpyro's defaults. The priors are learned from 20,000 rows with "
+            "the defaults of `fit_flow`. The mixtures are those of the [accuracy tables](accuracy.md)."
+        ),
     ]
     if "agreement" in cells:
         c = cells["agreement"]
@@ -124,13 +131,16 @@ def page(cells: Mapping[str, dict]) -> str:
                 zip(c["mean"], c["deviation"], c["mean gap"], c["deviation ratio"], strict=True)
             )
         ]
-        table = markdown(["", "true mean", "true sd", "difference of means, in sd", "ratio of sds"], rows)
-        parts.append(
-            "## Beside the true prior\n\nA mixture of six Gaussians in four dimensions, three coordinates seen with noise 0.4, "
-            f"so that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS on the closed form "
-            f"({c['closed form']['ess']:.0f} effective draws; {c['learned']['ess']:.0f} under the learned prior, R-hat "
-            f"{c['learned']['r_hat']:.3f}).\n\n{table}"
-        )
+        parts += [
+            "## Compared with the true prior",
+            wrapped(
+                "The prior is a mixture of six Gaussians in four dimensions. Three coordinates are observed with noise 0.4, so "
+                f"that one component has {100 * c['in view']:.2f} % of the posterior. The reference is NUTS with the closed form "
+                f"({c['closed form']['ess']:.0f} effective draws). The run with the learned prior has {c['learned']['ess']:.0f} "
+                f"effective draws and R-hat {c['learned']['r_hat']:.3f}."
+            ),
+            markdown(["", "true mean", "true sd", "difference of means, in sd", "ratio of sds"], rows),
+        ]
     if "modes" in cells:
         c = cells["modes"]
         rows = [
@@ -145,13 +155,17 @@ def page(cells: Mapping[str, dict]) -> str:
             ]
             for name in ("FlowReparam", "log_prob")
         ]
-        header = ["theta sampled by", "R-hat", "smallest ESS of 4,000", "largest error of a mode's weight"]
-        header += ["the same of one chain", "changes of mode a chain", "leapfrog steps a draw"]
-        parts.append(
-            "## Across modes\n\nSix separated modes in eight dimensions and a likelihood that sees one coordinate. True weights "
-            f"of the modes by importance sampling from the mixture ({c['ess of the truth']:.0f} effective draws): "
-            f"{', '.join(f'{share:.3f}' for share in c['truth'])}.\n\n{markdown(header, rows)}"
-        )
+        header = ["method", "R-hat", "smallest ESS of 4,000", "largest error of a mode weight, all chains"]
+        header += ["largest error of a mode weight, single chain", "mode changes per chain", "leapfrog steps per draw"]
+        parts += [
+            "## Across modes",
+            wrapped(
+                "The prior has six separated modes in eight dimensions, and the likelihood depends on one coordinate. The true "
+                f"weights of the modes are {', '.join(f'{share:.3f}' for share in c['truth'])}, by importance sampling from the "
+                f"mixture ({c['ess of the truth']:.0f} effective draws)."
+            ),
+            markdown(header, rows),
+        ]
     scaled = {name: cells[f"units-{name}"] for name in UNITS if f"units-{name}" in cells}
     if scaled:
         rows = [
@@ -166,12 +180,17 @@ def page(cells: Mapping[str, dict]) -> str:
             ]
             for name, c in scaled.items()
         ]
-        header = ["units", "R-hat", "smallest ESS of 4,000", "means", "sds", "divergent"]
-        header += ["gradients that point home, 10, 100, 1,000 sds out"]
-        parts.append(
-            "## In any units\n\nA bent density of two columns, sampled by plain NUTS from numpyro's default start within two "
-            f"units of zero. Means and sds in units of the true sd, so that 0 and 1 are right.\n\n{markdown(header, rows)}"
-        )
+        header = ["mean +- sd of the data", "R-hat", "smallest ESS of 4,000", "means", "sds", "divergent transitions"]
+        header += ["gradients towards the data, at 10, 100, 1,000 sds"]
+        parts += [
+            "## In any units",
+            wrapped(
+                "A curved density of two columns is sampled by plain NUTS from numpyro's default start, within two units of "
+                "zero. Means and standard deviations are in units of the true standard deviation, so 0 and 1 are correct. The "
+                "last column shows the share of gradients that point towards the data."
+            ),
+            markdown(header, rows),
+        ]
     return "\n\n".join([*parts, provenance("python benchmarks/posteriors.py", cells.values())]) + "\n"
 
 

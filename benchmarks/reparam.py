@@ -1,7 +1,7 @@
-"""When to sample a learned prior through its noise: weak, medium and strong data, one mode and six.
+"""When is it better to sample a learned prior in its noise? Weak, medium and strong data, with one mode and with six.
 
     python benchmarks/reparam.py            # about an hour on two cores; resumes
-    python benchmarks/reparam.py --cached   # only the table, from the cells that are there
+    python benchmarks/reparam.py --cached   # write only the table, from the cells computed so far
 
 Writes the table of docs/in-a-model.md.
 """
@@ -31,13 +31,13 @@ NOISES = {"weak": 3.0, "medium": 0.5, "strong": 0.05}
 WAYS = ("`FlowReparam`", "`log_prob`", "`log_prob`, distilled")
 WARMUP, SAMPLES = 200, 250
 ROUNDS = 20
-"""Of timing a gradient."""
+"""Number of timings of a gradient."""
 MIXED = 1.05
-"""Largest R-hat with which a chain has an effective sample size."""
+"""Largest R-hat at which an effective sample size is shown."""
 
 
 def one_mode(count: int, seed: int) -> np.ndarray:
-    """A bent ridge: each coordinate follows the square of the one before."""
+    """A curved ridge: each coordinate depends on the square of the one before."""
     rng = np.random.default_rng(seed)
     columns = [rng.normal(size=count)]
     for _ in range(DIM - 1):
@@ -54,7 +54,7 @@ PRIORS = {"one mode": one_mode, "six modes": six_modes}
 
 
 def seconds_of_a_gradient(model: Callable[[], None]) -> float:
-    """Median time of what a leapfrog step of all chains computes: everything else in NUTS is small beside a solved ODE."""
+    """Median time of the gradient of all chains. The rest of a leapfrog step is short compared with solving an ODE."""
     found = initialize_model(jr.split(jr.key(0), CHAINS), model)
     gradient, states = jax.jit(jax.vmap(jax.value_and_grad(found.potential_fn))), found.param_info.z
     jax.block_until_ready(gradient(states))
@@ -67,7 +67,7 @@ def seconds_of_a_gradient(model: Callable[[], None]) -> float:
 
 
 def compare(prior: str) -> dict:
-    """Effective draws a second and R-hat, every way, for each strength of the data."""
+    """Effective draws per second and R-hat for each strength of the data and each way of sampling."""
     draw = PRIORS[prior]
     data = draw(20_000, 1000)
     density, _ = fd.fit_flow(jr.key(0), data)
@@ -91,19 +91,19 @@ def compare(prior: str) -> dict:
 
 
 def table(cells: dict[str, dict]) -> str:
-    """The table as Markdown, of the cells that there are."""
+    """The table as Markdown, with the cells that have been computed."""
     rows = []
     for prior, c in cells.items():
         for strength in NOISES:
             row = [f"{prior}, {strength} data"]
             for way in WAYS:
                 run = c[strength][way]
-                # Of chains that have not met, no number is an effective sample size.
+                # An effective sample size has no meaning if the chains have not mixed.
                 rate = run["ess"] / run["seconds"]
                 row.append("-" if run["r_hat"] > MIXED else f"{rate:.1f}" if rate < 100.0 else f"{rate:,.0f}")
             row += [f"{c[strength][way]['r_hat']:.3f}" for way in WAYS]
             rows.append(row)
-    header = ["", *(f"{way}: effective draws a second" for way in WAYS), *(f"{way}: R-hat" for way in WAYS)]
+    header = ["", *(f"{way}: effective draws per second" for way in WAYS), *(f"{way}: R-hat" for way in WAYS)]
     return "\n\n".join([markdown(header, rows), provenance("python benchmarks/reparam.py", cells.values())])
 
 

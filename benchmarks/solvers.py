@@ -1,11 +1,11 @@
-"""Which fixed-step method, and on which grid? Error of log_prob for so many evaluations of the velocity.
+"""Which fixed-step method, and on which grid? Error of log_prob for a given number of evaluations of the velocity.
 
-    python benchmarks/solvers.py            # about ten minutes on two cores, and the fits; resumes
+    python benchmarks/solvers.py            # about ten minutes on two cores, plus the fits; resumes
     python benchmarks/solvers.py --quick    # two and eight dimensions
-    python benchmarks/solvers.py --cached   # only the table
+    python benchmarks/solvers.py --cached   # write only the table
 
-Flows learned from the mixtures of the accuracy benchmark, with their learned divergence, at fresh points of the mixture. The
-reference has 256 steps of third order. Writes the table of docs/solvers.md.
+Evaluates flows with a learned divergence, fitted to the mixtures of the accuracy benchmark, at fresh points of the mixture. The
+reference takes 256 steps of a third-order method. Writes the table of docs/solvers.md.
 """
 
 import functools
@@ -28,12 +28,12 @@ METHODS = {
     "Tsitouras, 5": (diffrax.Tsit5(), 6),
     "Dormand-Prince, 8": (diffrax.Dopri8(), 13),
 }
-"""Each with its order, and its evaluations a step."""
+"""Each method, named with its order, and its number of evaluations per step."""
 GRIDS = {"path time": fd.paths.CondOT(), "angle": fd.paths.Trigonometric()}
 
 
 def errors(dim: int) -> dict:
-    """Root mean square errors by grid, method and number of evaluations."""
+    """Root mean square error for each grid, method and number of evaluations."""
     mixture, density, _ = mixture_flow(dim)
     points = jnp.asarray(mixture.sample(POINTS, 2000), float)
 
@@ -65,7 +65,7 @@ def main() -> None:
         for grid in GRIDS
         for method in METHODS
     ]
-    header = ["equal steps of, method and order", *(f"D = {dim}, {budget}" for dim in cells for budget in BUDGETS)]
+    header = ["equal steps in, method, order", *(f"D = {dim}, {budget}" for dim in cells for budget in BUDGETS)]
     text = f"{markdown(header, rows)}\n\n{provenance('python benchmarks/solvers.py', cells.values())}"
     replace_block(Path("docs/solvers.md"), "solvers", text)
 

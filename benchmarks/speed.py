@@ -1,10 +1,10 @@
-"""What does the learned divergence cost beside the exact one and Hutchinson's, and beside the passes alone that it takes?
+"""How long does `log_prob` take with the learned, the exact and Hutchinson's divergence, and with the network passes alone?
 
     python benchmarks/speed.py           # about a quarter of an hour on two cores
     python benchmarks/speed.py --quick   # eight dimensions only; a few minutes
 
-Value and gradient of log_prob. Networks of the default size with random weights, since time does not depend on what was
-learned; all in turn, in one process, with the same steps. Writes docs/speed.md.
+Times the value and gradient of log_prob. Networks have the default size and random weights, because the time does not depend on
+the weights. All divergences take turns in one process, with the same steps. Writes docs/speed.md.
 """
 
 import functools
@@ -16,18 +16,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from tables import cells_of, markdown, provenance
+from tables import cells_of, markdown, provenance, wrapped
 from turns import in_turn
 
 import flowdensity as fd
 
 DIMENSIONS, BATCHES, ROUNDS = (2, 8, 16, 32), (1, 4, 100, 1000), 7
-DEAR = 4000
-"""The exact divergence is left out where dimensions times points are more."""
+MAX_EXACT = 4000
+"""Largest product of dimension and number of points at which the exact divergence is timed."""
 
 
 def density(dim: int) -> fd.FlowDensity:
-    """A flow of the default size with a divergence head, both with weights that are not zero."""
+    """A flow of the default size with a divergence head, both with nonzero weights."""
     data = np.random.default_rng(0).normal(size=(4000, dim))
     fitted, _ = fd.fit_flow(
         jr.key(0),
@@ -44,13 +44,13 @@ def density(dim: int) -> fd.FlowDensity:
 
 
 def value_and_gradient(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
-    """A compiled call that returns the sum of log_prob and its gradient in every point."""
+    """A compiled call that returns the sum of log_prob over points and its gradient."""
     compiled = jax.jit(jax.value_and_grad(lambda d, x: jnp.sum(d.log_prob(x)), argnums=1))
     return lambda: compiled(density, points)
 
 
 def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
-    """Value and gradient of a scan over as many passes of network and head as the solver makes, and nothing else."""
+    """Value and gradient of a scan over the passes of network and head that the solver makes, without the solver."""
     model, divergence = density.model, density.divergence
     solver = density.solver
     assert isinstance(solver, fd.FixedStep)
@@ -71,7 +71,7 @@ def passes(density: fd.FlowDensity, points: jax.Array) -> Callable[[], object]:
 
 
 def measure(dim: int) -> dict:
-    """Times of the estimators and of the passes alone in turn: a row of the table for each number of points."""
+    """Time the divergences and the passes alone in turn: one row of the table for each number of points."""
     rows = []
     learned = density(dim)
     rivals = {
@@ -84,7 +84,7 @@ def measure(dim: int) -> dict:
         calls = {
             name: value_and_gradient(rival, points)
             for name, rival in rivals.items()
-            if name != "exact" or batch * dim <= DEAR
+            if name != "exact" or batch * dim <= MAX_EXACT
         } | {"floor": passes(learned, points)}
         times = in_turn(calls, ROUNDS, repeats=max(1, 20 // batch))
         rows.append({"points": batch} | {name: 1e3 * each for name, each in times.items()})
@@ -93,7 +93,7 @@ def measure(dim: int) -> dict:
 
 
 def main() -> None:
-    """Measure what has not been measured and write the page."""
+    """Measure the missing cells and write the page."""
     jobs = {str(dim): functools.partial(measure, dim) for dim in DIMENSIONS}
     cells = cells_of(__doc__, "speed", jobs, quick=("8",))
     table = markdown(
@@ -110,15 +110,23 @@ def main() -> None:
             for row in cell["rows"]
         ],
     )
-    text = (
-        "# Speed\n\nValue and gradient of `log_prob`, 16 steps: median of seven rounds in which the estimators take turns. "
-        "The columns to the right are ratios of medians; milliseconds depend on the machine. The last compares with as many "
-        "passes of network and head in a plain scan, with no solver about them: a yardstick and no bound, since each is "
-        "compiled in its own way. "
-        "What a learned prior costs in NUTS is on [a page of its own](nuts.md).\n\n"
-        f"{table}\n\n{provenance('python benchmarks/speed.py', cells.values())}\n"
-    )
-    Path("docs/speed.md").write_text(text)
+    parts = [
+        "# Speed",
+        wrapped(
+            "This page shows how long `log_prob` and its gradient take with the learned divergence, compared with the exact "
+            "divergence and with Hutchinson's estimator."
+        ),
+        wrapped(
+            "Times are for the value and gradient of `log_prob` with 16 solver steps. Each time is the median of seven rounds in "
+            "which the divergences take turns. Milliseconds depend on the machine, so the other columns are ratios of medians. "
+            "The last column compares with the same number of passes of network and head in a plain scan, without a solver. This "
+            "ratio can be below one, because each program is compiled in its own way. "
+            "[What a learned prior costs in NUTS](nuts.md) has a page of its own."
+        ),
+        table,
+        provenance("python benchmarks/speed.py", cells.values()),
+    ]
+    Path("docs/speed.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

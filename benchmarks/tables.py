@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -73,6 +74,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "|" + "|".join([" --- "] + [" ---: "] * (len(header) - 1)) + "|",
     ]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def wrapped(text: str) -> str:
+    """A Markdown paragraph in lines of at most 196 characters."""
+    return textwrap.fill(text, 196, break_long_words=False, break_on_hyphens=False)
 
 
 def environment() -> str:

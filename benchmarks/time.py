@@ -1,11 +1,11 @@
-"""How long from samples to a posterior? Every stage timed in a process of its own, from its start to the summary.
+"""How long does it take from samples to a posterior? Each run is a new process, timed from its start to the summary.
 
     python benchmarks/time.py                      # every cell; resumes
-    python benchmarks/time.py --only 'moons-*'     # the cells of these names: table-method-key
-    python benchmarks/time.py --cached             # only the table, from the cells that are there
+    python benchmarks/time.py --only 'moons-*'     # cells with these names: table-method-key
+    python benchmarks/time.py --cached             # write only the tables, from the cells computed so far
 
 Writes the table in docs/time.md and the short one in README.md. A prior is learned from the rows of a table, a point is observed
-with noise, and NUTS samples the posterior in two chains of 1,500 transitions each. Run it on cores that do nothing else.
+with noise, and NUTS samples the posterior in two chains of 1,500 transitions each. Run it on idle cores.
 """
 
 import json
@@ -48,10 +48,10 @@ import flowdensity as fd  # noqa: E402
 
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 NOISE = 0.3
-"""Standard deviation of the noise of the observed point, in units of the table."""
+"""Standard deviation of the noise of the observed point, in standard deviations of each column."""
 COMPONENTS = range(1, 21)
 LIMIT = 300
-"""Seconds after which a run of NUTS under another package's density is stopped, and only the fit is timed."""
+"""Seconds after which a run of NUTS with another package's density is stopped. Then only the fit is timed."""
 README, PAGE, PICTURE = Path("README.md"), Path("docs/time.md"), Path("docs/images/time.png")
 README_METHODS = ("flow", "flow-cached", "mixture")
 STAGES = ("import", "fit", "distill", "NUTS")
@@ -70,7 +70,7 @@ def mixture(dim: int) -> Split:
 
 
 def chain(dim: int) -> Split:
-    """A twisted chain: no mixture of few Gaussians is near."""
+    """A twisted chain, which no mixture of few Gaussians approximates well."""
     law = TwistedChain(dim)
     return Split(*(np.asarray(law.sample(jr.key(seed), (rows,)), float) for seed, rows in ((0, 10_000), (1, 2_000))))
 
@@ -86,7 +86,7 @@ TABLES: dict[str, Callable[[], Split]] = {
 
 
 class Stages:
-    """Wall seconds of each stage, and what the compiler took of them."""
+    """Wall time of each stage, and the part of it that is compilation, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -100,7 +100,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
+        """Time the body of the `with` statement."""
         started, before = time.perf_counter(), self._compiled
         yield
         self.seconds[name] = time.perf_counter() - started
@@ -108,11 +108,11 @@ class Stages:
 
 
 Learned = tuple[Callable[[jax.Array], jax.Array], dist.Distribution | None]
-"""A log density, and the prior for NUTS, if there is one."""
+"""A log density, and the prior for NUTS or None."""
 
 
 def learned(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
-    """A flow, and what it is distilled into for the sampler."""
+    """A flow, and its distilled density for NUTS."""
     fit_key, distill_key = jr.split(key)
     with stages.stage("fit"):
         density, _ = fd.fit_flow(fit_key, rows, progress=False)
@@ -122,7 +122,7 @@ def learned(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
 
 
 def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
-    """scikit-learn's mixture of Gaussians, with the number of components of least BIC."""
+    """scikit-learn's mixture of Gaussians, with the number of components chosen by BIC."""
     seed = int(jr.randint(key, (), 0, 2**30))
     units, white = standardized(rows)
     with stages.stage("fit"):
@@ -137,7 +137,7 @@ def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
 
 
 class Unnormalized(dist.Distribution):
-    """A log density that NUTS can sample, and nothing more."""
+    """A distribution that has only a log density, for NUTS."""
 
     support = constraints.real_vector
 
@@ -151,7 +151,7 @@ class Unnormalized(dist.Distribution):
 
 
 def flowjax(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
-    """flowjax's masked autoregressive flow with rational-quadratic splines, by its defaults."""
+    """flowjax's masked autoregressive flow with rational-quadratic splines and its default fit."""
     from flowjax.bijections import RationalQuadraticSpline
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow
@@ -172,7 +172,7 @@ def flowjax(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
 
 
 def scored(method: str, stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
-    """A density without gradients in JAX, for its score and the time of its fit alone."""
+    """A density without gradients in JAX, used for its score and the time of its fit only."""
     with stages.stage("fit"):
         fitted = RIVALS[method].fit(int(jr.randint(key, (), 0, 2**30)), rows)
     return lambda x: fitted.log_prob(np.asarray(x, np.float64)), None
@@ -187,12 +187,16 @@ METHODS: dict[str, Callable[..., Learned]] = {
     "vine": partial(scored, "vine"),
 }
 CAPTION = (
-    "Seconds; medians of 3 keys for moons, and one key elsewhere. `score`: mean log density of held-out rows, nats; `in NUTS`, "
-    "that of the density that was sampled. Without a time for NUTS nothing was sampled, and `wall` is the time to the fit: a "
-    "kernel density and a vine copula have no gradients in JAX, and a run of NUTS was stopped after the time that is there."
+    "Times are in seconds: medians of 3 keys for moons, and times of one key for the other tables. `wall` is the time to the "
+    "summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out rows in nats, and "
+    "`score in NUTS` is that of the density that NUTS samples."
+)
+NOT_SAMPLED = (
+    "Kernel densities and vine copulas have no gradients in JAX, so NUTS is not run and `wall` is the time to the fit. A time "
+    "with `>` means that NUTS was stopped after that time. Then `wall` is the time to the fit as well."
 )
 CACHED = (
-    "`flow-cached` finds what an earlier process compiled, after "
+    "`flow-cached` loads the programs that an earlier process compiled, after "
     '`jax.config.update("jax_compilation_cache_dir", "jax-cache")`.'
 )
 LABELS = {
@@ -203,11 +207,11 @@ LABELS = {
     "vine": "vine copula",
 }
 KEYS = {"moons": 3}
-"""Keys of a table; one by default."""
+"""Number of keys of a table. The default is one."""
 
 
 def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
-    """From the start of this process to the summary of the posterior or, if none is sampled, the fit; and the held-out score."""
+    """Time this process to the summary of the posterior, or to the fit if nothing is sampled, and score the held-out rows."""
     stages = Stages()
     stages.seconds["import"] = time.perf_counter() - STARTED
     train, test = TABLES[table]()
@@ -230,7 +234,7 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
                 chain_method="vectorized",
                 progress_bar=False,
             )
-            # In the middle of the data, since a density need not say how it is sampled.
+            # Start at the mean of the data, because some of these densities cannot be sampled directly.
             middle = jnp.broadcast_to(jnp.asarray(train.mean(axis=0), float), (2, train.shape[1]))
             mcmc.run(jr.key(seed), test[0], init_params={"theta": middle})
             summary = az.summary(az.from_numpyro(mcmc, log_likelihood=False))
@@ -254,7 +258,7 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
 
 
 def apart(table: str, method: str, seed: int) -> dict:
-    """The same in a process of its own; of `flow-cached` in a second one, which finds in JAX's cache what the first compiled."""
+    """Measure in a new process. For `flow-cached`, a first process fills JAX's compilation cache and a second one is timed."""
     command = [sys.executable, __file__, "--measure", table, method, str(seed)]
     limit = None if method.startswith("flow-") or method == "flow" else LIMIT
     with tempfile.TemporaryDirectory() as folder:
@@ -276,14 +280,14 @@ def apart(table: str, method: str, seed: int) -> dict:
 
 
 def found(cells: dict[str, dict], table: str, method: str) -> list[dict]:
-    """The cells of a table and a method, if all of their keys are there."""
+    """The cells of a table and a method for all keys, or none if a key is missing."""
     names = [f"{table}-{method}-{seed}" for seed in range(KEYS.get(table, 1))]
     return [cells[name] for name in names if name in cells] if all(name in cells for name in names) else []
 
 
 def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str]) -> str:
-    """The table of medians over keys, of some tables and methods."""
-    header = ["", *STAGES, "wall", "of it compiling", "CPU", "peak MB", "score", "in NUTS"]
+    """The table of medians over keys, for some tables and methods."""
+    header = ["", *STAGES, "wall", "compilation", "CPU", "peak MB", "score", "score in NUTS"]
     lines = []
     for table in tables:
         for method in methods:
@@ -309,12 +313,17 @@ def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str])
             whole = [f"{number:.0f}" for number in (wall, compiling, cpu, memory)]
             lines.append([f"{table}, {method}", *done, *whole, score, in_nuts])
     made = provenance("python benchmarks/time.py", cells.values())
-    caption = f"{CAPTION} {CACHED}" if any("flow-cached" in name for name in cells) else CAPTION
-    return f"{markdown(header, lines)}\n\n{caption} {made}"
+    times_of_nuts = [line[1 + STAGES.index("NUTS")] for line in lines]
+    notes = [CAPTION]
+    if any(not seconds or seconds.startswith(">") for seconds in times_of_nuts):
+        notes.append(NOT_SAMPLED)
+    if any("flow-cached" in name for name in cells):
+        notes.append(CACHED)
+    return f"{markdown(header, lines)}\n\n{' '.join([*notes, made])}"
 
 
 def draw(cells: dict[str, dict]) -> None:
-    """Held-out scores against the time from the start to the summary of a posterior, a panel for each table."""
+    """Plot held-out scores against the time from the start to the summary of a posterior, with one panel per table."""
     tables = [table for table in TABLES if found(cells, table, "flow")]
     figure, axes = plt.subplots(1, len(tables), figsize=(2.6 * len(tables), 2.8), layout="constrained", squeeze=False)
     for axis, table in zip(axes.flat, tables, strict=True):
@@ -337,7 +346,7 @@ def draw(cells: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    """Measure what is missing, and write the table."""
+    """Measure the missing cells and write the tables."""
     if "--measure" in sys.argv:
         table, method, seed, *options = sys.argv[sys.argv.index("--measure") + 1 :]
         print(json.dumps(measure(table, method, int(seed), "--fit-only" not in options)))

@@ -1,7 +1,7 @@
-"""Arrays of whatever library: what numpy or JAX would drop without a word, such as a mask, is an error.
+"""Conversion of arrays of any library. Properties that numpy or JAX would silently drop, such as a mask, raise an error.
 
-Classes are told apart by their names and their library, so that none has to be imported, and protocols are looked up on the
-class: an attribute of an instance may be a column that the user called so.
+Classes are identified by their name and library, so that no library has to be imported. Protocols are looked up on the class,
+since an attribute of an instance may be a column with that name.
 """
 
 import os
@@ -15,16 +15,16 @@ import numpy as np
 REAL = "fiub"
 """Kinds of dtype whose values are real numbers."""
 NUMBERS = ("floating", "integer", "mixed-integer-float", "decimal", "boolean")
-"""What pandas finds in a column of Python objects that are real numbers."""
+"""Results of pandas' `infer_dtype` for a column of Python objects that are real numbers."""
 
 
 def is_a(value: object, library: str, *names: str) -> bool:
-    """Whether a value is an instance of one of some classes of a library, or of a subclass."""
+    """Whether a value is an instance of one of the named classes of a library, or of a subclass."""
     return any(kind.__name__ in names and kind.__module__.split(".")[0] == library for kind in type(value).__mro__)
 
 
 def has(value: object, protocol: str) -> bool:
-    """Whether the class of a value has a method or property; an attribute of the instance alone does not count."""
+    """Whether the class of a value has a method or property. An attribute of the instance alone does not count."""
     return hasattr(type(value), protocol)
 
 
@@ -34,12 +34,12 @@ def is_complex(values: object) -> bool:
 
 
 class Fixes(NamedTuple):
-    """Lines of code that mend an argument, where its place knows better ones than those for an array by itself.
+    """Lines of code that fix an argument, for callers that know better fixes than the default.
 
     Attributes:
-        masked: leaves masked entries out.
-        categories: does without a column of categories.
-        ordinary: makes numbers of anything else, unless the class of the object has a line of its own.
+        masked: code that leaves masked entries out.
+        categories: code that avoids a column of categories.
+        ordinary: code that converts anything else to numbers, unless there is specific code for the class of the object.
     """
 
     masked: str | None = None
@@ -51,16 +51,16 @@ NO_FIXES = Fixes()
 
 
 def plain(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> Any:
-    """`values` as numpy's array or JAX's, which may be traced; scalars and lists stay what they are.
+    """Convert `values` to an array of numpy or JAX, possibly traced. Scalars and lists are returned unchanged.
 
     Args:
-        caller: public function whose name the errors carry.
-        name: of the argument, or of a part of it.
-        values: whatever holds numbers.
+        caller: name of the public function for errors.
+        name: name of the argument or of a part of it.
+        values: any object that contains numbers.
         fixes: lines of code for the errors.
 
     Raises:
-        TypeError: if numpy can make no array of them, or they are categories.
+        TypeError: if numpy cannot convert the values to an array, or if they are categories.
         ValueError: if entries are masked.
     """
     _check_unmasked(caller, name, values, fixes.masked)
@@ -68,12 +68,12 @@ def plain(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> Any:
         return _of_frame(caller, name, values)
     if is_a(values, "pandas", "Series", "Index", "ExtensionArray"):
         return _of_pandas(caller, name, values, fixes)
-    # Mappings of some libraries are no arrays, and say so in words of their own.
+    # Mappings are not converted: some libraries have mappings that raise their own errors.
     if isinstance(values, jax.Array) or not (has(values, "__array__") or isinstance(values, Mapping)):
         return values
     try:
         return np.asarray(values)
-    # Each library has errors of its own: PyTorch's is a RuntimeError.
+    # Each library raises its own errors, for example a RuntimeError in PyTorch.
     except Exception as error:
         raise not_real(caller, name, values, fixes, f" ({error})") from error
 
@@ -81,7 +81,7 @@ def plain(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> Any:
 def not_real(
     caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES, reason: str = "", array: np.ndarray | None = None
 ) -> TypeError:
-    """The error for what are no real numbers; `array` is what numpy makes of them."""
+    """Return the error for values that are not real numbers; `array` is numpy's conversion of them."""
     line = _foreign_line(name, values) or _line(name, values, fixes, array)
     return TypeError(
         f"{caller} expected `{name}` as an array of real numbers; got {type(values).__name__}{reason}. Fix: {line}"
@@ -89,7 +89,7 @@ def not_real(
 
 
 def _foreign_line(name: str, values: Any) -> str | None:
-    """A line of code that makes numbers of an object of some library; None if there is none for its class."""
+    """Code that converts an object of some library to numbers; None if there is none for its class."""
     if has(values, "detach"):
         return f"{name} = {name}.detach().cpu().numpy()"
     if has(values, "get_samples"):
@@ -114,7 +114,7 @@ def _line(name: str, values: Any, fixes: Fixes, array: np.ndarray | None) -> str
     if kind == "c" and fixes.categories is None:
         return f"{name} = numpy.stack([numpy.real({name}), numpy.imag({name})], axis=-1)"
     if kind == "M" and is_a(values, "pandas", "Series"):
-        # numpy cannot subtract times that have a zone.
+        # numpy cannot subtract times with a time zone.
         return f"{name} = ({name} - {name}.min()) / pandas.Timedelta(days=1)"
     if kind == "M":
         return f"{name} = (numpy.asarray({name}) - numpy.asarray({name}).min()) / numpy.timedelta64(1, 'D')"
@@ -125,7 +125,7 @@ def _line(name: str, values: Any, fixes: Fixes, array: np.ndarray | None) -> str
     if kind == "c" or (array is not None and not _castable(array)):
         if isinstance(values, str) and fixes.categories is None:
             return f"{name} = pandas.read_csv({name})"
-        # Numbers in place of categories.
+        # Categories are replaced by numbers.
         return fixes.categories or f"{name} = numpy.unique({name}, return_inverse=True)[1]"
     return f"{name} = numpy.asarray({name}, float)"
 
@@ -147,12 +147,12 @@ def _of_frame(caller: str, name: str, frame: Any) -> np.ndarray:
 
 
 def _of_pandas(caller: str, name: str, column: Any, fixes: Fixes) -> np.ndarray:
-    """A column of pandas, with nan where a value is missing: as pandas' nan, its NA, None, or in Arrow's way."""
+    """Convert a pandas column, with nan for every kind of missing value: nan, NA, None and those of Arrow."""
     from pandas.api.types import infer_dtype
 
     dtype = column.dtype
     if is_a(dtype, "pandas", "CategoricalDtype"):
-        # numpy would take categories that are numbers for these numbers.
+        # numpy would convert numeric categories to numbers.
         numbers = getattr(dtype.categories.dtype, "kind", "O") in REAL
         other = fixes.categories or f"{name} = {name}.cat.codes"
         line = Fixes(ordinary=f"{name} = {name}.astype(float)" if numbers else other)
@@ -167,7 +167,7 @@ def _few(values: Any) -> str:
 
 
 def _check_unmasked(caller: str, name: str, values: Any, fix: str | None) -> None:
-    """Raise a ValueError if an entry is masked: numpy and JAX would take the number behind the mask."""
+    """Raise a ValueError if an entry is masked, since numpy and JAX would use the number behind the mask."""
     count, total = _masked(values)
     if not count:
         return
@@ -182,12 +182,12 @@ def _check_unmasked(caller: str, name: str, values: Any, fix: str | None) -> Non
 
 
 def _masked(values: Any) -> tuple[int, int]:
-    """How many entries are masked, and how many there are; in lists too. astropy has masked arrays of its own."""
+    """Count the masked entries and all entries, also in lists. astropy has its own masked arrays."""
     if isinstance(values, list | tuple):
         counts = [_masked(each) for each in values if isinstance(each, list | tuple | np.ndarray)]
         return sum(count for count, _ in counts), sum(total for _, total in counts)
     if isinstance(values, np.ndarray) and has(values, "mask"):
-        # If a table has named fields, so does its mask.
+        # The mask of a table with named fields has these fields too.
         own: Any = values
         mask: Any = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(own.mask)
         fields = [mask[field] for field in mask.dtype.names] if mask.dtype.names else [mask]

@@ -1,4 +1,4 @@
-"""A function of one row for many rows, in blocks that fit a cache, so that memory does not grow with the number of rows."""
+"""Mapping a function over many rows in blocks that fit a cache, so that memory does not grow with the number of rows."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,27 +11,27 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from ._typing import Array
 
 AT_ONCE = 64
-"""So few rows are never divided: measuring the size of a row would take longer than it could save."""
+"""Number of rows up to which there is one block, since measuring the size of a row would take longer than it could save."""
 CACHE = 2**18
-"""Bytes of the largest array of a block on a CPU: a few such arrays and a layer's weights fit a second-level cache."""
+"""Bytes of the largest array of a block on a CPU: a few such arrays and the weights of a layer fit a second-level cache."""
 ACCELERATOR = 2**24
-"""The same on an accelerator, which needs thousands of rows to be busy."""
+"""Bytes of the largest array of a block on an accelerator, which needs thousands of rows to be busy."""
 ROWS = 8191
-"""Number of rows to trace with: no other axis is likely to have it, so it tells the arrays that grow with the rows."""
+"""Number of rows for tracing. It is unlikely to be the size of another axis, so it identifies arrays that grow with the rows."""
 
 
 def over_rows(one: Callable[..., Any], *arrays: Array) -> Any:
-    """`one` of each row, as `jax.vmap(one)(*arrays)`, but in blocks if there are more rows than fit one block.
+    """Apply `one` to each row, like `jax.vmap(one)(*arrays)`, but in blocks if the rows do not fit one block.
 
-    All blocks have the same number of rows, so a row has the same value whatever the number of blocks; the last one is filled
-    up with the first rows. Reverse-mode derivatives compute each block anew, so that they too need the memory of one block.
+    All blocks have the same number of rows, so the result for a row does not depend on the number of blocks. The last block is
+    filled with the first rows. Reverse-mode derivatives compute each block again, so they also need the memory of one block.
 
     Args:
         one: function of one row of each array.
-        arrays: with one leading axis of rows, all of the same length.
+        arrays: arrays with one leading axis of rows, all of the same length.
 
     Returns:
-        What `one` returns, with a leading axis of rows.
+        The results of `one`, with a leading axis of rows.
     """
     many = jax.vmap(one)
     count = len(arrays[0])
@@ -39,14 +39,14 @@ def over_rows(one: Callable[..., Any], *arrays: Array) -> Any:
     if count <= size:
         return many(*arrays)
     blocks = -(-count // size)
-    # In a loop nothing can be shared between the two computations of a block, so no barrier has to prevent it.
+    # In a loop the two computations of a block cannot share anything, so no barrier against sharing is needed.
     block = jax.checkpoint(lambda rows: many(*rows), prevent_cse=False)
     results = jax.lax.map(block, [_divided(array, blocks, size) for array in arrays])
     return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], results)
 
 
 def block_rows(one: Callable[..., Any], *arrays: Array) -> int:
-    """Number of rows in a block, a power of two: such that the largest array of a block has `CACHE` or `ACCELERATOR` bytes."""
+    """Number of rows in a block: a power of two for which the largest array has at most `CACHE` or `ACCELERATOR` bytes."""
     rows = [jax.ShapeDtypeStruct((ROWS, *array.shape[1:]), array.dtype) for array in arrays]
     traced = jax.make_jaxpr(jax.vmap(one))(*rows)
     widest = max(_row_bytes(traced.jaxpr), default=1)
@@ -55,7 +55,7 @@ def block_rows(one: Callable[..., Any], *arrays: Array) -> int:
 
 
 def _row_bytes(jaxpr: Jaxpr) -> Iterator[float]:
-    """Bytes a row of every result that grows with the rows, in a computation traced with `ROWS` of them."""
+    """Bytes per row of every result that grows with the rows, in a computation traced with `ROWS` rows."""
     for equation in jaxpr.eqns:
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
@@ -71,7 +71,7 @@ def _is_jaxpr(value: object) -> bool:
 
 
 def _divided(array: Array, blocks: int, size: int) -> Array:
-    """An array in blocks of rows, the last filled up with the first rows."""
+    """Divide an array into blocks of rows. The last block is filled with the first rows."""
     missing = blocks * size - len(array)
     if missing:
         array = jnp.concatenate([array, jax.lax.stop_gradient(array[:missing])])

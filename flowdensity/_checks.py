@@ -1,6 +1,7 @@
-"""Checks of what the user hands over, before any work is done.
+"""Checks of arguments before any work is done.
 
-Each raises an error that says, in the name of the public function `caller`, what was expected, what came and how to mend it.
+Each raises an error in the name of the public function `caller`. The error says what was expected, what was passed and how to
+fix it.
 """
 
 import inspect
@@ -31,7 +32,7 @@ def check_key(caller: str, key: object) -> None:
 
 
 def check_kind(caller: str, name: str, value: object, kind: type | UnionType, fix: str) -> None:
-    """Raise a TypeError unless `value` is a `kind`; the fix for a class that needs no arguments is to call it."""
+    """Raise a TypeError unless `value` is a `kind`. If a class that needs no arguments was passed, the fix is to call it."""
     if not isinstance(value, kind):
         kinds: tuple[Any, ...] = get_args(kind) or (kind,)
         expected = " or ".join(each.__name__ for each in kinds)
@@ -52,7 +53,7 @@ def makes_default(kind: type) -> bool:
 
 
 def check_model(caller: str, name: str, model: object) -> None:
-    """Raise a TypeError unless `model` is a numpyro model: a distribution can be called, but has no sites."""
+    """Raise a TypeError unless `model` is a numpyro model. A distribution can be called, but has no sites."""
     if isinstance(model, dist.Distribution) or not callable(model):
         raise TypeError(
             f"{caller} expected `{name}` as a function with numpyro sites; got {described(model)}. Fix: {name} = lambda: "
@@ -61,7 +62,7 @@ def check_model(caller: str, name: str, model: object) -> None:
 
 
 def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, reason: str = "") -> None:
-    """Raise a ValueError unless `value` is one of the names that a `Literal` offers."""
+    """Raise a ValueError unless `value` is one of the names in a `Literal`."""
     if not isinstance(value, str) or value not in get_args(choices):
         raise ValueError(
             f"{caller} expected `{name}` to be one of {get_args(choices)}; got {described(value)}. {reason}Fix: {name}={fix!r}"
@@ -69,10 +70,10 @@ def check_choice(caller: str, name: str, value: object, choices: Any, fix: str, 
 
 
 def check_count(caller: str, name: str, count: Any, *, fix: object, least: int = 1, most: int | None = None) -> int:
-    """`count` as an integer.
+    """Return `count` as an integer.
 
     Raises:
-        ValueError: if it is none, below `least` or above `most`.
+        ValueError: if `count` is not an integer, or is below `least` or above `most`.
     """
     number = isinstance(count, WHOLE) and not isinstance(count, bool)
     if number and least <= count and (most is None or count <= most):
@@ -82,10 +83,10 @@ def check_count(caller: str, name: str, count: Any, *, fix: object, least: int =
 
 
 def check_sizes(caller: str, least: int, **sizes: Any) -> list[int]:
-    """Sizes of a network as integers.
+    """Return the sizes of a network as integers.
 
     Raises:
-        ValueError: if one is none, or below `least`.
+        ValueError: if a size is not an integer, or is below `least`.
     """
     return [check_count(caller, name, size, least=least, fix=least) for name, size in sizes.items()]
 
@@ -101,10 +102,10 @@ def check_number(
     ends: Literal["neither", "low", "high", "both"] = "neither",
     unit: str = "",
 ) -> float:
-    """`value` as a finite number between `low` and `high`, of which `ends` are allowed.
+    """Return `value` as a finite number between `low` and `high`. `ends` says which of these limits are allowed.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if `value` is not such a number.
     """
     try:
         number = math.nan if np.ndim(value) or isinstance(value, str | bool | np.bool_) else float(value)
@@ -123,10 +124,10 @@ def check_number(
 
 
 def check_shape(caller: str, name: str, shape: object, fix: str) -> tuple[int, ...]:
-    """`shape` as a tuple of the lengths of axes.
+    """Return `shape` as a tuple of axis lengths.
 
     Raises:
-        TypeError: if it is no tuple of positive integers.
+        TypeError: if `shape` is not a tuple or list of positive integers.
     """
     if isinstance(shape, tuple | list) and all(isinstance(size, WHOLE) and size > 0 for size in shape):
         return tuple(int(size) for size in shape)
@@ -136,10 +137,10 @@ def check_shape(caller: str, name: str, shape: object, fix: str) -> tuple[int, .
 
 
 def check_sample_shape(caller: str, shape: object) -> tuple[int, ...]:
-    """`shape` as a tuple of the lengths of the axes of independent draws, which may be empty.
+    """Return `shape` as a tuple of the lengths of the axes of independent draws, which may be empty.
 
     Raises:
-        TypeError: if it is no sequence of integers of at least 0.
+        TypeError: if `shape` is not a tuple or list of integers of at least 0.
     """
     if isinstance(shape, tuple | list) and all(isinstance(size, WHOLE) and size >= 0 for size in shape):
         return tuple(int(size) for size in shape)
@@ -151,9 +152,9 @@ def check_sample_shape(caller: str, shape: object) -> tuple[int, ...]:
 
 
 def reshaping(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """The line that makes of an array of shape `got` one whose last axes are `shape`, as a fix.
+    """Code for a fix: make an array whose last axes are `shape` from an array of shape `got`.
 
-    Leading columns are taken of too many; fewer numbers are laid out anew, the last resort being to repeat them.
+    If there are too many columns, the leading ones are taken. Otherwise the numbers are reshaped or, as a last resort, repeated.
     """
     if len(got) > 1 and got[::-1][len(got) - len(shape) :] == shape:
         return f"{name} = jax.numpy.transpose({name})"
@@ -165,7 +166,7 @@ def reshaping(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
 
 
 def check_path(caller: str, name: str, path: object, what: str, fix: str) -> None:
-    """Raise a TypeError unless `path` is one."""
+    """Raise a TypeError unless `path` is a path."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
             f"{caller} expected `{name}` as the path of a {what}; got {described(path)}. Fix: {name}={fix!r}"
@@ -173,11 +174,11 @@ def check_path(caller: str, name: str, path: object, what: str, fix: str) -> Non
 
 
 def real_array(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> np.ndarray:
-    """`values` as a float64 array on the host, with nan where pandas has no value; `fixes` are lines for the errors.
+    """Return `values` as a float64 array on the host, with nan for missing values of pandas; `fixes` are code for the errors.
 
     Raises:
-        TypeError: if they are no real numbers.
-        ValueError: if they are rows of several lengths, or entries are masked.
+        TypeError: if `values` are not real numbers.
+        ValueError: if rows have different lengths, or entries are masked.
     """
     try:
         raw = np.asarray(plain(caller, name, values, fixes))
@@ -185,24 +186,24 @@ def real_array(caller: str, name: str, values: Any, fixes: Fixes = NO_FIXES) -> 
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(
-            f"{caller} expected `{name}` as an array with rows of one shape; got rows of several. "
-            f"The shortest tells how long all can be. Fix: {name} = numpy.stack([row[: min(map(len, {name}))] for row in {name}])"
+            f"{caller} expected `{name}` as an array with rows of the same shape; got different shapes. All rows can be cut to "
+            f"the shortest. Fix: {name} = numpy.stack([row[: min(map(len, {name}))] for row in {name}])"
         ) from error
-    # JAX's own short floats are of no kind that numpy knows.
+    # numpy has no kind for JAX's short floating-point types.
     if raw.dtype.kind not in REAL and not jnp.issubdtype(raw.dtype, jnp.floating):
         raise not_real(caller, name, values, fixes, f" of dtype {raw.dtype}", raw)
     return raw.astype(np.float64)
 
 
 def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
-    """`values`, which may be traced, as a JAX array of its default floating type.
+    """Return `values`, which may be traced, as a JAX array of the default floating-point type.
 
     Raises:
-        TypeError: if they are no real numbers, or have names.
+        TypeError: if `values` are not real numbers, or have names.
         ValueError: if entries are masked.
     """
     fixes = Fixes(ordinary=fix)
-    # Without their names columns could be in another order than the event has them.
+    # Named columns are refused, since they could be in another order than the coordinates of the event.
     if is_a(values, "pandas", "DataFrame"):
         raise not_real(caller, name, values, fixes, f" with the columns {list(values.columns)}")
     array = plain(caller, name, values, fixes)
@@ -217,7 +218,7 @@ def real_jax_array(caller: str, name: str, values: Any, fix: str) -> Array:
 
 
 def described(value: object) -> str:
-    """Describe what came in a few words: a number, name or shape by its value, a class by its name, all else by its type."""
+    """Describe a value in a few words: a number, name or shape by its value, a class by its name, others by their type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or (isinstance(value, str | tuple | WHOLE | float | np.floating) and len(repr(value)) < 80):

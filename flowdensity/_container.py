@@ -1,7 +1,7 @@
-"""One file of arrays and a JSON header: what densities are saved in, and checkpoints.
+"""File format of densities and checkpoints: arrays with a JSON header.
 
-The format is safetensors, of which nothing is executed and every size is checked against the file before it is used; the header
-is one of its metadata. A checksum over both finds whatever happened to the file on its way.
+The format is safetensors. Nothing in it is executed, and every size is checked against the file before it is used. The header is
+stored in the metadata. A checksum over header and arrays detects changes of the file.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ Tensors: TypeAlias = dict[str, np.ndarray]
 
 
 ANEW = "fd.save(file, density)"
-"""The line that makes up for a file that cannot be read."""
+"""Code that replaces a file that cannot be read, for fixes."""
 
 
 def write(file: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a file that is there whole or, if the process ends on the way, not at all: the old one is then still there.
+    """Write a file atomically: if the process ends during the call, an existing file is left unchanged.
 
     Args:
-        file: where to; its folder exists.
-        header: what JSON has a form for.
+        file: path of the file, in an existing folder.
+        header: header that can be written as JSON.
         tensors: arrays by name.
     """
     text = json.dumps(header, allow_nan=False)
@@ -48,16 +48,16 @@ def write(file: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapp
 
 
 def read(caller: str, file: str | os.PathLike[str], fix: str = ANEW) -> tuple[dict[str, Any], Tensors]:
-    """Header and arrays of a file.
+    """Read the header and the arrays of a file.
 
     Args:
-        caller: public function whose name the errors carry.
-        file: what `write` has written.
-        fix: the line that makes up for a damaged file.
+        caller: name of the public function for errors.
+        file: path of a file that `write` has written.
+        fix: code that replaces a damaged file.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no such file, or damaged.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has another format or is damaged.
     """
     content = Path(file).read_bytes()
     try:
@@ -67,16 +67,16 @@ def read(caller: str, file: str | os.PathLike[str], fix: str = ANEW) -> tuple[di
         text = metadata["header"]
         sound = metadata["sha256"] == _checksum(text, tensors)
         header = json.loads(text)
-    # Whatever a file that nobody has checked yet brings about, it is the file that is at fault.
+    # The file has not been checked yet, so every error that its content causes is reported as a fault of the file.
     except Exception as error:
         raise ValueError(
-            f"{caller} expected a file that flowdensity has written; got {os.fspath(file)!r}, which is none, or damaged "
-            f"({type(error).__name__}: {error}). Take another copy of it, or write it anew. Fix: {fix}"
+            f"{caller} expected a file that flowdensity has written; got {os.fspath(file)!r}, which is not such a file or is "
+            f"damaged ({type(error).__name__}: {error}). Use another copy of it, or save it again. Fix: {fix}"
         ) from error
     if not sound or not isinstance(header, dict):
         raise ValueError(
-            f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, of which the checksum is wrong: it was "
-            f"damaged or changed. Take another copy of it, or write it anew. Fix: {fix}"
+            f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, whose checksum is wrong: it was "
+            f"damaged or changed. Use another copy of it, or save it again. Fix: {fix}"
         )
     return header, tensors
 

@@ -1,6 +1,6 @@
-"""Displays: objects and results in one line of text, and results as a table in HTML for notebooks.
+"""Text descriptions of objects and results, and HTML tables of results for notebooks.
 
-Nothing is computed for the display of an object: its arrays may be stacked or traced, and appear by their shapes.
+Nothing is computed to describe an object. Its arrays may be stacked or traced, and are described by their shapes.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ MARKS = {
     "bad": ("\N{BALLOT X}", "#c62828"),
     "not measured": ("\N{EN DASH}", "#757575"),
 }
-"""Symbol and color of each verdict; both colors and symbols differ, and the colors are legible on light and dark pages."""
+"""Symbol and color of each verdict. Each verdict has its own symbol and color, legible on light and dark pages."""
 CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0;"
 """Style of a cell. Styles are inline, since notebooks drop style sheets when they are exported."""
 
 
 def shown(module: Any, *more: str) -> str:
-    """A module as its constructor is called, with its own fields and `more`; keys are left out.
+    """Describe a module by the call of its constructor, with its own fields and `more`; keys are left out.
 
-    Unlike equinox's own display this one has the fields that are at their defaults.
+    Unlike equinox's description, it includes fields with default values.
     """
     fields = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(module)}
     parts = [f"{name}={_value(value)}" for name, value in fields.items() if not _is_key(value)]
@@ -34,7 +34,7 @@ def shown(module: Any, *more: str) -> str:
 
 
 def weights_of(tree: Any) -> str:
-    """Describe the number of weights of a network, the entries of its floating-point arrays; for a stack, those of each one."""
+    """Describe the number of weights of a network, entries of its floating-point arrays; for a stack, that of each network."""
     count = sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
     stack = _stack_of(tree)
     if not stack:
@@ -43,7 +43,7 @@ def weights_of(tree: Any) -> str:
 
 
 def _stack_of(tree: Any) -> tuple[int, ...]:
-    """Axes that `jax.vmap` has put in front of a network's arrays: those that a linear layer has before its matrix."""
+    """Axes that `jax.vmap` has added to the arrays of a network: the axes of a linear layer's weights before its matrix."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, eqx.nn.Linear))
     layers = [node for node in nodes if isinstance(node, eqx.nn.Linear)]
     return tuple(getattr(layers[0].weight, "shape", ())[:-2]) if layers else ()
@@ -58,18 +58,18 @@ def _is_key(value: Any) -> bool:
 
 
 class Row(NamedTuple):
-    """A row of a table: the text of its cells and a verdict, which is shown behind them if it is one of `MARKS`."""
+    """Row of a table: the text of its cells, and a verdict, which is shown after them if it is one of `MARKS`."""
 
     cells: tuple[str, ...]
     verdict: str = ""
 
 
 Rows: TypeAlias = Sequence[Row | str]
-"""Rows of a table; a string is a heading across all columns."""
+"""Rows of a table. A string is a heading across all columns."""
 
 
 def one_line(result: object, conclusion: str) -> str:
-    """Return a `repr` of one line: the type of a result and its conclusion."""
+    """Return a one-line `repr`: the type of a result and its conclusion."""
     return f"<{type(result).__name__}: {conclusion}>"
 
 
@@ -80,16 +80,16 @@ def html_table(
 
     Args:
         title: name of the result, in bold.
-        conclusion: the verdict in words, behind the title.
+        conclusion: the verdict in words, shown after the title.
         rows: rows and headings.
         header: titles of the columns.
         notes: paragraphs below the table.
-        verdict: one of `MARKS`, whose symbol is put before the conclusion.
+        verdict: one of `MARKS`, whose symbol is shown before the conclusion.
 
     Returns:
         HTML that is also well-formed XML, so that any text, such as a name with `<`, is escaped.
     """
-    # Without `color`, text has the color of the page, light or dark.
+    # Without `color`, text has the color of the page, which may be light or dark.
     page = Element("div", {"class": "flowdensity"})
     opening = SubElement(page, "p", style="margin: 0.3em 0;")
     SubElement(opening, "strong").text = title

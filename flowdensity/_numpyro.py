@@ -1,7 +1,7 @@
-"""The parts of numpyro that its documentation does not promise, and the wrappers that it puts around distributions.
+"""Undocumented parts of numpyro, and the wrappers that numpyro puts around distributions.
 
-This is the only module that depends on them. It was checked with numpyro 0.22.0: after a release of numpyro, read this file
-against it, then run tests/distributions.
+Only this module depends on the undocumented parts. It was checked with numpyro 0.22.0. After a release of numpyro, compare this
+file with the release, and then run tests/distributions.
 """
 
 import copy
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpyro.distributions as dist
 from numpyro.distributions.batch_util import promote_batch_shape
 
-# The handlers around a site, the outermost first.
+# The handlers around a site, with the outermost first.
 from numpyro.primitives import _PYRO_STACK as HANDLERS
 
 __all__ = [
@@ -30,17 +30,17 @@ Inner = TypeVar("Inner", bound=dist.Distribution)
 
 
 class AbstractDistributionMeta(ABCMeta, type(dist.Distribution)):
-    """Metaclass of abstract distributions: numpyro's own, which alone ignores `abstractmethod`."""
+    """Metaclass of abstract distributions, since numpyro's own metaclass ignores `abstractmethod`."""
 
 
 # Wrappers ----------------------------------------------------------------------------------------
 
 
 def layers(fn: Any, *, masked: bool = True) -> list[Any]:
-    """A distribution and all that it wraps: expansions, axes declared as those of an event and, if `masked`, masks.
+    """List a distribution and everything that it wraps: expansions, axes declared as event axes and, if `masked`, masks.
 
     Returns:
-        The distributions, the outermost first; the last one is no wrapper.
+        The distributions, with the outermost first. The last one is not a wrapper.
     """
     kinds = (dist.ExpandedDistribution, dist.Independent, *[dist.MaskedDistribution] * masked)
     found = [fn]
@@ -50,12 +50,12 @@ def layers(fn: Any, *, masked: bool = True) -> list[Any]:
 
 
 def unwrapped(fn: Any, *, masked: bool = True) -> Any:
-    """The distribution inside all wrappers, as in `layers`."""
+    """Return the distribution inside all wrappers, as in `layers`."""
     return layers(fn, masked=masked)[-1]
 
 
 def rewrapped(fn: Any, inner: dist.Distribution) -> dist.Distribution:
-    """`inner` inside the wrappers that `fn` has."""
+    """Put `inner` inside the wrappers of `fn`."""
     for wrapper in reversed(layers(fn)[:-1]):
         if isinstance(wrapper, dist.ExpandedDistribution):
             inner = inner.expand(wrapper.batch_shape)
@@ -67,7 +67,7 @@ def rewrapped(fn: Any, inner: dist.Distribution) -> dist.Distribution:
 
 
 def innermost(fn: Any) -> Any:
-    """The distribution that another one follows from: inside its wrappers, transformations and truncations."""
+    """Return the distribution inside all wrappers, transformations and truncations."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
@@ -77,16 +77,16 @@ def innermost(fn: Any) -> Any:
 
 
 def promoted(inner: Inner, batch_shape: tuple[int, ...]) -> Inner:
-    """An inner distribution with the batch shape of the outer one, to which numpyro's `scan` may have added axes.
+    """Return an inner distribution with the batch shape of the outer one, to which numpyro's `scan` may have added axes.
 
-    A `scan` stacks the arrays of a distribution over its steps and then calls `promote_batch_shape`, which knows numpyro's own
-    wrappers alone.
+    A `scan` stacks the arrays of a distribution over its steps and then calls `promote_batch_shape`, which only handles
+    numpyro's own wrappers.
     """
     return inner if inner.batch_shape == batch_shape else promote_batch_shape(inner)
 
 
 def promote_with(kind: type[dist.Distribution], name: str) -> None:
-    """Let distributions of a kind take the batch shape of the distribution in an attribute after a `scan`."""
+    """Make distributions of a kind take their batch shape from the distribution in the attribute `name` after a `scan`."""
 
     def promote(outer: Any) -> Any:
         again = copy.copy(outer)
@@ -100,5 +100,5 @@ def promote_with(kind: type[dist.Distribution], name: str) -> None:
 
 
 def own_validation(fn: dist.Distribution) -> bool | None:
-    """The `validate_args` that a distribution was made with; None if it follows numpyro's default."""
+    """The `validate_args` that a distribution was created with; None if it follows numpyro's default."""
     return vars(fn).get("_validate_args")

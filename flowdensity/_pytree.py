@@ -1,8 +1,8 @@
-"""A module as (arrays, hashable rest), and back.
+"""Splitting a pytree into arrays and a hashable rest, and merging them again.
 
-numpyro flattens a distribution into data fields, which JAX may trace, and auxiliary fields, which it
-hashes. `equinox.partition` leaves a static half that is itself a tree and need not hash; the pair used
-here is the flat list of leaves and what is left of the tree without them.
+numpyro flattens a distribution into data fields, which JAX may trace, and auxiliary fields, which it hashes. The static half that
+`equinox.partition` returns is itself a tree and may not be hashable. The pair used here is the flat list of arrays, and the
+structure of the tree with the other leaves.
 """
 
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -19,26 +19,26 @@ Tree = TypeVar("Tree")
 
 
 class Rest(NamedTuple):
-    """What a pytree is beside its arrays: hashable, comparable, and fit for pickling.
+    """A pytree without its arrays: hashable, comparable and picklable.
 
     Attributes:
-        structure: of the tree.
-        others: its leaves, None where there is an array.
-        axes: number of axes of each array, None where there is none; copies of the arrays have more.
+        structure: structure of the tree.
+        others: leaves of the tree, with None in place of arrays.
+        axes: number of axes of each array, with None in place of other leaves; copies of the arrays have more axes.
     """
 
     structure: Any
     others: tuple[Any, ...]
     axes: tuple[int | None, ...]
 
-    # The structure of an equinox module does not survive pickling; the modules themselves do.
+    # The structure of an equinox module cannot be pickled, but a module itself can.
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rest, (jax.tree.unflatten(self.structure, [_Leaf(other) for other in self.others]), self.axes)
 
 
 class _Leaf:
-    """A leaf of whatever kind, for JAX a leaf."""
+    """Wrapper that makes any value a leaf for JAX."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -58,16 +58,16 @@ def split(tree: Any) -> tuple[Arrays, Rest]:
 
 
 def copied_axes(arrays: Arrays, rest: Rest) -> int:
-    """The largest number of leading axes that an array has gained since `split`, as under `jax.vmap` or `jax.tree.map`."""
+    """Largest number of leading axes that an array has gained since `split`, for example by `jax.vmap` or `jax.tree.map`."""
     pairs = zip(arrays, rest.axes, strict=True)
     return max((np.ndim(array) - axes for array, axes in pairs if array is not None and axes is not None), default=0)
 
 
 def in_session(tree: Tree) -> Tree:
-    """A pytree with its arrays in the precision of the session: of 64 bits in a session with 32, they are cut to 32.
+    """Convert the arrays of a pytree to the precision of the session. In a 32-bit session, 64-bit arrays are cut to 32 bits.
 
-    JAX itself does so with every array that it makes, but one that was made before the switch keeps its type, and does not mix
-    with others. Arrays of fewer bits stay as they are.
+    JAX does this to every array that it creates. An array from before a switch of the precision keeps its type, and cannot be
+    mixed with others. Arrays with fewer bits are left unchanged.
     """
     return jax.tree.map(_in_session, tree)
 
@@ -80,11 +80,11 @@ def _in_session(leaf: Any) -> Any:
 
 
 def without_copies(tree: Any, axes: int) -> Any:
-    """The first of the copies along the leading `axes` of every array, such as numpyro's `scan` makes for each step."""
+    """Return the first of the copies along the leading `axes` of every array, such as numpyro's `scan` makes for each step."""
     return jax.tree.map(lambda leaf: leaf[(0,) * axes] if eqx.is_array(leaf) else leaf, tree) if axes > 0 else tree
 
 
 def merge(arrays: Arrays, rest: Rest) -> Any:
-    """Undo `split`; the arrays may meanwhile have become tracers, or anything else."""
+    """Undo `split`. The arrays may have become tracers or other objects in the meantime."""
     leaves = [other if array is None else array for array, other in zip(arrays, rest.others, strict=True)]
     return jax.tree.unflatten(rest.structure, leaves)

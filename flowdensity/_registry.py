@@ -1,7 +1,7 @@
-"""The classes that files can hold. Each registers itself where it is defined.
+"""Registry of classes that files can hold. Each class registers itself where it is defined.
 
-A file stores an object as the name of its class and the object's parts. By default the parts are the dataclass fields, and their
-annotations say what a part may be: nothing else is made of a file.
+A file stores an object as the name of its class and its parts. By default the parts are the dataclass fields. Their annotations
+restrict the types of the parts, and only objects of these types are created from a file.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ Class = TypeVar("Class", bound=type)
 
 
 class Kind(NamedTuple):
-    """How objects of a class are taken apart and made.
+    """Description of how objects of a class are taken apart and created.
 
     Attributes:
         cls: the class.
         fields: names and annotations of the parts.
-        make: makes an object of its parts.
-        parts: the parts of an object; None takes its attributes.
+        make: function that creates an object from its parts.
+        parts: function that returns the parts of an object; None for its attributes.
     """
 
     cls: type
@@ -34,25 +34,25 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {}
-"""The registered kinds by their names in files."""
+"""Registered kinds by their names in files."""
 NAMES: dict[type, str] = {}
-"""The names of classes in files."""
+"""Names of classes in files."""
 
 
 def register(name: str, kind: Kind) -> None:
-    """Let files hold objects of a kind, under a name."""
+    """Allow files to hold objects of a kind, under a name."""
     KINDS[name] = kind
     NAMES[kind.cls] = name
 
 
 def savable(cls: Class) -> Class:
-    """Class decorator: let files hold objects of an equinox module or a frozen dataclass, by its fields."""
+    """Class decorator that allows files to hold objects of an equinox module or a frozen dataclass, by their fields."""
     register(cls.__name__, kind_of(cls))
     return cls
 
 
 def kind_of(cls: type) -> Kind:
-    """How objects of a dataclass are saved: by their fields, as they are, since `__init__` would compute others."""
+    """Kind of a dataclass, whose objects are saved by their fields. `__init__` is not called, since it might change them."""
     return Kind(cls, {field.name: field.type for field in dataclasses.fields(cls)}, partial(_made, cls))
 
 
@@ -66,7 +66,7 @@ def _made(cls: type, /, **parts: Any) -> Any:
 
 
 def conforms(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says; a number may stand for an array that is a scalar."""
+    """Whether a value conforms to an annotation. A number is accepted for a scalar array."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

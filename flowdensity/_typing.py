@@ -1,8 +1,8 @@
 """Array aliases used throughout the package.
 
-Models, divergences and solvers see *one* event and *one* context: a state is a vector of shape
-``(dim,)`` in whitened coordinates, a context a vector of shape ``(context_dim,)``, empty where there
-is none. Batch axes exist only in the distributions, which `jax.vmap` over these.
+Models, divergences and solvers operate on a *single* event and a *single* context. A state is a vector of shape ``(dim,)`` in
+whitened coordinates. A context is a vector of shape ``(context_dim,)``, which is empty if there is no context. Only the
+distributions have batch axes, and they apply `jax.vmap` to the other functions.
 """
 
 from typing import TypeAlias

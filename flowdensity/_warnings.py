@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep in the package they are issued."""
+"""Warnings that point to the user's line of code."""
 
 import inspect
 import os
@@ -11,13 +11,13 @@ import numpyro
 SKIPPED = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, numpyro.__file__, equinox.__file__)
 )
-"""Frames of files in these folders are skipped: numpyro and equinox call constructors in the user's place."""
+"""Folders whose frames are skipped. numpyro and equinox are among them because they call constructors for the user."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Issue a warning at the innermost line of code outside this package, numpyro and equinox.
 
-    Python 3.12 offers this as `skip_file_prefixes`; 3.11 does not.
+    Python 3.12 has `skip_file_prefixes` for this, but Python 3.11 does not.
     """
     frame, level = inspect.currentframe(), 1
     while frame is not None and _is_skipped(frame):

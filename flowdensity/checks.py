@@ -1,4 +1,4 @@
-"""Checks of a density, one object each, and the tuple of those that `diagnose` runs by default."""
+"""Checks of a density, and the tuple of the checks that `diagnose` runs by default."""
 
 from .diagnostics.checks.check import AbstractCheck as AbstractCheck
 from .diagnostics.checks.check import held_out_rows as held_out_rows

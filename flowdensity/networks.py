@@ -1,4 +1,4 @@
-"""Networks: velocity fields, and the log density that a density is distilled into."""
+"""Networks for velocities, and for the log density of an amortized density."""
 
 from .models.log_density import LogDensityNetwork as LogDensityNetwork
 from .models.networks import AbstractNetwork as AbstractNetwork

@@ -1,4 +1,4 @@
-"""Objectives that a divergence is distilled with."""
+"""Objectives for the distillation of a divergence."""
 
 from .divergence.objectives import AbstractObjective as AbstractObjective
 from .divergence.objectives import HutchinsonRegression as HutchinsonRegression

@@ -1,4 +1,4 @@
-"""Plots of densities, fits and diagnoses; each returns its figure."""
+"""Plots of densities, fits and diagnoses. Each function returns its axes."""
 
 from .diagnostics.plots import plot_density as plot_density
 from .diagnostics.plots import plot_errors as plot_errors

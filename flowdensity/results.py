@@ -1,4 +1,4 @@
-"""Classes of what fits and diagnostics return."""
+"""Classes of the results of fits and diagnostics."""
 
 from .diagnostics.findings import Diagnosis as Diagnosis
 from .diagnostics.findings import Finding as Finding

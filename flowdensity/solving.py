@@ -1,11 +1,11 @@
-r"""Solving a probability flow: events from noise, noise from events, and the log density on the way.
+r"""ODE solvers, and functions that solve a probability flow for events, noise and log densities.
 
 Along $dy/ds = F$ the log density changes at the rate $-\nabla\cdot F$, so
 
 $$\log p(x) = \log N(y_0; 0, I) - \int \nabla\cdot F\,ds + \log|\det\partial y/\partial x| .$$
 
-All four functions see ONE event in the user's units, one context, and a solver; they are differentiable in
-everything, with `Adaptive` in reverse and once.
+Each function takes ONE event, state or noise vector, one context, and a solver. The functions are differentiable in all
+arguments; with `Adaptive`, only in reverse mode and only once.
 """
 
 from abc import abstractmethod
@@ -26,34 +26,45 @@ from .divergence.interface import AbstractDivergence
 from .models.flows import AbstractGaussianFlow, AbstractProbabilityFlow, standard_normal_log_prob
 
 Field: TypeAlias = Callable[[Any, Any], Any]
+"""A function of time and state that returns the derivative of the state."""
 MAX_STEPS = 1_000_000
-"""Largest number of steps of a solver. A larger one would not end; it is a typing error, or comes from a malicious file."""
+"""Maximum number of steps of a solver; a larger number is a typing error or comes from a malicious file."""
 
 
 class AbstractSolver(eqx.Module):
-    """Solver of an ODE."""
+    """Abstract base class for ODE solvers."""
 
     def __repr__(self) -> str:
         return shown(self)
 
     @abstractmethod
     def integrate(self, field: Field, times: Callable[[int], Times], start: Any, reverse: bool) -> Any:
-        """Carry `start` through d(start)/ds = field(s, .) over the model's times, or back."""
+        """Solve d(state)/ds = field(s, state) from the initial state `start`.
+
+        Args:
+            field: derivative of the state.
+            times: function from a number of steps to the endpoints of the steps.
+            start: initial state, a pytree of arrays.
+            reverse: whether to solve from the last time to the first.
+
+        Returns:
+            The final state.
+        """
 
 
 @savable
 class FixedStep(AbstractSolver):
-    """A fixed number of steps on the model's own grid, the default solver.
+    """Solver with a fixed number of steps on the model's own grid; the default solver.
 
-    The result does not depend on batch-mates and is a smooth function of the event, as a Hamiltonian sampler needs.
-    Bogacki and Shampine's third-order method takes three evaluations of the field a step.
+    The result does not depend on the other events of a batch. It is a smooth function of the event, as a Hamiltonian sampler
+    requires. The default method, the third-order method of Bogacki and Shampine, evaluates the field three times per step.
 
     Args:
         steps: number of steps.
-        method: a diffrax Runge-Kutta solver, whose tableau is used.
+        method: a diffrax explicit Runge-Kutta solver, whose tableau is used.
 
     Raises:
-        TypeError: if `method` is of another kind.
+        TypeError: if `method` is not a `diffrax.AbstractERK`.
         ValueError: if `steps` is not an integer from 1 to a million.
     """
 
@@ -72,11 +83,11 @@ class FixedStep(AbstractSolver):
         return end
 
     def step(self, field: Field) -> Callable[[tuple[Any, Any], tuple[Scalar, Scalar]], tuple[tuple[Any, Any], None]]:
-        """One step, for `scan`: from a state and its slope, and the ends of the step, to the next state and slope."""
+        """Return the function of one step for `scan`: it maps a state, its slope and the ends of the step to the next pair."""
         tableau = self.method.tableau
         assert isinstance(tableau, diffrax.ButcherTableau), "an explicit method has one tableau"
 
-        # diffrax's own `step` loops over the stages, which is slower here and has no forward-mode derivative.
+        # diffrax's own `step` uses a loop over the stages, which is slower here and has no forward-mode derivative.
         def step(carry: tuple[Any, Any], ends: tuple[Scalar, Scalar]) -> tuple[tuple[Any, Any], None]:
             state, slope = carry
             first, last = ends
@@ -94,19 +105,19 @@ class FixedStep(AbstractSolver):
 
 @savable
 class Adaptive(AbstractSolver):
-    """Steps chosen by an error estimate, for single evaluations to a stated tolerance.
+    """Solver with step sizes chosen by an error estimate, for single evaluations to a given tolerance.
 
-    Derivatives are in reverse mode and of first order; `FixedStep` has those of any order, in either mode.
+    It supports first-order derivatives in reverse mode only. `FixedStep` supports derivatives of any order in both modes.
 
     Args:
         rtol: relative tolerance per step.
         atol: absolute tolerance per step, in whitened units and nats.
         method: a diffrax solver with an error estimate.
-        max_steps: largest number of steps, beyond which diffrax raises an error.
+        max_steps: maximum number of steps; diffrax raises an error beyond it.
 
     Raises:
-        TypeError: if `method` is of another kind.
-        ValueError: if a tolerance is below 0, or both are 0, or `max_steps` is not an integer from 1 to a million.
+        TypeError: if `method` is not a `diffrax.AbstractAdaptiveSolver`.
+        ValueError: if a tolerance is below 0, both are 0, or `max_steps` is not an integer from 1 to a million.
     """
 
     rtol: float = eqx.field(static=True, default=1e-5)
@@ -143,13 +154,13 @@ class Adaptive(AbstractSolver):
 def event_from_noise(
     model: AbstractProbabilityFlow, noise: State, context: Float[Array, "*context"], solver: AbstractSolver
 ) -> Float[Array, "*event"]:
-    """The event that the flow carries `noise`, shape `(dim,)`, to."""
+    """Solve for the event to which the flow carries `noise`, shape `(dim,)`."""
     encoded, _ = model.context_scaling.whiten(context)
     return model.scaling.unwhiten(state_from_noise(model, noise, encoded, solver))
 
 
 def state_from_noise(model: AbstractProbabilityFlow, noise: State, context: Context, solver: AbstractSolver) -> State:
-    """The whitened state that the flow carries `noise` to, given a whitened context."""
+    """Solve for the whitened state to which the flow carries `noise`, shape `(dim,)`, given a whitened context."""
     return solver.integrate(lambda s, y: model.velocity(s, y, context), model.times, noise, reverse=False)
 
 
@@ -159,14 +170,14 @@ def noise_from_event(
     context: Float[Array, "*context"],
     solver: AbstractSolver,
 ) -> State:
-    """The standard-normal noise, shape `(dim,)`, that the flow carries to `event`."""
+    """Solve for the standard-normal noise, shape `(dim,)`, that the flow carries to `event`."""
     encoded, _ = model.context_scaling.whiten(context)
     state, _ = model.scaling.whiten(event)
     return noise_from_state(model, state, encoded, solver)
 
 
 def noise_from_state(model: AbstractProbabilityFlow, state: State, context: Context, solver: AbstractSolver) -> State:
-    """The noise, shape `(dim,)`, that the flow carries to a whitened state, given a whitened context."""
+    """Solve for the noise, shape `(dim,)`, that the flow carries to a whitened state, given a whitened context."""
     return solver.integrate(lambda s, y: model.velocity(s, y, context), model.times, state, reverse=True)
 
 
@@ -194,7 +205,7 @@ def state_log_prob(
     noise, change = solver.integrate(
         _augmented(model, divergence, context), model.times, (state, jnp.zeros(())), reverse=True
     )
-    # Solved backwards, `change` is minus the integral of the divergence from noise to data.
+    # The ODE is solved in reverse, so `change` is minus the integral of the divergence from noise to data.
     return standard_normal_log_prob(noise) + change
 
 
@@ -222,7 +233,7 @@ def event_and_log_prob_from_noise(
     context: Float[Array, "*context"],
     solver: AbstractSolver,
 ) -> tuple[Float[Array, "*event"], Scalar]:
-    """The event that the flow carries `noise` to, and its log density in nats, from one solve."""
+    """Solve for the event to which the flow carries `noise`, and for its log density in nats, in one solve."""
     encoded, _ = model.context_scaling.whiten(context)
     state, change = solver.integrate(
         _augmented(model, divergence, encoded), model.times, (noise, jnp.zeros(())), reverse=False
@@ -235,19 +246,20 @@ def event_and_log_prob_from_noise(
 def event_from_diffusion(
     model: AbstractGaussianFlow, key: Key, noise: State, context: Float[Array, "*context"], steps: int, strength: float
 ) -> Float[Array, "*event"]:
-    r"""An event by the reverse diffusion instead of the ODE, from `noise`, shape `(dim,)`, and fresh noise on the way.
+    r"""Sample an event with the reverse diffusion instead of the ODE, from initial `noise` and fresh noise in each step.
 
-    $dy = (F - \kappa\,\hat e)\,d\phi + \sqrt{2\kappa\cos\phi}\,dw$ has the same law at every angle as $dy = F\,d\phi$, as
-    $-\hat e = \cos\phi\,\nabla\log p_\phi$ (Song et al. 2021, arXiv 2011.13456, whose noise is
-    $\sqrt{2\cot\phi}$; with the cosine every coefficient is bounded). It ends where the model's times do.
+    The SDE $dy = (F - \kappa\,\hat e)\,d\phi + \sqrt{2\kappa\cos\phi}\,dw$ has the same marginal distribution at every angle as
+    the ODE $dy = F\,d\phi$, because $-\hat e = \cos\phi\,\nabla\log p_\phi$ (Song et al. 2021, arXiv 2011.13456). Song et al.
+    use the noise coefficient $\sqrt{2\cot\phi}$; with the cosine, all coefficients are bounded. The SDE ends at the last of the
+    model's times.
 
     Args:
         model: a model that follows a Gaussian path.
-        key: JAX PRNG key of the noise on the way.
-        noise: where to start.
+        key: JAX PRNG key for the noise of the steps.
+        noise: initial state, shape `(dim,)`.
         context: one context in the user's units.
-        steps: steps of the solver.
-        strength: $\kappa$; 0 is the ODE.
+        steps: number of steps of the solver.
+        strength: $\kappa$; 0 gives the ODE.
     """
     encoded, _ = model.context_scaling.whiten(context)
     grid = model.times(steps)
@@ -259,7 +271,7 @@ def event_from_diffusion(
             ),
         ),
         diffrax.ControlTerm(
-            # The cosine is zero at the data, where float32 may make it less.
+            # The cosine is zero at the data, where it may be slightly negative in float32.
             lambda s, y, args: lineax.DiagonalLinearOperator(
                 jnp.full(model.dim, jnp.sqrt(2.0 * strength * jnp.maximum(jnp.cos(s), 0.0)))
             ),
@@ -284,7 +296,7 @@ def event_from_diffusion(
 def trajectory(
     model: AbstractProbabilityFlow, nodes: Times, start: State, context: Context, solver: AbstractSolver
 ) -> Float[Array, "nodes dim"]:
-    """Whitened states at `nodes`, the first of which is the time of `start`, given a whitened context."""
+    """Solve for the whitened states at the times `nodes`, given a whitened context; `start` is the state at the first node."""
 
     def hop(state: State, ends: Times) -> tuple[State, State]:
         end = solver.integrate(
@@ -300,7 +312,7 @@ def trajectory(
 
 
 def _advance(state: Any, width: Scalar, weights: Iterable[float], slopes: list[Any]) -> Any:
-    """The state moved on by `width` times a weighted sum of slopes."""
+    """Advance a state by `width` times a weighted sum of slopes."""
     pairs = [(float(weight), slope) for weight, slope in zip(weights, slopes, strict=True) if weight != 0.0]
     return jax.tree.map(
         lambda leaf, *each: leaf + width * sum(weight * one for (weight, _), one in zip(pairs, each, strict=True)),
@@ -310,5 +322,5 @@ def _advance(state: Any, width: Scalar, weights: Iterable[float], slopes: list[A
 
 
 def _augmented(model: AbstractProbabilityFlow, divergence: AbstractDivergence, context: Context) -> Field:
-    """The field of the pair (state, integral of the divergence)."""
+    """Return the field of the pair (state, integral of the divergence)."""
     return lambda s, pair: divergence(model, s, pair[0], context)

@@ -131,7 +131,7 @@ def test_a_velocity_must_take_the_context():
         raise TypeError("its own")
 
     normal = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
-    with pytest.raises(TypeError, match=r"VelocityField expected a callable of \(t, x, context\).*too many positional"):
+    with pytest.raises(TypeError, match=r"VelocityField expected a callable \(t, x, context\).*too many positional"):
         fd.VelocityField(lambda t, x: x, normal)
     with pytest.raises(TypeError, match=r"^its own"):
         fd.VelocityField(broken, normal)

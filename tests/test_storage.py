@@ -454,10 +454,10 @@ def test_a_flax_network_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "handed", "message"),
     [
-        (own_velocity(), noise_guess, r"of type Velocity, as it was saved; got one of type function"),
+        (own_velocity(), noise_guess, r"of type Velocity, as saved; got one of type function"),
         (own_velocity(), Velocity(jnp.ones((2, 3))), r"of float32 and shape \(2, 2\), .* shape \(2, 3\)"),
         (own_velocity(), own_velocity(jnp.bfloat16), r"of float32 and .* got one .* of bfloat16"),
-        (own_partial(), jax.tree_util.Partial(rotate, {"rates": jnp.eye(2)}), r"number of arrays of 2, .* arrays of 1"),
+        (own_partial(), jax.tree_util.Partial(rotate, {"rates": jnp.eye(2)}), r"number of arrays is 2, .* arrays is 1"),
         (
             noise_guess,
             lambda t, x, context: 0.91 * x / (1.0 + 0.01 * t),
@@ -476,7 +476,7 @@ def test_another_network_is_refused(tmp_path, saved, handed, message):
 
 def test_a_place_that_is_none_is_refused(tmp_path):
     for file in (tmp_path, tmp_path / "nowhere" / "density.flow"):
-        with pytest.raises(ValueError, match=rf"^save expected `file` in a folder that exists.*got '{file}'.*Fix: "):
+        with pytest.raises(ValueError, match=rf"^save expected `file` in an existing folder.*got '{file}'.*Fix: "):
             save(file, dense(FLOW))
     assert not list(tmp_path.iterdir())
 

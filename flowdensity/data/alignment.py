@@ -1,7 +1,7 @@
-"""Labels of rows: a pandas index, or the chain and the number of each draw.
+"""Check of row labels, such as a pandas index, or the chain and the number of each draw.
 
-Rows are paired by their position. Where two arguments, or two columns, label the same rows and have them in another order, that
-would pair each with the wrong one.
+Rows of different arguments are paired by position. If two arguments, or two columns, have the same labels in different orders,
+pairing by position would combine the wrong rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from .draws import CHAINS
 
 
 def labels_of(array: Any, draws: Sequence[str]) -> Any:
-    """The labels of an xarray object's draws, once these are rows; None where they have none.
+    """Return the labels that the draws of an xarray object have as rows; None if they have no labels.
 
     Args:
         array: a `DataArray`.
-        draws: its dimensions that count draws, in their order.
+        draws: the dimensions that index its draws, in order.
     """
     if len(draws) == 2:
         levels = [array.indexes[dim] if dim in array.indexes else range(array.sizes[dim]) for dim in draws]
@@ -29,29 +29,29 @@ def labels_of(array: Any, draws: Sequence[str]) -> Any:
 
 
 def is_shuffled(first: Any, second: Any) -> bool:
-    """Whether two indices, or None, have the same labels in another order."""
+    """Return whether two indices have the same labels in different orders; False if one is None."""
     if first is None or second is None or len(first) != len(second) or first.equals(second):
         return False
     return set(first) == set(second)
 
 
 def check_order(caller: str, given: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
-    """Check that arguments do not have the same rows in another order.
+    """Check that no argument has the row labels of the first argument in a different order.
 
     Args:
-        caller: public function whose name the error carries.
-        given: the arguments by name, as they were handed over.
-        labels: of the rows of each, or None.
+        caller: public function named in the error.
+        given: the arguments by name, as the user passed them.
+        labels: row labels of each argument, or None.
 
     Raises:
-        ValueError: if they do.
+        ValueError: if an argument has the same labels in a different order.
     """
     first, *others = given
     for name in others:
         if is_shuffled(labels[first], labels[name]):
             raise ValueError(
                 f"{caller} expected `{name}` with its rows in the order of `{first}`, since rows are paired by their position; "
-                f"got the labels {list(labels[name][:3])} first, and {list(labels[first][:3])} in `{first}`. "
+                f"got the first labels {list(labels[name][:3])}, but those of `{first}` are {list(labels[first][:3])}. "
                 f"Fix: {_aligned(name, given[name], first, given[first])}"
             )
 

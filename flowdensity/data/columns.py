@@ -1,4 +1,4 @@
-"""Columns of a table as the checks before a fit read them, and the findings that these checks return."""
+"""Columns of a table as the input of the checks before a fit, and findings as their output."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from .tables import Table
 from .transforms.support import unconstrain
 
 MAX_NAMED_COLUMNS = 3
-"""A message writes out at most this many columns."""
+"""Maximum number of columns named in a message."""
 
 
 class Finding(NamedTuple):
-    """What a check found, as the parts of one sentence each.
+    """Result of a check, as the parts of a message.
 
     Attributes:
         expected: property that a table should have.
         got: columns, values and counts.
-        cause: why that matters, and what a reader should know before mending it.
-        fix: one runnable line where there is one.
+        cause: why this matters, and what the user should know before fixing it.
+        fix: one runnable line, if there is one.
     """
 
     expected: str
@@ -34,17 +34,17 @@ class Finding(NamedTuple):
     fix: str
 
     def text(self, caller: str) -> str:
-        """The message, which names the public function that was called."""
+        """Return the message, which names the public function that was called."""
         return f"{caller} expected {self.expected}; got {self.got}. {self.cause}. Fix: {self.fix}"
 
 
 class Columns:
-    """A table as a matrix, with the expressions by which the user addresses its columns.
+    """A table as a matrix, with the user's expressions for its columns.
 
     Args:
         name: name of the argument, `data` or `context`.
         table: checked rows.
-        arguments: all arguments with one entry for each row, as they were read, in the order of the signature.
+        arguments: all arguments with one entry per row, as they were read, in the order of the signature.
     """
 
     def __init__(self, name: str, table: Table, arguments: Sequence[Handed]):
@@ -69,12 +69,12 @@ class Columns:
 
     @cached_property
     def separate(self) -> np.ndarray:
-        """Which columns lie on a support that has one real number for each entry, unlike a simplex."""
+        """Mask of the columns whose support has one unconstrained coordinate per entry, unlike a simplex."""
         return self._of_parts(lambda part, shape: free_size(part, shape) == math.prod(shape))
 
     @cached_property
     def line(self) -> np.ndarray:
-        """Values on the real line where `separate` holds, and in the user's units elsewhere, shape `(n, columns)`."""
+        """Values on the real line for `separate` columns, and in the user's units for others, shape `(n, columns)`."""
         sizes = [(free_size(part, shape), math.prod(shape)) for part, shape in self._parts]
         free = np.split(self.free, np.cumsum([size for size, _ in sizes])[:-1], axis=1)
         own = np.split(self.rows, np.cumsum([entries for _, entries in sizes])[:-1], axis=1)
@@ -83,12 +83,12 @@ class Columns:
 
     @cached_property
     def real(self) -> np.ndarray:
-        """Which columns have no bounds."""
+        """Mask of the columns whose support is the real line."""
         return self._of_parts(lambda part, _: getattr(part, "base_constraint", part) is constraints.real)
 
     @cached_property
     def supported(self) -> dict[str | int | None, np.ndarray]:
-        """Columns that share an entry of the argument `support`, by its key or index; None where it is a single constraint."""
+        """Columns of each entry of the argument `support`, by its key or index; None is the key for a single constraint."""
         if self.table.sites is not None:
             ends = np.cumsum([math.prod(shape) for shape in self.table.sites.shapes])
             return dict(zip(self.table.sites.names, np.split(np.arange(self.count), ends[:-1]), strict=True))
@@ -98,22 +98,22 @@ class Columns:
 
     @property
     def handed(self) -> Handed:
-        """What the table was read of."""
+        """The argument from which the table was read."""
         return next(each for each in self.arguments if each.name == self.name)
 
     @cached_property
     def labels(self) -> list[str]:
-        """What the user calls the columns, such as `data[:, 1]` and `data['theta'][:, 2]`."""
+        """The user's expressions for the columns, such as `data[:, 1]` and `data['theta'][:, 2]`."""
         return [label for site, shape in self._sites for label in column_labels(self.handed.label(site), shape)]
 
     @cached_property
     def code(self) -> list[str]:
-        """Runnable expressions for the columns as numpy arrays of one axis."""
+        """Runnable expressions for the columns as one-dimensional numpy arrays."""
         return [code for site, shape in self._sites for code in column_labels(self.handed.code(site, shape), shape)]
 
     @property
     def code_of_sites(self) -> list[str]:
-        """Runnable expressions for numpy arrays of the sites, with one event in each row."""
+        """Runnable expressions for the sites as numpy arrays with one event in each row."""
         return [self.handed.code(site, shape) for site, shape in self._sites]
 
     @property
@@ -122,27 +122,27 @@ class Columns:
         return [(None, self.table.rows.shape[1:])] if sites is None else list(zip(*sites, strict=True))
 
     def listed(self, columns: np.ndarray | list[int]) -> str:
-        """The first of some columns by name, and the number of others."""
+        """Name the first of some columns, and give the number of the others."""
         more = len(columns) - MAX_NAMED_COLUMNS
         named = ", ".join(self.labels[column] for column in columns[:MAX_NAMED_COLUMNS])
         return f"{named} and {more} more" if more > 0 else named
 
     def keeping(self, condition: str) -> str:
-        """A line of code that keeps the rows for which an expression holds, in every argument that has them."""
+        """Return the line that keeps the rows that satisfy a condition, in all arguments."""
         first, *others = self.arguments
         return first.keeping(condition, others)
 
     @property
     def vary(self) -> bool:
-        """Whether no column is constant."""
+        """True if no column is constant."""
         return len(self.rows) > 1 and bool(np.all(np.ptp(self.rows, axis=0) > 0.0))
 
     def only(self, rows: np.ndarray) -> Self:
-        """The same columns with some of the rows."""
+        """Return the same columns with a subset of the rows."""
         return type(self)(self.name, self.table._replace(rows=self.table.rows[rows]), self.arguments)
 
     def _of_parts(self, holds: Callable[[constraints.Constraint, tuple[int, ...]], bool]) -> np.ndarray:
-        """Whether a predicate holds for the part that each column belongs to, shape `(columns,)`."""
+        """Mask of the columns whose part of the support satisfies a predicate, shape `(columns,)`."""
         return np.concatenate([np.full(math.prod(shape), holds(part, shape)) for part, shape in self._parts])
 
     @property

@@ -1,4 +1,4 @@
-"""Lines of code that mend an argument, in the terms of the container that it came in."""
+"""Lines of code that fix an argument, written for the container that the user passed."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -8,22 +8,23 @@ import numpy as np
 from .draws import CHAINS
 
 DELETE = "{label} = numpy.delete({label}, {coordinate}, axis=1)"
+"""Line that drops a coordinate of the vectors in a numpy array."""
 
 
 class Lines(NamedTuple):
-    """Lines of code that mend an argument, for the errors of whoever checks it.
+    """Templates of code that fixes an argument, for the error messages of the checks.
 
     Attributes:
-        drop: leaves out the column `{key!r}`.
-        rename: calls the columns `{names}`.
-        finite: tells which rows are finite in all columns.
-        unmasked: tells which rows have no masked entry.
-        take: leaves the rows that `keep` tells.
-        complete: leaves out the rows with nan; None where the container has no method for that.
-        categories: does without the categories of a column.
-        delete: leaves out coordinate `{coordinate}` of the vectors in `{label}`.
-        turned: makes rows of its columns, or of draws in chains; None where rows are draws by name.
-        rows: makes a numpy array of `{label}`, whose events have the axes `{shape}`, with one event in each row.
+        drop: line that drops the column `{key!r}`.
+        rename: line that renames the columns to `{names}`.
+        finite: expression for the mask of the rows that are finite in all columns.
+        unmasked: expression for the mask of the rows without masked entries.
+        take: line that keeps the rows of the mask `keep`.
+        complete: line that drops the rows with NaN; None if the container has no method for that.
+        categories: line that encodes the categories of the column `{key!r}` as numbers; None if there is no such line.
+        delete: line that drops coordinate `{coordinate}` of the vectors in `{label}`.
+        turned: line that turns columns, or draws in chains, into rows; None if named dimensions identify the draws.
+        rows: expression for `{label}` as a numpy array of shape `{shape}`, with one event in each row.
     """
 
     drop: str
@@ -39,7 +40,7 @@ class Lines(NamedTuple):
 
 
 def array_lines(name: str, values: Any) -> Lines:
-    """Lines for an array."""
+    """Templates for an array."""
     own = isinstance(values, np.ndarray)
     array = name if own else f"numpy.asarray({name}, float)"
     masked = name if own else f"numpy.ma.array({name})"
@@ -56,11 +57,11 @@ def array_lines(name: str, values: Any) -> Lines:
 
 
 def dict_lines(name: str, keys: str) -> Lines:
-    """Lines for a dict of arrays, or for the fields of a structured array."""
+    """Templates for a dict of arrays, or for the fields of a structured array."""
     column = f"{name}[key]"
 
     def rows(good: str) -> str:
-        """Which rows are good in all columns."""
+        """Return the expression for the mask of the rows that are good in all columns."""
         return f"numpy.all([{good}.reshape(len({column}), -1).all(axis=1) for key in {keys}], axis=0)"
 
     return Lines(
@@ -75,7 +76,7 @@ def dict_lines(name: str, keys: str) -> Lines:
 
 
 def frame_lines(name: str, source: str) -> Lines:
-    """Lines for a DataFrame, which some code makes."""
+    """Templates for a DataFrame; `source` is the code that makes it."""
     dummies = f"context = pandas.get_dummies({source}, columns=[{{key!r}}], dtype=float)"
     return Lines(
         drop=f"{name} = {source}.drop(columns={{key!r}})",
@@ -91,12 +92,12 @@ def frame_lines(name: str, source: str) -> Lines:
 
 
 def xarray_lines(name: str, source: str, arrays: Iterable[Any], *, table: bool = True) -> Lines:
-    """Lines for a `Dataset`, or for a `DataArray`, which is not a table."""
+    """Templates for an xarray `Dataset`, or for a `DataArray` if `table` is False."""
     dims = dict.fromkeys(dim for array in arrays for dim in array.dims)
     row, stacked = "draw" if "draw" in dims else "sample", source
     others, draws = [dim for dim in dims if dim not in (*CHAINS, row)], (row,)
     if set(CHAINS) <= set(dims):
-        # A dimension of the user's own may have the name that stacked draws are to have.
+        # Rename a dimension of the variables that already has the name of the stacked draws.
         free = f"{source}.rename(sample='own_sample')" if "sample" in dims else source
         draws, row, stacked = CHAINS, "sample", f"{free}.stack(sample={CHAINS})"
         others = ["own_sample" if dim == "sample" else dim for dim in others]

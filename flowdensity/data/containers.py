@@ -1,6 +1,6 @@
-"""Read the containers of users: arrays, dicts, tables of pandas and similar libraries, and draws of arviz and xarray.
+"""Read the user's containers: arrays, dicts, tables of pandas and similar libraries, and draws of arviz and xarray.
 
-Each becomes one array, or several arrays by name, with rows in the first axis.
+Each container becomes one array, or several arrays by name, with rows along the first axis.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +19,13 @@ class Handed(NamedTuple):
 
     Attributes:
         name: name of the argument.
-        array: the rows if the container is usable without names: a numpy array or something numpy converts; otherwise None.
-        columns: the columns by name, rows first; None if they have no names.
+        array: the rows as a numpy array, or an object that numpy converts, if the container can be used without names;
+            otherwise None.
+        columns: the columns by name, with rows along the first axis; None if they have no names.
         keys: the container's own key of each column.
-        lines: code that mends the argument.
-        source: code for the object that has the columns, such as a group; empty if it is the argument itself.
-        labels: labels of the rows, a pandas index; None if there are none.
+        lines: templates of code that fixes the argument.
+        source: code for the object that holds the columns, such as a group; empty if it is the argument itself.
+        labels: labels of the rows, as a pandas index; None if there are none.
     """
 
     name: str
@@ -42,15 +43,15 @@ class Handed(NamedTuple):
         return f"{self.source or self.name}[{self.keys[column]!r}]"
 
     def code(self, column: str | None, shape: tuple[int, ...]) -> str:
-        """Return the code for a column or the whole argument as a numpy array with one event per row."""
+        """Return the code for a column, or for the whole argument, as a numpy array with one event per row."""
         return self.lines.rows.format(label=self.label(column), shape=(-1, *shape))
 
     def parts(self) -> dict[str | None, Any]:
-        """Return the arrays to check: the columns by name, or the whole argument under None."""
+        """Return the arrays to check: the columns by name, or the whole argument under the key None."""
         return {None: self.array} if self.columns is None else {**self.columns}
 
     def without(self, column: str | None, coordinate: int | list[int] | None = None) -> str:
-        """Return the line that leaves out a column, or coordinates of its vectors."""
+        """Return the line that drops a column, or coordinates of its vectors."""
         if coordinate is not None and self.lines.delete is not None:
             return self.lines.delete.format(label=self.label(column), coordinate=coordinate)
         if column is not None and len(self.keys) > 1:
@@ -60,13 +61,13 @@ class Handed(NamedTuple):
         return f"dist.Delta(jax.numpy.asarray({self.label(column)})[0])"
 
     def finite_rows(self, others: Sequence["Handed"], *, nan_alone: bool) -> str:
-        """Return the line that leaves out the rows that are not finite, also from other arguments with the same rows."""
+        """Return the line that drops the rows that are not finite, also from other arguments with the same rows."""
         if nan_alone and self.lines.complete and not others:
             return self.lines.complete
         return self.keeping(self.lines.finite, others)
 
     def fixes(self, column: str | None, others: Sequence["Handed"]) -> Fixes:
-        """Return the lines for an argument that is no array of real numbers; `others` have the same rows."""
+        """Return the fixes for an argument that is not an array of real numbers; `others` have the same rows."""
         masked = self.keeping(self.lines.unmasked, others) if column is not None or others else None
         if column is None:
             return Fixes(masked)
@@ -84,17 +85,17 @@ def read(caller: str, name: str, values: Any, *, rows: bool = True) -> Handed:
     """Read a container of rows, or of events with other leading axes.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: public function named in the errors.
         name: name of the argument.
-        values: an array; a dict of arrays; a structured array of numpy; a table of pandas, or of a library whose tables have
-            `to_pandas`; arviz's `InferenceData` or `DataTree`, whose posterior is read, or one of their groups; an xarray
-            `Dataset` or `DataArray`; or a `Handed`, which is returned as it is.
-        rows: whether chains and draws become rows, in one leading axis. Values that broadcast against each other are read with
-            False: chains and draws stay separate leading axes, and an xarray object may have neither.
+        values: an array; a dict of arrays; a structured numpy array; a pandas table, or a table of a library that has
+            `to_pandas`; an `InferenceData` or `DataTree` of arviz, whose posterior is read, or one of their groups; an xarray
+            `Dataset` or `DataArray`; or a `Handed`, which is returned unchanged.
+        rows: whether chains and draws become rows along one leading axis. Pass False for values that broadcast against each
+            other: then chains and draws stay separate leading axes, and an xarray object may have neither.
 
     Raises:
         TypeError: if a table cannot be converted to pandas.
-        ValueError: if there are no values, if two names are equal as strings, if rows are wanted of an object without draws,
+        ValueError: if there are no values, if two names are equal as strings, if `rows` is True and an object has no draws,
             or if the variables of an object have different draws.
     """
     if isinstance(values, Handed):
@@ -130,12 +131,14 @@ def _handed(caller: str, name: str, pairs: list[tuple[Any, Any]], lines: Lines) 
         )
     if not keys:
         line = "context = None" if name == "context" else "dist.Unit(0.0)"
-        raise ValueError(f"{caller} expected `{name}` with named values; got none. Fix: {line}")
+        raise ValueError(
+            f"{caller} expected `{name}` with at least one named value; got an empty container. Fix: {line}"
+        )
     return Handed(name, None, {str(key): value for key, value in pairs}, keys, lines)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, with a number appended to those that repeat earlier ones."""
+    """Return the names, with a number appended to each repeated name."""
     return [f"{name}_{1 + names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
@@ -149,23 +152,23 @@ def _in_pandas(caller: str, name: str, values: Any) -> Any:
         columns = has(values, "columns")
         line = f"{{key: {name}[key].to_numpy() for key in {name}.columns}}" if columns else f"{name}.to_numpy()"
         raise TypeError(
-            f"{caller} expected `{name}` as a table that becomes one of pandas; got {type(values).__name__}, whose conversion "
-            f"needs what is not installed ({error}). Fix: {name} = {line}"
+            f"{caller} expected `{name}` as a table that can be converted to pandas; got {type(values).__name__}, whose "
+            f"conversion needs a missing package ({error}). Fix: {name} = {line}"
         ) from error
 
 
 def _check_table(caller: str, name: str, values: Any) -> None:
-    """Raise a TypeError if a table of another library has not been computed yet, or would lose its names as an array."""
+    """Raise a TypeError for a table of another library that is not computed yet, or whose names numpy would drop."""
     ways = [way for way in ("compute", "collect", "toPandas") if has(values, way)]
     if has(values, "columns") and ways and not is_a(values, "pandas", "DataFrame"):
         raise TypeError(
-            f"{caller} expected `{name}` as an array, or a table of pandas; got {type(values).__name__} of the columns "
+            f"{caller} expected `{name}` as an array or a pandas table; got {type(values).__name__} with the columns "
             f"{list(values.columns)}. Fix: {name} = {name}.{ways[0]}()"
         )
 
 
 def _check_index(caller: str, name: str, frame: Any) -> None:
-    """Raise a ValueError if the coordinates of one draw are in several rows, as in a long table."""
+    """Raise a ValueError if one draw is spread over several rows, as in a table in long format."""
     others = [level for level in frame.index.names if level not in CHAINS]
     if set(CHAINS) < set(frame.index.names):
         raise ValueError(
@@ -184,25 +187,25 @@ def _of_mapping(caller: str, name: str, values: Mapping[Any, Any], rows: bool) -
     if arrays and len(arrays) == len(values):
         lines = xarray_lines(name, f"xarray.Dataset({name})", arrays.values())
     elif any(is_a(each, "pandas", "Series") for each in values.values()) and _are_numbers(values.values()):
-        # A fix drops rows of the whole frame, so that the columns stay aligned.
+        # The fixes drop rows of one DataFrame, so that the columns stay aligned.
         lines = frame_lines(name, f"pandas.DataFrame({name})")
     return _handed(caller, name, [(key, read.get(key, value)) for key, value in values.items()], lines)
 
 
 def _check_same_order(caller: str, name: str, values: Mapping[Any, Any]) -> None:
-    """Raise a ValueError if columns of a dict have the same row labels in different orders: rows are paired by position."""
+    """Raise a ValueError if columns of a dict have the same row labels in different orders, since position pairs the rows."""
     labels = {key: value.index for key, value in values.items() if is_a(value, "pandas", "Series")}
     first = next(iter(labels), None)
     shuffled = [key for key in labels if is_shuffled(labels[first], labels[key])]
     if shuffled:
         raise ValueError(
-            f"{caller} expected columns of `{name}` with their rows in one order; got {shuffled[0]!r} in another than {first!r}. "
-            f"Fix: {name} = pandas.DataFrame({name})"
+            f"{caller} expected columns of `{name}` with rows in the same order; got different orders in {first!r} and "
+            f"{shuffled[0]!r}. Fix: {name} = pandas.DataFrame({name})"
         )
 
 
 def _are_numbers(columns: Iterable[Any]) -> bool:
-    """Whether each column has one number per row."""
+    """Return whether each column has one number per row."""
     return all(getattr(each, "ndim", 1) == 1 for each in columns)
 
 
@@ -238,12 +241,12 @@ def _leading_of_all(
 
 
 def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = None) -> np.ndarray:
-    """Return the values of an xarray variable with its draws in the leading axes, or in one axis if they become rows."""
+    """Return the values of an xarray variable with its draws along the leading axes, or along one axis if they become rows."""
     draws = draw_dims(array)
     if rows and not draws:
         of = "" if array.name is None else f" for {array.name!r}"
         raise ValueError(
-            f"{caller} expected `{label}` with the dimensions chain and draw, draw or sample, which become rows; got "
+            f"{caller} expected `{label}` with dimensions (chain, draw), draw or sample, which become rows; got "
             f"{array.dims}{of}. Fix: {fix or _renamed(label, array)}"
         )
     values = array.transpose(*draws, ...).to_numpy()
@@ -251,7 +254,7 @@ def _leading(caller: str, label: str, array: Any, rows: bool, fix: str | None = 
 
 
 def _renamed(label: str, array: Any) -> str:
-    """Return the line that names the dimension of draws: a stack of chains and draws, or the longest dimension."""
+    """Return the line that renames the likely dimension of draws: stacked chains and draws, or the longest dimension."""
     dims = array.dims
     if not dims:
         return f"{label} = {label}.expand_dims('sample')"
@@ -277,10 +280,10 @@ def _check_same_draws(caller: str, name: str, arrays: Mapping[Any, Any], lines: 
             first = key, own
         elif list(own) != list(first[1]) or not all(np.array_equal(own[dim], first[1][dim]) for dim in draws):
             raise ValueError(
-                f"{caller} expected variables of `{name}` with the same draws; got {_counts(first[1])} for {first[0]!r} and "
-                f"{_counts(own)} for {key!r}. Fix: {lines.drop.format(key=key)}"
+                f"{caller} expected variables of `{name}` with the same chain and draw labels; got {_counts(first[1])} for "
+                f"{first[0]!r} and {_counts(own)} for {key!r}. Fix: {lines.drop.format(key=key)}"
             )
 
 
 def _counts(draws: Mapping[str, np.ndarray]) -> str:
-    return " and ".join(f"{len(labels)} of {dim}" for dim, labels in draws.items())
+    return f"({', '.join(f'{dim}: {len(labels)}' for dim, labels in draws.items())})"

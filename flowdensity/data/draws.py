@@ -1,6 +1,6 @@
-"""Draws in the containers of arviz and xarray: find their dataset, tell which dimensions count them, and replace them.
+"""Draws in the containers of arviz and xarray: find their dataset and their dimensions, and replace them.
 
-This is the only place that distinguishes the `InferenceData` of arviz 0.x from the `DataTree` of arviz 1.x.
+This is the only module that distinguishes the `InferenceData` of arviz 0.x from the `DataTree` of arviz 1.x.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from .._arrays import is_a
 from .._typing import Int
 
 CHAINS = ("chain", "draw")
-"""Dimensions of draws in chains, as arviz calls them."""
+"""Names of the dimensions of draws in chains in arviz."""
 
 
 def dataset_of(caller: str, name: str, values: Any) -> tuple[Any, str] | None:
-    """Return a container's posterior as an xarray `Dataset`, and the code for it; None if `values` is no such container.
+    """Return a container's posterior as an xarray `Dataset`, and the code for it; None for any other object.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: public function named in the errors.
         name: name of the argument.
-        values: an `InferenceData` or `DataTree` with a posterior, one of their groups, or a `Dataset`.
+        values: an `InferenceData` or `DataTree` with a posterior, one of their groups, a `Dataset`, or any other object.
 
     Raises:
-        ValueError: if a container has groups, but no posterior.
+        ValueError: if a container has groups but no posterior.
     """
     if is_a(values, "xarray", "Dataset"):
         return values, name
@@ -36,36 +36,37 @@ def dataset_of(caller: str, name: str, values: Any) -> tuple[Any, str] | None:
             return values.to_dataset(), f"{name}.to_dataset()"
         line = f"{name} = {name}[{next(iter(groups))!r}]" if groups else f"{name} = arviz.from_numpyro(mcmc)"
         raise ValueError(
-            f"{caller} expected `{name}` with a posterior, or one of the groups; got the groups {list(groups)}. Fix: {line}"
+            f"{caller} expected `{name}` with a group 'posterior', or a single group; got the groups {list(groups)}. Fix: {line}"
         )
     code = f"{name}['posterior']"
     return groups["posterior"], f"{code}.to_dataset()" if _is_tree(values) else code
 
 
 def draw_dims(array: Any) -> tuple[str, ...]:
-    """Return the dimensions of an xarray object that count its draws; none if it has no draws, or chains alone."""
+    """Return the dimensions that index the draws of an xarray object; `()` if it has no draws, or chains without draws."""
     dims = set(array.dims)
     if set(CHAINS) <= dims:
         return CHAINS
     if "chain" in dims:
         return ()
-    # "draw" comes first, since "sample" may be a dimension of the user's own.
+    # "draw" has priority, because "sample" may be a dimension of the variable itself.
     return next(((dim,) for dim in ("draw", "sample") if dim in dims), ())
 
 
 def with_draws(
     posterior: Any, values: Mapping[str, np.ndarray], rows: Int[np.ndarray, "chain draw"] | None, note: str
 ) -> Any:
-    """Return a container of the same type with other draws of its posterior.
+    """Return a container of the same type with new draws of its posterior.
 
-    Names, dimensions and coordinates stay, and draws are numbered anew. Groups such as `log_likelihood`, whose draws are
-    those of the posterior, follow it or are left out; the groups of the prior and of the warm-up stay as they are.
+    Names, dimensions and coordinates stay the same, and the draws are renumbered. Groups such as `log_likelihood` have one entry
+    for each posterior draw. They are resampled by `rows`, or dropped if that is not possible. The groups of the prior and of the
+    warm-up stay unchanged.
 
     Args:
-        posterior: what `dataset_of` takes, with draws in chains.
+        posterior: a container that `dataset_of` accepts, with draws in chains.
         values: new draws of the variables to keep, shape `(chain, draw, *shape)`, with as many chains as before.
-        rows: which old draw, counted over all chains, each new one is, so that the other groups can follow; None if new
-            draws are no copies of old ones, and the other groups are left out.
+        rows: index of the old draw, counted over all chains, that each new draw copies; None if the new draws are not copies of
+            old draws, in which case the other groups are dropped.
         note: text for the attribute `reweighted` of the posterior group.
     """
     found = dataset_of("with_draws", "posterior", posterior)
@@ -97,7 +98,7 @@ def _is_tree(values: Any) -> bool:
 
 
 def _groups(values: Any) -> dict[str, Any] | None:
-    """The datasets of a container by group, or None if it has no groups."""
+    """Return the datasets of a container by group, or None if it has no groups."""
     if _is_tree(values):
         return {name: group.to_dataset() for name, group in values.children.items()}
     if is_a(values, "arviz", "InferenceData"):
@@ -114,7 +115,7 @@ def _put(container: Any, name: str, dataset: Any) -> None:
 
 
 def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
-    """A dataset with other draws of its variables, whose other dimensions and coordinates stay."""
+    """Return a dataset with new draws of its variables and unchanged other dimensions and coordinates."""
     stale = [name for name, array in dataset.coords.items() if set(CHAINS) & set(array.dims) and name != "chain"]
     template = dataset.drop_vars(stale)
     arrays = {
@@ -127,6 +128,6 @@ def _replaced(dataset: Any, values: Mapping[str, np.ndarray]) -> Any:
 
 
 def _taken(array: Any, rows: Int[np.ndarray, "chain draw"]) -> np.ndarray:
-    """The chosen draws of a variable."""
+    """Return the chosen draws of a variable."""
     flat = array.transpose(*CHAINS, ...).to_numpy()
     return flat.reshape(-1, *flat.shape[2:])[rows]

@@ -1,4 +1,4 @@
-"""Rows inside their support that JAX's default dtype rounds to its edge."""
+"""Check for rows inside their support that JAX's default dtype rounds to an edge of it."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from .tables import Table
 
 
 class _Part(NamedTuple):
-    """Rows on one constraint of single numbers or of vectors, with the user's expressions for them and for the constraint."""
+    """Rows on one constraint of numbers or vectors, with the user's expressions for the rows and for the constraint."""
 
     label: str
     support_label: str
@@ -23,7 +23,7 @@ class _Part(NamedTuple):
 
 
 class _Cure(NamedTuple):
-    """A change of coordinates, in words and in a line of code, and the share of rows that stay at an edge after it."""
+    """A change of coordinates as a sentence and as a line of code, and the share of rows that it leaves at an edge."""
 
     cause: str
     line: str
@@ -31,10 +31,11 @@ class _Cure(NamedTuple):
 
 
 def rows_at_edges(columns: Columns) -> Finding | None:
-    """Find parts of a table of which many rows are rounded to an edge of their support.
+    """Find parts of a table with many rows that are rounded to an edge of their support.
 
-    Many means more than make a tie (`MAX_TIED_SHARE`, `MAX_TIED_ROWS`). The line of code subtracts the edge if that reduces their
-    share by as much: the spacing of numbers is finest at 0. Otherwise it maps the rows to the real line.
+    The threshold is that of ties (`MAX_TIED_SHARE`, `MAX_TIED_ROWS`). The fix subtracts the edge if that reduces the share of
+    such rows by more than `MAX_TIED_SHARE`, because floating-point numbers are densest at 0. Otherwise it maps the rows to the
+    real line.
     """
     found = [(part, lost) for part in _parts(columns.table) if (lost := _lost(part.rows, part.support)) > _most(part)]
     if not found:
@@ -42,11 +43,11 @@ def rows_at_edges(columns: Columns) -> Finding | None:
     dtype = jnp.result_type(float)
     cures = [_cure(part, lost) for part, lost in found]
     (part, lost), cure = found[0], cures[0]
-    more = f", and so it is with {', '.join(each.label for each, _ in found[1:])}" if len(found) > 1 else ""
+    more = f", and also rows of {', '.join(each.label for each, _ in found[1:])}" if len(found) > 1 else ""
     return Finding(
-        f"`{part.label}` with rows that {dtype} tells from the edges of {part.support}",
-        f"{lost:.1%} of them that it reads at an edge{more}",
-        f"Their log density is that of the nearest {dtype} number inside. {cure.cause}",
+        f"rows of `{part.label}` that {dtype} can distinguish from the edges of {part.support}",
+        f"{lost:.1%} of the rows rounded to an edge{more}",
+        f"Their log density is that of the nearest {dtype} number inside the support. {cure.cause}",
         "; ".join(each.line for each in cures),
     )
 
@@ -58,25 +59,25 @@ def _most(part: _Part) -> float:
 def _cure(part: _Part, lost: float) -> _Cure:
     shifts = [_shifted(part, edge) for edge in _edges(part.support)]
     best = min((cure.lost for cure in shifts), default=lost)
-    # Of two that are as good as each other, the lower edge.
+    # The lower edge comes first, so it is chosen if both edges are about equally good.
     return next(
         (cure for cure in shifts if cure.lost < min(lost - MAX_TIED_SHARE, best + MAX_TIED_SHARE)), _on_the_line(part)
     )
 
 
 def _edges(support: Any) -> list[Any]:
-    """The finite edges of single numbers."""
+    """Return the finite edges of a constraint of numbers."""
     return [getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
 
 
 def _shifted(part: _Part, edge: Any) -> _Cure:
     moved, name = _moved(part.support, edge)
     line = f"{part.label} = {part.label} - {_code(edge)}; {part.support_label} = {name}"
-    return _Cure("Numbers are densest about 0", line, _lost(part.rows - np.asarray(edge, float), moved))
+    return _Cure("Floating-point numbers are densest near 0", line, _lost(part.rows - np.asarray(edge, float), moved))
 
 
 def _moved(support: Any, edge: Any) -> tuple[constraints.Constraint, str]:
-    """A constraint after an edge has been subtracted, and its expression."""
+    """The constraint after an edge has been subtracted, and the code for it."""
     ends = [np.asarray(end, float) - np.asarray(edge, float) for end in _edges(support)]
     kind = next(
         kind for kind in ("interval", "greater_than", "less_than") if isinstance(support, getattr(constraints, kind))
@@ -86,7 +87,7 @@ def _moved(support: Any, edge: Any) -> tuple[constraints.Constraint, str]:
 
 
 def _on_the_line(part: _Part) -> _Cure:
-    """Coordinates without an edge."""
+    """The map of a part to unconstrained coordinates, which have no edge."""
     label, support = part.label, part.support
     ends = _edges(support)
     if isinstance(support, constraints.interval):
@@ -102,7 +103,7 @@ def _on_the_line(part: _Part) -> _Cure:
     else:
         name, value = "log ratios", f"numpy.log({label}[..., :-1] / {label}[..., -1:])"
     line = f"{label} = {value}; {part.support_label} = constraints.real"
-    return _Cure(f"The density of their {name} has no edge", line, 0.0)
+    return _Cure(f"The support of their {name} has no edge", line, 0.0)
 
 
 def _code(number: Any) -> str:
@@ -110,14 +111,14 @@ def _code(number: Any) -> str:
 
 
 def _lost(rows: np.ndarray, support: Any) -> float:
-    """Largest share, over columns, of rows that JAX's default dtype reads at an edge."""
+    """Largest share, over the columns, of rows that JAX's default dtype rounds to an edge."""
     read = jnp.asarray(rows, float)
     moved = np.asarray(interior_point(support, read) != read)
     return float(moved.reshape(len(rows), -1).mean(axis=0).max())
 
 
 def _parts(table: Table) -> list[_Part]:
-    """The parts of a table that have an edge with a line of code against it."""
+    """Return the parts of a table whose support has an edge that a fix can avoid."""
     support: Any = table.support
     shapes = getattr(support, "shapes", None)
     if shapes is None:
@@ -131,7 +132,7 @@ def _parts(table: Table) -> list[_Part]:
 
 
 def _names(table: Table, count: int) -> list[tuple[str, str]]:
-    """The user's expressions for the values of each part, and for its support."""
+    """Return the user's expressions for the values of each part and for its support."""
     if table.sites is None:
         return [(f"data[:, {column}]", f"support[{column}]") for column in range(count)]
     return [(f"data[{name!r}]", f"support[{name!r}]") for name in table.sites.names]

@@ -1,10 +1,10 @@
-"""Interiors of supports: keep events off the edges, where the inverses of bijections are infinite.
+"""Interiors of supports, which keep events off the edges, where the inverses of bijections are infinite.
 
-In finite precision a number strictly inside a support may round to its edge. There the logit of 1 is infinite, and so is the
-logarithm of 0, of the difference of equal numbers in an ordered vector, and of a determinant of 0. `interior_point` moves an
-event on an edge to the nearest point with a finite inverse, and leaves all other events as they are, also outside the support.
-`interior_bijection` is numpyro's bijection onto these points: each of its parts is inverted at the nearest point of its own
-interior. On the real line both are the identity.
+In finite precision a number strictly inside a support may round to its edge. There the inverse is infinite: the logit of 1, or
+the logarithm of 0, of the difference of equal numbers in an ordered vector, or of a zero determinant. `interior_point` moves an
+event on an edge to the nearest point with a finite inverse. It leaves all other events unchanged, also outside the support.
+`interior_bijection` is numpyro's bijection restricted to these points: each of its parts is inverted at the nearest point of its
+own interior. On the real line both are the identity.
 """
 
 import functools
@@ -37,25 +37,25 @@ def interior_point(constraint: constraints.Constraint, value: ArrayLike) -> Arra
     A value is on an edge if a value inside rounds to it in the dtype of `value`. The derivative along a moved coordinate is zero.
 
     Args:
-        constraint: numpyro constraint; if it has no edge, or is not known here, `value` is returned as it is.
+        constraint: numpyro constraint; if it has no edge, or no implementation is registered, `value` is returned unchanged.
         value: events, shape `(*batch, *event_shape)`.
     """
     return jnp.asarray(value)
 
 
 def off_edges(constraint: constraints.Constraint, value: ArrayLike) -> Array:
-    """`interior_point` of constants, whose result is a constant under `jit` too, so that numpyro can validate it."""
+    """Compute `interior_point` of a constant; the result is a constant under `jit` too, so that numpyro can validate it."""
     with jax.ensure_compile_time_eval():
         return interior_point(constraint, jnp.asarray(value, float))
 
 
 def bijection(constraint: constraints.Constraint) -> Transform:
-    """numpyro's bijection for a constraint, with an inverse that loses no digits near an edge and is infinite on it."""
+    """numpyro's bijection for a constraint, with an inverse that is accurate near an edge and infinite on it."""
     return _by_parts(constraint, lambda each: _precise(biject_to(each)))
 
 
 def interior_bijection(constraint: constraints.Constraint) -> Transform:
-    """numpyro's bijection for a constraint, onto interior points; its inverse is finite on the edges too."""
+    """numpyro's bijection for a constraint, restricted to interior points; its inverse is also finite on the edges."""
     return _by_parts(constraint, lambda each: _Interior(_interior_steps(biject_to(each)), each))
 
 
@@ -63,29 +63,29 @@ def interior_bijection(constraint: constraints.Constraint) -> Transform:
 
 
 def _smallest(value: Array) -> Array:
-    """Smallest positive number with full relative precision: below it, XLA flushes differences of neighbors to zero.
+    """Smallest positive number at which XLA does not flush differences of neighboring numbers to zero.
 
-    The gradient of a logarithm is finite there too, unless it is multiplied by more than the reciprocal of the precision.
+    The gradient of a logarithm at this number is finite, and stays finite when it is multiplied by up to `1 / eps`.
     """
     info = jnp.finfo(value.dtype)
     return jnp.asarray(info.tiny / info.eps, value.dtype)
 
 
 def _above(bound: ArrayLike, value: Array, width: ArrayLike = 1.0) -> Array:
-    """First number above a bound whose distance from it, relative to a width, does not underflow."""
+    """Smallest number above a bound whose distance from the bound, relative to a width, does not underflow."""
     bound, width = (lax.stop_gradient(jnp.asarray(each, value.dtype)) for each in (bound, width))
     step = jnp.maximum(width * _smallest(value), jnp.finfo(value.dtype).tiny)
     return jnp.maximum(jnp.nextafter(bound, jnp.full_like(bound, jnp.inf)), bound + step)
 
 
 def _off_lower(value: Array, edge: ArrayLike, width: ArrayLike = 1.0) -> Array:
-    """Move values between a lower edge and the first number above it to that number."""
+    """Move values from a lower edge to the first usable number above it."""
     least = _above(edge, value, width)
     return jnp.where((value >= edge) & (value < least), least, value)
 
 
 def _off_upper(value: Array, edge: ArrayLike, width: ArrayLike = 1.0, rounding: ArrayLike = 0.0) -> Array:
-    """Move values between the last number below an upper edge and the edge, or its rounding error beyond, to that number."""
+    """Move values from an upper edge, or beyond it within a rounding error, to the last usable number below it."""
     most = -_above(-jnp.asarray(edge), value, width)
     return jnp.where((value <= edge + rounding) & (value > most), most, value)
 
@@ -104,7 +104,7 @@ def _less_than(constraint: Any, value: ArrayLike) -> Array:
 def _interval(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
     low, high = (jnp.asarray(bound, value.dtype) for bound in (constraint.lower_bound, constraint.upper_bound))
-    # The sum of the lower edge and a fraction of the width exceeds the upper edge by at most this much.
+    # The bijection adds a fraction of the width to the lower edge, which can exceed the upper edge by at most this much.
     rounding = jnp.finfo(value.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return _off_upper(_off_lower(value, low, high - low), high, high - low, rounding)
 
@@ -118,7 +118,7 @@ def _simplex(constraint: Any, value: ArrayLike) -> Array:
 @interior_point.register(type(constraints.l1_ball))
 def _l1_ball(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
-    # The rounding error of the sum is at most half of this; values on the edge are moved by more.
+    # The rounding error of the sum is at most half of this, and values on the edge are moved by twice this.
     rounding = (value.shape[-1] + 2) * jnp.finfo(value.dtype).eps
     size = lax.stop_gradient(jnp.sum(jnp.abs(value), axis=-1, keepdims=True))
     at_edge = (size > 1.0 - rounding) & (size < 1.0 + rounding)
@@ -166,7 +166,7 @@ def _positive_definite(constraint: Any, value: ArrayLike) -> Array:
     value = _with_diagonal(value, _smallest(value))
     rounding = value.shape[-1] * jnp.finfo(value.dtype).eps
     factor = jnp.linalg.cholesky(lax.stop_gradient(value))
-    # Share of each variance that earlier coordinates do not explain; nan if the matrix has no factor.
+    # Share of each variance that earlier coordinates do not explain; NaN if the matrix has no Cholesky factor.
     left = jnp.square(_diagonal(factor)) / _diagonal(value)
     definite = jnp.all(left > rounding, axis=-1)[..., None, None]
     nearer = value + 4.0 * rounding * (jnp.eye(value.shape[-1]) * value - value)
@@ -206,7 +206,7 @@ def _joint(constraint: Any, value: ArrayLike) -> Array:
 
 
 def _by_parts(constraint: Any, leaf: Callable[[constraints.Constraint], Transform]) -> Transform:
-    """Compose the bijection of a constraint from those of its parts."""
+    """Compose the bijection of a constraint from the bijections of its parts."""
     if isinstance(constraint, joint):
         return JointTransform([_by_parts(part, leaf) for part in constraint.parts], constraint.shapes)
     if isinstance(constraint, constraints.independent):
@@ -233,7 +233,7 @@ class _Interior(Transform):
 
     def __call__(self, x: ArrayLike) -> Array:
         value = jnp.asarray(self.transform(x))
-        # Half of the largest number, since an ordered vector needs larger numbers above each entry.
+        # Clip at half of the largest number, because an ordered vector needs room for larger numbers above each entry.
         largest = 0.5 * jnp.finfo(value.dtype).max
         return interior_point(self.constraint, jnp.clip(value, -largest, largest))
 
@@ -251,7 +251,7 @@ class _Interior(Transform):
 
 
 def _interior_steps(transform: Transform) -> Transform:
-    """A bijection all of whose steps but the last map onto interior points."""
+    """A bijection whose steps, except for the last, map onto interior points."""
     if not isinstance(transform, ComposeTransform):
         return _precise(transform)
     *first, last = transform.parts
@@ -261,13 +261,13 @@ def _interior_steps(transform: Transform) -> Transform:
 def _interior_step(transform: Transform) -> Transform:
     try:
         constraint = transform.codomain
-    except NotImplementedError:  # raised for an affine map whose domain numpyro does not track
+    except NotImplementedError:  # numpyro raises this for an affine map whose domain it does not track.
         return _interior_steps(transform)
     return _Interior(_interior_steps(transform), constraint)
 
 
 def _precise(transform: Transform) -> Transform:
-    """Replace the parts of a bijection that have a more precise inverse here."""
+    """Replace the parts of a bijection for which this module has a more accurate inverse."""
     if isinstance(transform, ComposeTransform):
         return ComposeTransform([_precise(part) for part in transform.parts])
     return {StickBreakingTransform: _StickBreaking, CorrCholeskyTransform: _CorrCholesky}.get(
@@ -276,7 +276,10 @@ def _precise(transform: Transform) -> Transform:
 
 
 class _StickBreaking(StickBreakingTransform):
-    """numpyro's transform, with the rest of the stick summed from its end: 1 minus the used part rounds to 0 near a vertex."""
+    """numpyro's stick-breaking transform, with an inverse that is accurate near a vertex.
+
+    The remaining stick is summed from its end, because 1 minus the used part rounds to 0 near a vertex.
+    """
 
     def _inverse(self, y: Any) -> Array:
         x = jnp.log(y[..., :-1]) - jnp.log(_left(y)[..., :-1])
@@ -284,11 +287,11 @@ class _StickBreaking(StickBreakingTransform):
 
 
 class _CorrCholesky(CorrCholeskyTransform):
-    """numpyro's transform, with the rest of the squared norm of a row summed from its end."""
+    """numpyro's Cholesky transform of correlations, with the remaining squared norm of a row summed from its end."""
 
     def _inverse(self, y: Any) -> Array:
         left = matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-1)
-        # Its hyperbolic tangent is y over the root of the squared norm that was left before y.
+        # The hyperbolic tangent of the result is y divided by the square root of the squared norm that remained before y.
         return jnp.arcsinh(matrix_to_tril_vec(y, diagonal=-1) / jnp.sqrt(left))
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
@@ -297,6 +300,6 @@ class _CorrCholesky(CorrCholeskyTransform):
 
 
 def _left(parts: Array) -> Array:
-    """Sum the entries after each entry of the last axis."""
+    """Sum the entries after each entry along the last axis."""
     sums = jnp.flip(jnp.cumsum(jnp.flip(parts, axis=-1), axis=-1), axis=-1)
     return jnp.concatenate([sums[..., 1:], jnp.zeros_like(sums[..., :1])], axis=-1)

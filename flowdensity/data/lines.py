@@ -1,4 +1,4 @@
-"""Lines of code that mend a table: the fixes in the errors of `tables`."""
+"""Lines of code that fix a table, for the error messages of `tables`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -13,7 +13,7 @@ from .supports import code_of
 
 
 def for_few_rows(handed: Handed, label: str, shape: tuple[int, ...]) -> str:
-    """Fix for a single row, which may be a column or a chain or else has a point mass, or for events without coordinates."""
+    """Fix for a single row, which may be a column, a chain or a point mass, or for events without coordinates."""
     if 0 in shape[1:]:
         return "dist.Unit(0.0)"
     if handed.lines.turned is not None and len(shape) > 1 and shape[0] == 1:
@@ -29,7 +29,7 @@ def for_as_many_rows(
     others: Sequence[Handed],
     shape: tuple[int, ...] | None,
 ) -> str:
-    """Fix for contexts of another number: repeat a single one, or keep the rows that have one."""
+    """Fix for a wrong number of contexts: repeat a single context, or keep the rows that have one."""
     label = handed.label(column)
     if not got and shape is not None:
         return f"{label} = numpy.broadcast_to({label}, {(rows, *shape)})"
@@ -45,7 +45,7 @@ def for_as_many_rows(
 
 
 def for_weights(got: tuple[int, ...], rows: int) -> str:
-    """Fix for weights of another shape: flatten them if their number is right, and drop them otherwise."""
+    """Fix for weights of the wrong shape: flatten them if their number is right, and drop them otherwise."""
     return "weights = numpy.ravel(weights)" if prod(got) == rows else "weights = None"
 
 
@@ -56,7 +56,7 @@ def without_constants(
     constant: list[int],
     leave_out: Callable[[int | list[int] | None], str],
 ) -> str:
-    """Fix for constant coordinates of vectors, arrays or numbers: leave them out."""
+    """Fix for constant coordinates of vectors, arrays or numbers: drop them."""
     if free.shape != values.shape or prod(values.shape[1:]) == len(constant):
         return leave_out(None)
     if values.ndim == 2:
@@ -65,7 +65,7 @@ def without_constants(
 
 
 def without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: int) -> str | None:
-    """Fix for a column whose offset hides its variation: subtract it. None if the column is constant in float64 too."""
+    """Fix for a column whose offset hides its variation: subtract the offset; None if it is constant in float64 too."""
     rows = values.reshape(len(values), -1)
     if rows.shape != columns.shape:
         return None
@@ -75,14 +75,14 @@ def without_origin(name: str, values: np.ndarray, columns: np.ndarray, column: i
 
 
 def naming(name: str, shape: tuple[int, ...], support: Mapping[str, constraints.Constraint]) -> str:
-    """Fix for a support by name of an array: name its columns if the numbers match, or drop the support."""
+    """Fix for a dict of supports with an array: name the columns if the numbers match, or drop the supports."""
     if len(shape) == 2 and len(support) == shape[1]:
         return f"{name} = dict(zip(support, numpy.transpose({name})))"
     return "support = constraints.real"
 
 
 def support_by_name(support: Any, names: list[str]) -> str:
-    """Code for the supports of the names that exist."""
+    """Code for the supports of the existing names."""
     if isinstance(support, Mapping):
         return f"{{name: support[name] for name in support if name in {names}}}"
     as_many = isinstance(support, list | tuple) and len(support) == len(names)
@@ -99,20 +99,20 @@ def inside(
     *,
     edge: bool = False,
 ) -> str:
-    """Fix for rows off a support: leave them out or, if fewer than two rows remain, use the real line as support.
+    """Fix for rows outside a support: drop them or, if fewer than two rows remain, use the real line as the support.
 
     Args:
         label: code for the values.
-        shape: their shape.
+        shape: shape of the values.
         support: numpyro constraint of one row.
-        inside: which rows are inside it.
-        keep: returns the line that keeps the rows of a mask.
-        put: line that sets another support, `{}`.
+        inside: mask of the rows inside the support.
+        keep: function that returns the line that keeps the rows of a mask.
+        put: line that sets another support, which replaces `{}`.
         edge: whether the other rows lie on the edge of the support.
     """
     if np.count_nonzero(inside) < 2:
         return put.format("constraints.real")
-    # An expression for rows on an edge would have to compute in float64, as a fit does.
+    # A fit finds rows on an edge in float64, which a short expression cannot reproduce, so these rows are listed by index.
     code = None if edge else code_of(support)
     values = f"numpy.reshape(numpy.asarray({label}, float), {shape})"
     if code is None:

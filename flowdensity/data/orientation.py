@@ -1,7 +1,7 @@
-r"""Whether rows are events: a table may come transposed, and draws may come in chains.
+r"""Warning for tables whose rows are probably not events: a transposed table, or draws in chains.
 
-An array does not tell what its axes are. But where it has far fewer rows than coordinates, as a transposed table has, nothing
-could be learned from its rows anyway, so a warning is right in either case.
+An array does not say what its axes are. If it has far fewer rows than coordinates, as a transposed table has, a density could
+not be learned from its rows anyway, so the warning is justified in either case.
 """
 
 import numpy as np
@@ -11,24 +11,25 @@ from .containers import Handed
 from .sites import Sites
 
 COORDINATES_PER_ROW = 4
-r"""Minimum number of coordinates per row at which a table may be transposed.
+r"""Minimum number of coordinates per row at which the warning is raised.
 
-A transposed table with fewer rows per column is not noticed, but can hardly be learned in either orientation. If the true
-covariance is the identity, the eigenvalues of that of 4 rows per column range from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$
-(Marchenko and Pastur 1967), so even the reference is off by a factor of two.
+A transposed table with fewer coordinates per row is not noticed, but such a table is hardly enough to learn from in either
+orientation. In the right orientation it has 4 rows per column. If the true covariance is the identity, the eigenvalues of the
+sample covariance then range from 0.25 to 2.25, $(1 \mp 4^{-1/2})^2$ (Marchenko and Pastur 1967), so even the reference is off
+by a factor of two.
 """
 MAX_NAMED_SHAPES = 8
-"""A message lists the shapes of at most this many columns."""
+"""Maximum number of columns whose shapes are listed in a message."""
 
 
 def warn_if_transposed(caller: str, handed: Handed, rows: np.ndarray, sites: Sites | None) -> None:
-    """Warn if there are so few rows that they may be columns, or chains.
+    """Warn if there are so few rows that they may be columns or chains.
 
     Args:
-        caller: public function whose name the warning carries.
-        handed: the argument; where its draws are told apart by name, their number is as it is meant to be.
-        rows: what was read of it, shape `(n, *event_shape)`.
-        sites: names and shapes of what one event is made of; None where it has no names.
+        caller: public function named in the warning.
+        handed: the argument. There is no warning if named dimensions identify its draws.
+        rows: the rows that were read from it, shape `(n, *event_shape)`.
+        sites: names and shapes of the values in one event; None if they have no names.
     """
     coordinates = rows[0].size
     if handed.lines.turned is None or coordinates < COORDINATES_PER_ROW * len(rows):
@@ -41,6 +42,6 @@ def warn_if_transposed(caller: str, handed: Handed, rows: np.ndarray, sites: Sit
     )
     warn(
         f"{caller} expected `{handed.name}` with one event in each row; got {got}, {len(rows)} events of "
-        f"{coordinates} coordinates, too few to learn from. Rows may be what columns should be or, in draws by chain, chains: "
-        f"then numpy.concatenate makes rows of the draws. Fix: {handed.lines.turned}"
+        f"{coordinates} coordinates, too few to learn from. The table may be transposed, or its rows may be chains. In the "
+        f"second case, numpy.concatenate turns the draws into rows. Fix: {handed.lines.turned}"
     )

@@ -1,7 +1,7 @@
-"""Columns that follow from others: the rows lie on a surface, where a density grows without bound.
+"""Check for columns that are functions of others, so that the rows lie on a surface and the density grows without bound.
 
-Three kinds are looked for: linear combinations, monotone functions of one other column (`log_tau` beside `tau`), and
-quadratic polynomials of other columns and of the logarithms of positive ones (`theta = mu + tau * z` beside its parts).
+The check finds three kinds of functions: linear combinations, monotone functions of one other column (`log_tau` and `tau`), and
+quadratic polynomials of other columns and of the logarithms of positive columns (`theta = mu + tau * z` and its parts).
 """
 
 import math
@@ -14,26 +14,26 @@ from .statistics import FULL_COVARIANCE_LIMIT
 from .supports import joint
 
 FLAT_VARIANCE = 1e-7
-"""A direction with less than this share of the variance is flat: float32 resolves differences of this size."""
+"""Share of the variance below which a direction is flat; float32 resolves differences of this size."""
 MAX_ROWS = 2000
-"""Maximum number of rows, drawn at random, that are searched for functions of columns."""
+"""Maximum number of rows, drawn at random, in which functions of columns are searched."""
 MIN_ROWS = 20
-"""Minimum number of rows: fewer can be in the same order by chance."""
+"""Minimum number of rows; fewer rows can have the same order in two columns by chance."""
 MAX_FEATURES = 300
 """Maximum number of columns, logarithms and products for which polynomials are fitted."""
 RIDGE = 1e-11
-"""Ridge of the least squares fits, relative to the variances of the features; far below `FLAT_VARIANCE`."""
+"""Ridge penalty of the least squares fits, relative to the variances of the features, far below `FLAT_VARIANCE`."""
 MIN_RATIO = 2.0
-"""A logarithm is a feature of its own where a column spans at least this ratio; else it is a quadratic polynomial."""
+"""Minimum ratio of the values in a column whose logarithm is a feature; below it, the logarithm is a quadratic polynomial."""
 
 
 def relations(columns: Columns) -> Finding | None:
-    """Columns that are functions of others."""
+    """Find columns that are functions of others."""
     column = dependent(columns)
     if column is not None:
         return Finding(
-            f"columns of `{columns.name}` none of which is a linear combination of others",
-            f"some that are, {columns.labels[column]} among them",
+            f"linearly independent columns in `{columns.name}`",
+            f"linearly dependent columns, including {columns.labels[column]}",
             "A density learned from them grows without bound",
             _dropped(columns, [column]),
         )
@@ -41,7 +41,7 @@ def relations(columns: Columns) -> Finding | None:
     if not found:
         return None
     return Finding(
-        f"columns of `{columns.name}` none of which is a function of others",
+        f"columns of `{columns.name}` that are not functions of others",
         f"{columns.listed(found)}, which {'follows' if len(found) == 1 else 'follow'} from others",
         "The rows lie on a surface, and a density learned from them grows without bound. Compute these columns from the others",
         _dropped(columns, found),
@@ -49,11 +49,11 @@ def relations(columns: Columns) -> Finding | None:
 
 
 def dependent(columns: Columns) -> int | None:
-    """A column that is a linear combination of others, as it is or on the real line; `None` if no column is."""
+    """Find a column that is a linear combination of others, in the user's units or on the real line; `None` if there is none."""
     rows = columns.rows
     if rows.shape[1] > FULL_COVARIANCE_LIMIT or len(rows) < 2 * rows.shape[1]:
         return None
-    # On a simplex and its like columns add up to a constant, and on the real line they do not.
+    # Columns on a simplex and similar supports sum to a constant by definition, so these are only checked on the real line.
     for each in (columns.free, rows) if columns.free.shape == rows.shape else (columns.free,):
         values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(each, rowvar=False)))
         if values[0] < FLAT_VARIANCE:
@@ -62,7 +62,7 @@ def dependent(columns: Columns) -> int | None:
 
 
 def functions(columns: Columns) -> list[int]:
-    """Columns that are smooth functions of others: those of one site, of the site with most of them."""
+    """Find columns that are smooth functions of others, in the site with the most such columns."""
     candidates = np.flatnonzero(columns.separate)
     if len(candidates) > FULL_COVARIANCE_LIMIT or len(candidates) < 2:
         return []
@@ -73,12 +73,12 @@ def functions(columns: Columns) -> list[int]:
     candidates, rows = candidates[varying], rows[:, varying]
     found = candidates[monotone(rows) | polynomial(rows)]
     groups = [[column for column in group if column in found] for group in columns.supported.values()]
-    # Among columns that follow from each other the last is named, because computed columns usually come after their parts.
+    # If sites are tied, choose the last one, because computed columns usually come after the columns they are computed from.
     return [int(column) for column in max(reversed(groups), key=len)]
 
 
 def monotone(rows: np.ndarray) -> np.ndarray:
-    """Which columns have their rows in the same order as another column, or in the reverse order."""
+    """Mask of the columns whose rows have the same order as in another column, or the reverse order."""
     if len(rows) < MIN_ROWS:
         return np.zeros(rows.shape[1], bool)
     ranks = np.abs(np.corrcoef(rankdata(rows, axis=0), rowvar=False)) - 2.0 * np.eye(rows.shape[1])
@@ -86,12 +86,12 @@ def monotone(rows: np.ndarray) -> np.ndarray:
 
 
 def polynomial(rows: np.ndarray) -> np.ndarray:
-    """Which columns, or their logarithms, are quadratic polynomials of other columns and of their logarithms."""
+    """Mask of the columns that are, or whose logarithms are, quadratic polynomials of other columns and their logarithms."""
     found = np.zeros(rows.shape[1], bool)
     features, owners = _features(rows)
     if features.shape[1] > min(MAX_FEATURES, 0.8 * len(rows) - MIN_ROWS):
         return found
-    # Products of narrow columns are nearly collinear too, so a flat direction is only a reason to look closer.
+    # A flat direction is necessary but not sufficient, because products of narrow columns are nearly collinear too.
     gram = features.T @ features / len(features)
     if np.linalg.eigvalsh(gram)[0] > FLAT_VARIANCE:
         return found
@@ -105,12 +105,15 @@ def polynomial(rows: np.ndarray) -> np.ndarray:
 
 
 def _features(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardized columns, then their logarithms, then products of two columns; and the two columns that each is made of."""
+    """Return the features and the two columns from which each is computed.
+
+    The features are standardized columns, then their logarithms, then products of two columns.
+    """
     standard = _standardized(rows)
     wide = np.flatnonzero([_is_wide(column) for column in rows.T])
     first, second = np.triu_indices(rows.shape[1])
     products = standard[:, first] * standard[:, second]
-    # The square of a standardized column of two values in equal numbers is constant.
+    # Drop constant products, such as the square of a standardized column with two equally frequent values.
     first, second, products = (each[..., products.std(axis=0) > FLAT_VARIANCE] for each in (first, second, products))
     single = np.concatenate([np.arange(rows.shape[1]), wide])
     features = [standard, _standardized(np.log(rows[:, wide])), _standardized(products)]
@@ -126,17 +129,17 @@ def _is_wide(column: np.ndarray) -> bool:
 
 
 def _coefficients(gram: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Least squares coefficients; the ridge is for columns that follow from each other."""
+    """Least squares coefficients, with a ridge penalty for collinear features."""
     return np.linalg.solve(gram + RIDGE * np.eye(len(gram)), moments)
 
 
 def _is_nothing(left: np.ndarray, target: np.ndarray) -> bool:
-    """Whether a fit leaves nothing of a target in nine rows of ten: the largest rows alone do not decide."""
+    """Return whether the residuals are negligible in at least 90 % of the rows, so that a few large rows do not decide."""
     return bool(np.quantile(np.abs(left), 0.9) < math.sqrt(FLAT_VARIANCE) * np.ptp(np.quantile(target, [0.25, 0.75])))
 
 
 def _dropped(columns: Columns, found: list[int]) -> str:
-    """A line of code that leaves out some columns of one site, and the supports that they have."""
+    """Return the line that drops some columns of one site and their supports."""
     sites, name = columns.table.sites, columns.name
     if sites is None:
         if columns.table.rows.ndim != 2:

@@ -1,4 +1,4 @@
-"""Columns whose offset takes the digits that tell their rows apart."""
+"""Check for columns whose offset is so large that different rows become equal in JAX's default dtype."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +8,16 @@ from .precision import subtracted
 from .singular import ties
 
 MIN_DIFFERENT = 0.5
-"""A column loses its digits if less than this share of its different values stay different."""
+"""Minimum share of a column's different values that must stay different in JAX's default dtype."""
 MAX_ROWS = 2000
 """Maximum number of rows, drawn at random, in which different values are counted."""
 
 
 def lost_digits(columns: Columns) -> Finding | None:
-    """Columns that have ties once JAX's default dtype reads them, and less than half of their different values.
+    """Find columns that lose their digits in JAX's default dtype: they have ties, and less than half of their different values.
 
-    Dates around 2,460,000 days that differ by hours are an example. Both the values and their images on the real line count.
+    An example is a column of dates around 2,460,000 days that differ by hours. The check is applied to the values and to their
+    images on the real line.
     """
     dtype = np.dtype(jnp.result_type(float))
     found: dict[int, int] = {}
@@ -30,11 +31,12 @@ def lost_digits(columns: Columns) -> Finding | None:
     if not found:
         return None
     first = min(found)
+    which = "the first has" if len(found) > 1 else "which has"
     return Finding(
         f"columns of `{columns.name}` whose rows differ in {dtype}",
-        f"{columns.listed(sorted(found))}, with {found[first]} different {dtype} numbers in {min(len(columns.rows), MAX_ROWS)} "
-        "rows of the first",
-        "An offset takes the digits. A support, if there is one, moves with it",
+        f"{columns.listed(sorted(found))}, {which} {found[first]} different {dtype} values in "
+        f"{min(len(columns.rows), MAX_ROWS)} rows",
+        "A large offset uses up the digits: subtract it, also from the support if there is one",
         "; ".join(subtracted(columns.labels[each], columns.rows[:, each]) for each in sorted(found)),
     )
 

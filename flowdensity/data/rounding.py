@@ -1,4 +1,4 @@
-"""Rounded columns, such as counts, gray levels and lengths to a millimeter, as data of a continuous density."""
+"""Dequantization of rounded columns, such as counts, gray levels, and lengths to a millimeter."""
 
 import math
 
@@ -10,37 +10,38 @@ from .._checks import check_count, check_key, check_number, real_array
 from .._typing import ArrayLike, Key
 
 MIN_MULTIPLES = 0.8
-"""Minimum share of the rows that are multiples of the unit; some may have been recorded more finely."""
+"""Minimum share of the rows that are multiples of the unit; the others may have been recorded more finely."""
 MULTIPLE_TOLERANCE = 1e-3
-"""Largest distance from a multiple, in units, at which a value counts as one."""
+"""Maximum distance from a multiple, in units, at which a value counts as a multiple."""
 
 
 def dequantize(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
-    r"""Spread rounded values over their cells: $x + w(u - \tfrac12)$ with $w$ the unit and $u$ uniform on [0, 1).
+    r"""Spread rounded values uniformly over their cells: $x + w(u - \tfrac12)$ with the unit $w$ and $u$ uniform on [0, 1).
 
-    A density that is learned from tied rows as they are grows there without bound. The expected log density
-    of the result, plus $\sum_i\log w_i$ over the rounded columns, is a lower bound on the log probability of the rounded values
-    (Theis et al. 2016, arXiv 1511.01844); `Rounded` computes that probability itself.
+    A density learned from tied rows grows there without bound, so dequantize them first. The expected log density of the
+    result, plus $\sum_i\log w_i$ over the rounded columns, is a lower bound on the log probability of the rounded values
+    (Theis et al. 2016, arXiv 1511.01844). `Rounded` computes that probability itself.
 
     Args:
         key: JAX PRNG key.
-        data: an array of values of which nearly all are multiples of the unit, shape `(n, *event_shape)`. Cells are centered on
-            them: for values that were rounded down, such as an age in years, the result is half a unit too low.
-        unit: what the values are rounded to, in their own units; of a shape that broadcasts against `data`, so that each
-            column can have its own. 0 leaves a column as it is.
+        data: an array of values, nearly all multiples of the unit, shape `(n, *event_shape)`. Cells are centered on the values.
+            If values were rounded down, such as an age in years, the result is half a unit too low.
+        unit: unit to which the values are rounded, of a shape that broadcasts to the shape of `data`, so that each column can
+            have its own unit. 0 leaves a column unchanged.
 
     Returns:
         Float64 array of the shape of `data`.
 
     Raises:
-        TypeError: if `key` is no key, or `data` or `unit` are no numbers.
-        ValueError: if a value is not finite, a unit negative or of another shape, or many values are no multiples of it.
+        TypeError: if `key` is not a PRNG key, or `data` or `unit` do not consist of numbers.
+        ValueError: if a value is not finite, a unit is negative, not finite or of the wrong shape, or many values are not
+            multiples of their unit.
     """
     check_key("dequantize", key)
     table = np.atleast_1d(real_array("dequantize", "data", data))
     if not np.isfinite(table).all():
         raise ValueError(
-            f"dequantize expected `data` with finite values; got {np.count_nonzero(~np.isfinite(table))} that are not. "
+            f"dequantize expected `data` with finite values; got {np.count_nonzero(~np.isfinite(table))} that are not finite. "
             "Fix: data = numpy.asarray(data)[numpy.isfinite(data).reshape(len(data), -1).all(axis=1)]"
         )
     units = units_of("dequantize", unit, table.shape)
@@ -49,19 +50,19 @@ def dequantize(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
 
 
 def bits_per_dimension(log_prob: ArrayLike, dim: int, unit: float = 1.0) -> np.ndarray:
-    r"""Log densities of dequantized events as bits per dimension, $-(\log p + D\log w)/(D\ln 2)$: less is better.
+    r"""Convert log densities of dequantized events to bits per dimension, $-(\log p + D\log w)/(D\ln 2)$; lower is better.
 
     Args:
         log_prob: log densities in nats, any shape.
         dim: number of coordinates $D$ of an event.
-        unit: width $w$ of the cells, as in `dequantize`: 1 for gray levels as they are, 1/256 for those over 256.
+        unit: width $w$ of the cells, as in `dequantize`: 1 for gray levels, 1/256 for gray levels divided by 256.
 
     Returns:
         Array of the same shape.
 
     Raises:
-        TypeError: if `log_prob` are no real numbers.
-        ValueError: if `dim` is no integer of at least 1, or `unit` not above 0.
+        TypeError: if `log_prob` does not consist of real numbers.
+        ValueError: if `dim` is not an integer of at least 1, or `unit` is not above 0.
     """
     dim = check_count("bits_per_dimension", "dim", dim, fix=64)
     unit = check_number("bits_per_dimension", "unit", unit, 0.0, fix=1.0)
@@ -69,11 +70,11 @@ def bits_per_dimension(log_prob: ArrayLike, dim: int, unit: float = 1.0) -> np.n
 
 
 def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Units as an array that broadcasts against values of a shape.
+    """Check units, and return them as an array that broadcasts to a shape.
 
     Raises:
-        TypeError: if they are no numbers.
-        ValueError: if they do not broadcast, or one is negative or not finite.
+        TypeError: if the units are not numbers.
+        ValueError: if the units do not broadcast, or a unit is negative or not finite.
     """
     units = real_array(caller, "unit", unit, Fixes(categories="unit = 1.0"))
     try:
@@ -83,19 +84,19 @@ def units_of(caller: str, unit: ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     if not fits:
         raise ValueError(
             f"{caller} expected `unit` of a shape that broadcasts to {shape}; got {units.shape}. "
-            f"One number is for all columns. Fix: unit = numpy.resize(unit, {shape[-1:]})"
+            f"A single number applies to all columns. Fix: unit = numpy.resize(unit, {shape[-1:]})"
         )
     bad = ~(np.isfinite(units) & (units >= 0))
     if bad.any():
         raise ValueError(
-            f"{caller} expected `unit` at least 0 and finite; got {units[bad].flat[0]}. It is 0 for numbers that are not "
+            f"{caller} expected a finite `unit` of at least 0; got {units[bad].flat[0]}. Use 0 for columns that were not "
             "rounded. Fix: unit = numpy.where(numpy.isfinite(unit), numpy.abs(unit), 0.0)"
         )
     return units
 
 
 def is_whole(values: np.ndarray, unit: ArrayLike) -> np.ndarray:
-    """Which values are multiples of a positive unit, to the precision of float32."""
+    """Mask of the values that are multiples of a positive unit, to the precision of float32."""
     cells = values / unit
     return np.abs(cells - np.round(cells)) <= np.minimum(MULTIPLE_TOLERANCE + 1e-7 * np.abs(cells), 0.1)
 
@@ -107,7 +108,7 @@ def _check_multiples(table: np.ndarray, units: np.ndarray) -> None:
         column = tuple(int(i) for i in np.unravel_index(np.argmin(shares), shares.shape))
         place = f"data[:, {', '.join(map(str, column))}]" if column else "data"
         raise ValueError(
-            f"dequantize expected multiples of `unit`; got {place}, of which {shares[column]:.0%} of the rows are multiples of "
-            f"{units[(0, *column)]:g}. The unit of a column is what it was rounded to when it was recorded, before any "
-            f"standardizing, and 0 if it was not. Fix: unit = {np.where(shares < MIN_MULTIPLES, 0.0, units[0]).tolist()}"
+            f"dequantize expected multiples of `unit`; got {place}, in which {shares[column]:.0%} of the rows are multiples of "
+            f"{units[(0, *column)]:g}. The unit is the rounding of the recorded values, before any standardization; use 0 for "
+            f"columns that were not rounded. Fix: unit = {np.where(shares < MIN_MULTIPLES, 0.0, units[0]).tolist()}"
         )

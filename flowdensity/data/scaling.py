@@ -1,11 +1,12 @@
 r"""Scaling: the invertible map between the user's events and the model's whitened coordinates.
 
-It is one chain of transforms. numpyro's bijection takes an event $x$ from its support to a vector on the real line;
-coordinates with long tails, edges or spikes are made nearly normal (`transforms/candidates.py`); and the result $u$ is
-whitened, $y = W(u - \mu)$. $W$ is the inverse of $S P^{1/2}$, with $S$ the standard deviations and $P^{1/2}$ the symmetric
-root of a shrunk correlation matrix. Of all whitenings this one keeps the coordinates closest to the columns, whatever their
-order, and in an image to its places (Kessy et al. 2018, American Statistician 72). $N(0, I)$ in $y$ is the fitted Gaussian in
-$u$, so a model only has to learn the departure from it. The log determinant of the whole map is computed here and nowhere else.
+The scaling is a chain of transforms. First, numpyro's bijection maps an event $x$ from its support to a vector on the real line.
+Second, coordinates with long tails, edges or spikes are made nearly normal (`transforms/candidates.py`). Third, the result $u$
+is whitened, $y = W(u - \mu)$. $W$ is the inverse of $S P^{1/2}$, where $S$ holds the standard deviations and $P^{1/2}$ is the
+symmetric root of a shrunk correlation matrix. Among all whitenings, this one keeps each coordinate closest to its column,
+whatever the order of the columns, and in an image closest to its pixel (Kessy et al. 2018, American Statistician 72).
+$N(0, I)$ in $y$ is the fitted Gaussian in $u$, so a model only learns the departure from it. The log determinant of the whole
+map is computed only here.
 """
 
 from math import prod
@@ -31,14 +32,14 @@ class Scaling(eqx.Module):
 
     Args:
         location: mean of the transformed events, shape `(dim,)`.
-        scale: a root of their covariance with positive determinant, shape `(dim, dim)`, or standard deviations, `(dim,)`.
+        scale: root of their covariance with a positive determinant, shape `(dim, dim)`, or standard deviations, `(dim,)`.
         support: numpyro constraint of one event.
         event_shape: shape of one event.
-        sites: names and shapes of the values that one event consists of; `None` if it has no names.
-        transforms: applied between the support's bijection and the whitening, in this order.
+        sites: names and shapes of the values in one event; `None` if they have no names.
+        transforms: transforms between the support's bijection and the whitening, in this order.
 
     Attributes:
-        chain: the whole map; it begins with `FromSupport` and ends with `Affine`.
+        chain: the whole map, from `FromSupport` to `Affine`.
     """
 
     chain: Chain
@@ -80,7 +81,7 @@ class Scaling(eqx.Module):
 
     @property
     def scale(self) -> Float[Array, "dim dim"] | Float[Array, " dim"]:
-        """Root of the covariance of the transformed events before whitening, or standard deviations."""
+        """Root of the covariance of the transformed events before whitening, or their standard deviations."""
         return self._affine.scale
 
     @property
@@ -102,9 +103,9 @@ class Scaling(eqx.Module):
         return cast(Affine, self.chain.transforms[-1])
 
     def summary(self) -> str:
-        """Which columns were transformed before the whitening, in one line of text."""
+        """List the columns that were transformed before the whitening, in one line of text."""
         names = [str(coordinate) for coordinate in range(self.dim)]
-        # The names are those of the event's coordinates. A simplex, for one, has one more than the state.
+        # Site names refer to coordinates of the event. An event on a simplex, for example, has one more than the state.
         if self.sites is not None and sum(map(prod, self.sites.shapes)) == self.dim:
             names = [repr(self.sites.site_of(coordinate)) for coordinate in range(self.dim)]
         return f"columns: {self.chain.summary(names) or 'whitened, none transformed'}"
@@ -112,12 +113,12 @@ class Scaling(eqx.Module):
     def whiten(self, event: Float[Array, "*event"]) -> tuple[State, Scalar]:
         """Whitened state of an event, shape `(dim,)`, and the log determinant of the map there, in nats.
 
-        For an event that has been rounded to an edge of the support, both are those of the nearest point inside.
+        For an event on an edge of the support, both are those of the nearest point inside.
         """
         return self.chain.forward_and_log_det(event)
 
     def unwhiten(self, state: State) -> Float[Array, "*event"]:
-        """Event whose whitened state is `state`; if it rounds to an edge of the support, the nearest point inside."""
+        """Event with the whitened state `state`; if it rounds to an edge of the support, the nearest point inside."""
         return self.chain.inverse(state)
 
 
@@ -127,13 +128,13 @@ def fit_scaling(
     sites: Sites | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[Scaling, np.ndarray]:
-    """Choose the transforms of a table of events, and whiten the result by its mean and shrunk covariance.
+    """Choose the transforms of a table of events, and whiten the result with its mean and shrunk covariance.
 
     Args:
         events: float64 array of shape `(n, *event_shape)`, already checked.
         support: numpyro constraint of one event.
-        sites: names of the values that one event consists of.
-        weights: of the rows, of sum 1; `None` weighs all alike.
+        sites: names and shapes of the values in one event.
+        weights: weights of the rows with sum 1; `None` means equal weights.
 
     Returns:
         The map, and the whitened table, shape `(n, dim)`, computed in float64 throughout.

@@ -1,4 +1,4 @@
-"""Tables that have no density, because rows repeat or are tied in a column."""
+"""Check for tables without a density, because rows are repeated or tied in a column."""
 
 import math
 from typing import NamedTuple
@@ -12,45 +12,45 @@ from .sites import split
 from .supports import free_size
 
 MAX_TIED_SHARE = 0.02
-"""A column has ties if one of its values is in more than this share of the rows."""
+"""Maximum share of the rows with the same value in a column without ties."""
 MAX_TIED_ROWS = 5
-"""A column has ties only if one of its values is in more rows than this."""
+"""Number of rows up to which equal values in a column never count as ties."""
 MAX_SEARCHED_ROWS = 2000
 """Maximum number of rows, drawn at random, that are searched for ties."""
 MAX_REPEATED_SHARE = 0.1
-"""A table has repeated rows if more than this share of them are copies of other rows."""
+"""Maximum share of rows that are copies of other rows in a table without repeated rows."""
 MAX_LISTED_UNITS = 12
-"""A message lists the units of at most this many columns."""
+"""Maximum number of columns whose units are listed in a message."""
 
 
 def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
     """Find rows that are repeated, or that are tied in a column.
 
     Args:
-        columns: of the events.
-        contexts: of their contexts. An event that occurs with two contexts makes two different rows.
+        columns: columns of the events.
+        contexts: columns of their contexts. The same event with two contexts makes two different rows.
     """
     rows = columns.rows
     found, whole = ties(rows), np.concatenate([rows, contexts.rows], axis=1)
     distinct = len({row.tobytes() for row in whole})
-    # Rounding alone can make rows equal, and dequantization resolves both.
+    # Rounding alone can make rows equal. Then `dequantize` is the fix for the repeated rows and for the ties.
     if distinct < (1.0 - MAX_REPEATED_SHARE) * len(rows) and not any(each.unit for each in found):
         return Finding(
-            "rows of `data` that are not repeated",
-            f"{distinct} different ones among {len(rows)}",
-            "Each counts as a row of its own, and the table as larger than it is",
+            "distinct rows in `data`",
+            f"{distinct} distinct rows among {len(rows)}",
+            "Each copy counts as a separate row, so the table seems larger than it is",
             _counted(columns, contexts),
         )
     if not found:
         return None
     most = max(found, key=lambda each: (each.unit is not None, each.share))
-    others = f", and {len(found) - 1} other columns have ties" if len(found) > 1 else ""
+    others = [each.column for each in found if each is not most]
+    more = f", and also ties in {columns.listed(others)}" if others else ""
     return Finding(
         "columns of `data` with few ties",
-        f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{others}",
-        "A density learned from them grows without bound there. fd.dequantize spreads a column that was rounded, as it was "
-        "recorded and before it is combined with others; a value with a meaning of its own, such as none, is for a model of "
-        "its own",
+        f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{more}",
+        "A density learned from them grows without bound there. If a column was rounded, apply fd.dequantize to the recorded "
+        "values, before you combine the column with others. Model a special value, such as 0 for 'none', separately",
         _cure(columns, found, most),
     )
 
@@ -59,10 +59,10 @@ class Ties(NamedTuple):
     """A column in which rows are tied.
 
     Attributes:
-        column: its number.
-        value: the one with most rows.
-        share: of the rows that have it.
-        unit: what the column is rounded to; `None` if it does not look rounded.
+        column: index of the column.
+        value: the most frequent value.
+        share: share of the rows with this value.
+        unit: unit to which the column is rounded; `None` if it does not look rounded.
     """
 
     column: int
@@ -72,7 +72,7 @@ class Ties(NamedTuple):
 
 
 def ties(table: np.ndarray) -> list[Ties]:
-    """Find columns in which one value is so frequent that a learned density would grow there without bound.
+    """Find columns with a value so frequent that a learned density would grow there without bound.
 
     Args:
         table: rows, shape `(n, columns)`.
@@ -81,7 +81,7 @@ def ties(table: np.ndarray) -> list[Ties]:
     if len(table) > MAX_SEARCHED_ROWS:
         some = table[np.random.default_rng(0).choice(len(table), MAX_SEARCHED_ROWS, replace=False)]
     some = np.sort(some, axis=0)
-    # In a sorted column, a value in more than `apart` rows occurs again `apart` rows later.
+    # In a sorted column, a value in more than `apart` rows equals the value `apart` rows later.
     apart = max(MAX_TIED_ROWS, math.ceil(MAX_TIED_SHARE * len(some)))
     tied = np.any(some[apart:] == some[:-apart], axis=0)
     return [_described(int(column), some[:, column]) for column in np.flatnonzero(tied)]
@@ -93,16 +93,17 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     others = rows[rows != values[most]]
     distinct = np.delete(values, most)
     unit = None
-    # If hardly any other value occurs twice, the tied value does not come from rounding.
+    # If hardly any other value occurs twice, the ties do not come from rounding.
     if 2 < len(distinct) <= MIN_MULTIPLES * len(others):
-        # The widest gap between neighbors of which nearly all other values are multiples, to the digits of float32.
+        # The unit is the widest gap between neighboring values such that nearly all other values are multiples of it, to the
+        # digits of float32.
         gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
         unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MIN_MULTIPLES), None)
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
 
 
 def _counted(columns: Columns, contexts: Columns) -> str:
-    """A line of code that keeps each row once, with its multiplicity as its weight."""
+    """Return the line that keeps each distinct row once, with its multiplicity as its weight."""
     parts = columns.code_of_sites + (contexts.code_of_sites if contexts.count else [])
     table = f"numpy.column_stack([numpy.reshape(each, (len(each), -1)) for each in ({', '.join(parts)},)])"
     weighted = any(each.name == "weights" for each in columns.arguments)
@@ -116,7 +117,7 @@ def _counted(columns: Columns, contexts: Columns) -> str:
 
 
 def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
-    """A line of code that dequantizes the rounded columns or, if none looks rounded, drops the tied rows."""
+    """Return the line that dequantizes the rounded columns or, if none looks rounded, drops the tied rows."""
     table = columns.table
     units = np.zeros(columns.count)
     for each in found:

@@ -1,4 +1,4 @@
-"""Named sites: pack several named values into one vector."""
+"""Named sites: several named values packed into one vector."""
 
 from collections.abc import Sequence
 from math import prod
@@ -14,13 +14,14 @@ from .._typing import Array, ArrayLike, Float
 from .containers import read
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+"""Shapes of consecutive pieces of a vector."""
 
 
 def split(vector: ArrayLike, shapes: Shapes) -> list[Any]:
     """Split the last axis into consecutive pieces, each reshaped to its shape after the leading axes."""
-    # numpy arrays stay numpy arrays, since tables are checked in float64 at any precision of JAX.
+    # numpy arrays stay numpy arrays, because tables are checked in float64 whatever JAX's default dtype.
     xp = np if isinstance(vector, np.ndarray) else jnp
-    # numpyro validates values in whatever container they are.
+    # numpyro may validate values that are lists or numbers.
     vector = vector if isinstance(vector, np.ndarray | jax.Array) else np.asarray(vector)
     pieces = xp.split(vector, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=-1)
     return [piece.reshape((*piece.shape[:-1], *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
@@ -35,7 +36,7 @@ def join(pieces: Sequence[Any], shapes: Shapes) -> Any:
 
 
 class Sites(NamedTuple):
-    """Names and shapes of the values that are concatenated in one vector. It is hashable.
+    """Names and shapes of the values that are concatenated into one vector; hashable.
 
     Attributes:
         names: names of the sites, in order.
@@ -49,14 +50,14 @@ class Sites(NamedTuple):
         """Concatenate values into vectors; their leading axes broadcast against each other.
 
         Args:
-            caller: public function whose name the errors carry.
-            values: a value of each site, shape `(*batch, *shape)`, in a dict or another container with names that `read` takes.
-                The leading axes of draws in chains are chains and draws.
+            caller: public function named in the errors.
+            values: a value of each site, shape `(*batch, *shape)`, in a dict or another container with names that `read`
+                accepts. Draws in chains keep separate leading axes for chains and draws.
             argument: name of the caller's argument.
 
         Raises:
             TypeError: if the values are not real numbers, or have no names.
-            ValueError: if sites are missing or unknown, or a value has another shape.
+            ValueError: if sites are missing or unknown, a value has the wrong shape, or the leading axes do not broadcast.
         """
         columns = read(caller, argument, values, rows=False).columns
         if columns is None:
@@ -84,7 +85,7 @@ class Sites(NamedTuple):
             axes = array.ndim - len(shape)
             if axes < 0 or array.shape[axes:] != shape:
                 raise ValueError(
-                    f"{caller} expected {name!r} with shape {shape} behind its batch axes; got {array.shape}. "
+                    f"{caller} expected {name!r} with shape {shape} after its batch axes; got {array.shape}. "
                     f"Fix: {reshaping(f'{argument}[{name!r}]', array.shape, shape)}"
                 )
             leading[name] = array.shape[:axes]
@@ -99,7 +100,7 @@ class Sites(NamedTuple):
         return join(pieces, self.shapes)
 
     def code_of_all(self, argument: str, given: list[str]) -> str:
-        """Code for the values by the right names: unknown names replace missing ones if there are as many."""
+        """Code for a dict with the right names; unknown names replace the missing names if their numbers match."""
         missing, over = [n for n in self.names if n not in given], [n for n in given if n not in self.names]
         instead = dict(zip(missing, over, strict=True)) if len(missing) == len(over) else {}
         if not missing:
@@ -113,7 +114,7 @@ class Sites(NamedTuple):
         return f"{{{', '.join(entries)}}}"
 
     def _code_of_axes(self, argument: str, leading: list[tuple[int, ...]]) -> str:
-        """Code that makes batch axes broadcast: it truncates single axes to one length, and crosses several axes."""
+        """Code that makes batch axes broadcast: truncate single axes to a common length, or give each site axes of its own."""
         if max(map(len, leading)) < 2:
             least = min(axes[0] for axes in leading if axes and axes[0] != 1)
             entries = [
@@ -129,11 +130,11 @@ class Sites(NamedTuple):
         return f"{{{', '.join(entries)}}}"
 
     def unpack(self, vector: Float[Array, "*batch size"]) -> dict[str, Array]:
-        """Split vectors into the values by name, each of shape `(*batch, *shape)`."""
+        """Split vectors into a dict of values by name, each of shape `(*batch, *shape)`."""
         return dict(zip(self.names, split(vector, self.shapes), strict=True))
 
     def site_of(self, column: int) -> str:
-        """Return the site to which a column of the vector belongs."""
+        """Return the name of the site to which a column of the vector belongs."""
         ends = np.cumsum([prod(shape) for shape in self.shapes])
         return self.names[int(np.searchsorted(ends, column, side="right"))]
 

@@ -8,11 +8,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 FULL_COVARIANCE_LIMIT = 256
-"""Largest dimension with a full covariance. Above it a full matrix would cost more than the network."""
+"""Largest dimension with a full covariance matrix; above it, the matrix would cost more than the network."""
 MIN_RELATIVE_DEVIATION = 0.3
-"""Smallest standard deviation of a column in a fold, relative to that in all rows: a column may be constant in one fold only."""
+"""Lower bound on the standard deviation of a column in a fold, relative to all rows, for columns that are constant in a fold."""
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
-"""Relative precision of float32."""
+"""Machine epsilon of float32."""
 
 
 # Weights and folds --------------------------------------------------------------------------------
@@ -24,22 +24,24 @@ def shares(weights: np.ndarray | None, rows: int) -> np.ndarray:
 
 
 def mean_and_error(values: np.ndarray, share: np.ndarray, kind: np.ndarray) -> tuple[float, float]:
-    """Weighted mean of one value for each row, and its standard error. Equal rows count as one observation.
+    """Weighted mean of one value per row, and its standard error; equal rows count as one observation.
 
     Args:
-        values: shape `(rows,)`.
-        share: weights of sum 1, shape `(rows,)`.
-        kind: number of the distinct row that each row equals, shape `(rows,)`.
+        values: one value per row, shape `(rows,)`.
+        share: weights with sum 1, shape `(rows,)`.
+        kind: index of the distinct row that each row equals, shape `(rows,)`.
     """
     mean = float(share @ values)
+    if len(np.unique(kind[share > 0.0])) < 2:
+        return mean, abs(mean)  # One observation has no known error, so its mean is not clearly different from zero.
     return mean, float(np.linalg.norm(np.bincount(kind, share * (values - mean))))
 
 
 def resampled(table: np.ndarray, weights: np.ndarray | None, count: int) -> np.ndarray:
-    """Resample `count` rows of a table, in their order, each about as often as its weight says.
+    """Resample `count` rows of a table in proportion to their weights, and keep their order.
 
-    This is for methods that accept no weights or are slow. Every call takes the same rows. Systematic resampling runs over a
-    random order of the rows, because tables may alternate.
+    Use it for methods that accept no weights or are slow on large tables. Every call returns the same rows. Systematic
+    resampling runs over a random permutation of the rows, because tables may be periodic.
     """
     order = np.random.default_rng(0).permutation(len(table))
     ends = np.cumsum(shares(weights, len(table))[order])
@@ -57,9 +59,9 @@ def kinds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def folds(rows: np.ndarray, count: int) -> list[np.ndarray]:
-    """Indices of the rows in each of `count` folds of a table, shape `(n, dim)`, with about as many distinct rows each.
+    """Split a table of shape `(n, dim)` into `count` folds with about the same number of distinct rows; return row indices.
 
-    Equal rows are in one fold. Every call makes the same folds.
+    Equal rows are in the same fold. Every call returns the same folds.
     """
     first, kind = kinds(rows)
     order = np.argsort(first)[np.random.default_rng(0).permutation(len(first))]
@@ -70,7 +72,7 @@ def folds(rows: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def is_constant(rows: np.ndarray) -> np.ndarray:
-    """Which columns of a table are constant in single precision, shape `(dim,)`."""
+    """Mask of the columns of a table that are constant in single precision, shape `(dim,)`."""
     return np.asarray(rows.std(axis=0) <= FLOAT32_EPS * np.abs(rows).max(axis=0))
 
 
@@ -83,14 +85,14 @@ def moments(table: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
 def whitening(
     table: np.ndarray, weights: np.ndarray | None = None, min_deviation: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, root of the covariance and its inverse for a table of shape `(n, dim)`.
+    """Mean, root of the covariance, and inverse of that root, for a table of shape `(n, dim)`.
 
-    The correlations are shrunk towards zero by the rule of Ledoit and Wolf (2004, J. Multivariate Analysis 88), up to 256
-    dimensions. Above, each coordinate is scaled by itself and both roots are vectors.
+    Up to 256 dimensions, the correlations are shrunk towards zero by the rule of Ledoit and Wolf (2004, J. Multivariate Analysis
+    88). Above, each coordinate is scaled separately, and both roots are vectors.
 
     Args:
-        table: rows.
-        weights: of the rows; `None` weighs all alike.
+        table: rows, shape `(n, dim)`.
+        weights: weights of the rows; `None` means equal weights.
         min_deviation: lower bound on the standard deviations.
     """
     weights = shares(weights, len(table))
@@ -111,23 +113,25 @@ def times_rows(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def gaussian_log_densities(
     rows: np.ndarray, location: np.ndarray, scale: np.ndarray, whitener: np.ndarray
 ) -> np.ndarray:
-    """Log densities of rows, shape `(n, dim)`, under the Gaussian of a `whitening` with full matrices, in nats."""
+    """Log densities of rows, shape `(n, dim)`, in nats, under the Gaussian given by `whitening` with full matrices."""
     white = times_rows(whitener, rows - location)
     return norm.logpdf(white).sum(axis=1) - np.linalg.slogdet(scale)[1]
 
 
 def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ledoit and Wolf's estimate for standardized rows, of shape `(n, dim)`, shrunk towards the identity."""
+    """Correlation matrix of standardized rows, shape `(n, dim)`, shrunk towards the identity (Ledoit and Wolf 2004)."""
     dim = standard.shape[1]
     weighted = weights[:, None] * standard
     correlation = weighted.T @ standard
-    np.fill_diagonal(correlation, 1.0)  # also for a column whose deviation is below its lower bound
-    # The variance of a weighted mean of products, summed over all pairs of columns.
+    np.fill_diagonal(
+        correlation, 1.0
+    )  # A column whose deviation was below its lower bound has a smaller diagonal entry.
+    # The sampling noise is the variance of a weighted mean of products, summed over all pairs of columns.
     products = np.square(weighted).T @ np.square(standard)
     crossed = correlation * ((np.square(weights)[:, None] * standard).T @ standard)
     noise = np.sum(products - 2.0 * crossed + np.sum(np.square(weights)) * np.square(correlation))
     distance = np.sum(np.square(correlation - np.eye(dim)))
-    # 1e-6 keeps exactly collinear columns invertible in float32.
+    # A shrinkage of at least 1e-6 keeps the matrix of exactly collinear columns invertible in float32.
     shrinkage = np.clip(noise / distance, 1e-6, 1.0) if distance > 0.0 else 1.0
     return (1.0 - shrinkage) * correlation + shrinkage * np.eye(dim)
 
@@ -136,12 +140,12 @@ def _shrunk_correlation(standard: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def fit_mixture(rows: np.ndarray, components: int, floor: float, starts: int = 1) -> GaussianMixture:
-    """Fit a mixture of `components` Gaussians to rows, shape `(n, dim)`, with `floor` added to its variances.
+    """Fit a mixture of `components` Gaussians to rows, shape `(n, dim)`, with `floor` added to the variances.
 
-    Expectation and maximization runs from `starts` initial values, and the fit with the largest likelihood is returned.
+    Expectation-maximization runs from `starts` initial values, and the fit with the largest likelihood is returned.
     """
     mixture = GaussianMixture(components, reg_covar=floor, random_state=0, n_init=starts)
     with warnings.catch_warnings():
-        # A mixture that has not converged is judged by its held-out score like any other.
+        # A mixture that has not converged is still usable: like any other, it is judged by its held-out score.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(rows)

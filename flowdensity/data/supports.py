@@ -1,4 +1,4 @@
-"""Supports: numpyro's constraints, checked, and one for a vector whose parts have each their own."""
+"""Supports: checks of numpyro constraints, and a joint constraint for a vector whose parts have different supports."""
 
 from collections.abc import Sequence
 from math import prod
@@ -15,10 +15,10 @@ from .sites import Shapes, join, split
 
 
 class _Joint(constraints.Constraint):
-    """A vector of which consecutive slices, each in a shape of its own, lie on supports of their own.
+    """Constraint of a vector whose consecutive slices, each reshaped to its own shape, have different supports.
 
-    Unlike `constraints.cat` its parts may have axes, and their lengths may differ from those of the real vectors that they
-    are the image of, as those of a simplex do.
+    Unlike in `constraints.cat`, a part may have several axes, and its length may differ from that of its unconstrained vector,
+    as for a simplex.
     """
 
     event_dim = 1
@@ -28,7 +28,7 @@ class _Joint(constraints.Constraint):
         self.shapes = tuple(shapes)
 
     def __call__(self, x: ArrayLike) -> Any:
-        # As numpyro's own: numpy stays numpy, so that constants are checked under jit too.
+        # As in numpyro's constraints, numpy arrays stay numpy arrays, so that constants are checked under `jit` too.
         xp = np if isinstance(x, np.ndarray) else jnp
         inside = [
             xp.all(xp.asarray(part(piece)), axis=tuple(range(part.event_dim - len(shape), 0)))
@@ -53,7 +53,7 @@ class _Joint(constraints.Constraint):
 
 
 class JointTransform(Transform):
-    """numpyro's bijections for the parts of a `_Joint`, side by side."""
+    """Transform that applies numpyro's bijection to each part of a `_Joint`."""
 
     def __init__(self, transforms: Sequence[Transform], shapes: Shapes):
         self.transforms = tuple(transforms)
@@ -69,7 +69,7 @@ class JointTransform(Transform):
 
     @property
     def inner(self) -> Shapes:
-        """Shapes of the parts on the real line."""
+        """Shapes of the unconstrained parts."""
         return tuple(t.inverse_shape(shape) for t, shape in zip(self.transforms, self.shapes, strict=True))
 
     def __call__(self, x: ArrayLike) -> Array:
@@ -103,7 +103,7 @@ class JointTransform(Transform):
 
 
 joint = _Joint
-"""By numpyro's custom the class has the underscore, and who makes one calls this."""
+"""Constructor of a joint constraint; as in numpyro, the class itself has a leading underscore."""
 register("constraints.joint", Kind(joint, {"parts": tuple[constraints.Constraint, ...], "shapes": Shapes}, joint))
 
 
@@ -115,18 +115,18 @@ def _biject_to_joint(constraint: _Joint) -> JointTransform:
 def check_support(
     caller: str, name: str, support: object, put: str = "support = {}", label: str = "data"
 ) -> constraints.Constraint:
-    """A support that densities can be learned on: numpyro has a smooth bijection from the real line for it.
+    """Check that a density can be learned on a support: numpyro must have a smooth bijection from the real line for it.
 
     Args:
-        caller: public function whose name the errors carry.
-        name: of the argument, with its place.
-        support: what was handed over.
-        put: the line that hands over another in its place, `{}`.
-        label: of the values on it.
+        caller: public function named in the errors.
+        name: expression for the argument, including its index or key.
+        support: the object to check.
+        put: line that sets another support, which replaces `{}`.
+        label: expression for the values on the support.
 
     Raises:
-        TypeError: if it is not a constraint.
-        ValueError: if no density on it can be learned.
+        TypeError: if `support` is not a constraint.
+        ValueError: if the support is circular or discrete, or has no bijection.
     """
     if not isinstance(support, constraints.Constraint):
         got = repr(support) if isinstance(support, str) else type(support).__name__
@@ -136,28 +136,28 @@ def check_support(
         )
     if isinstance(getattr(support, "base_constraint", support), type(constraints.circular)):
         raise ValueError(
-            f"{caller} expected `{name}` with two ends; got {support}, which has none. A map from the real line would tear "
-            "the circle at one point. If angles are turned so that none lies near the cut, an interval is as good. "
+            f"{caller} expected `{name}` with two endpoints; got {support}, which has none. A map from the real line must cut "
+            "the circle at one point. Rotate the angles so that none is near the cut, and use an interval. "
             f"Fix: {put.format('constraints.interval(-numpy.pi, numpy.pi)')}"
         )
     try:
         if support.is_discrete:
             raise ValueError(
-                f"{caller} expected a continuous `{name}`; got {support}. Integers have no density. Spread over "
-                f"their cells they have, and fd.Rounded has their probabilities. Fix: {label} = fd.dequantize(key, {label}); "
+                f"{caller} expected a continuous `{name}`; got {support}. Integers have no density. Dequantize them, and use "
+                f"fd.Rounded for their probabilities. Fix: {label} = fd.dequantize(key, {label}); "
                 f"{put.format('constraints.real')}"
             )
         biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
             f"{caller} expected `{name}` with a bijection from the real line; numpyro has none for {support!r}. "
-            f"There may be other coordinates. Fix: {put.format('constraints.real')}"
+            f"Try other coordinates. Fix: {put.format('constraints.real')}"
         ) from error
     return support
 
 
 def free_size(support: constraints.Constraint, shape: tuple[int, ...]) -> int:
-    """How many real numbers an event of a shape on a support is made of: fewer than it has entries where these depend."""
+    """Number of unconstrained coordinates of an event; smaller than its size if its entries are dependent, as on a simplex."""
     return prod(biject_to(support).inverse_shape(shape))
 
 
@@ -166,13 +166,13 @@ def _length(shapes: Shapes) -> int:
 
 
 def _all_equal(ours: Sequence[Any], theirs: Sequence[Any], static: bool) -> ArrayLike:
-    """numpyro's `eq` of constraints or transforms, pair by pair."""
+    """Compare constraints or transforms pairwise with numpyro's `eq`."""
     same = [mine.eq(their, static=static) for mine, their in zip(ours, theirs, strict=True)]
     return all(same) if static else jnp.all(jnp.stack([jnp.asarray(each) for each in same]))
 
 
 def code_of(support: constraints.Constraint) -> str | None:
-    """Code that makes a constraint of numpyro's; None for one that has none."""
+    """Return the code for a numpyro constraint; None if it cannot be written as a short expression."""
     known = vars(constraints).items()
     for name, each in known:
         if each is support:
@@ -188,6 +188,6 @@ def code_of(support: constraints.Constraint) -> str | None:
 
 
 def _constraint_called(name: object) -> str:
-    """The constraint that is called so or, if none is, that of all real numbers."""
+    """Return the code for the constraint of a name, or `constraints.real` if there is no such constraint."""
     found = getattr(constraints, name, None) if isinstance(name, str) else None
     return f"constraints.{name}" if isinstance(found, constraints.Constraint) else "constraints.real"

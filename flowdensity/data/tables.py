@@ -1,4 +1,4 @@
-"""Tables of events, contexts and weights, checked before any work is done."""
+"""Tables of events, contexts and weights, which are checked before any other work."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,8 +24,9 @@ from .transforms.support import unconstrain
 from .value_checks import Part, check_finite, check_part, check_varies
 
 Named: TypeAlias = Mapping[str, ArrayLike]
+"""Arrays by name."""
 Support: TypeAlias = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint]
-"""A constraint of the whole event, one for each coordinate of a vector, or one for each named site."""
+"""A constraint for the whole event, one for each coordinate of a vector, or one for each named site."""
 
 
 class Sample(NamedTuple):
@@ -43,23 +44,23 @@ class Sample(NamedTuple):
 
     @property
     def effective(self) -> int:
-        """Kish's effective sample size: the number of rows, if they have equal weights."""
+        """Kish's effective sample size, which is the number of rows if the weights are equal."""
         return len(self.states) if self.weights is None else effective_rows(np.asarray(self.weights))
 
     def draw(self, key: Key, count: int) -> "Sample":
-        """Draw `count` rows with replacement, in proportion to their weights. The result has no weights."""
+        """Draw `count` rows with replacement, in proportion to their weights; the result has no weights."""
         rows = len(self.states)
         if self.weights is None:
             return self.take(jr.randint(key, (count,), 0, rows))
         return self.take(jr.choice(key, rows, (count,), p=self.weights))._replace(weights=None)
 
     def take(self, rows: Int[Array, "*shape"]) -> "Sample":
-        """Take the rows with these indices; the axes of `rows` lead."""
+        """Take the rows with some indices; the axes of `rows` become the leading axes."""
         weights = None if self.weights is None else self.weights[rows]
         return Sample(self.states[rows], self.contexts[rows], weights)
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find equal rows: the index of the first row of each kind, shape `(kinds,)`, and the kind of each, `(rows,)`."""
+        """Find the distinct rows: the index of the first row of each kind, shape `(kinds,)`, and each row's kind, `(rows,)`."""
         rows = np.concatenate([np.asarray(self.states), np.asarray(self.contexts)], axis=-1)
         return kinds(rows.reshape(-1, rows.shape[-1]))
 
@@ -84,16 +85,16 @@ def event_table(
     """Check events: at least two rows, finite, not constant and on their support.
 
     Args:
-        caller: public function whose name the errors carry.
-        data: one event per row, in any container that `read` takes.
-        support: constraint of one event, one for each coordinate of a vector, or one for each named site (others are real);
-            None for the real line.
+        caller: public function named in the errors.
+        data: one event per row, in any container that `read` accepts.
+        support: constraint of one event, one for each coordinate of a vector, or one for each named site (other sites are
+            real); None for the real line.
         name: name of the argument.
-        others: arguments with the same rows, from which a fix leaves out the same ones.
+        others: arguments with the same rows, from which a fix drops the same rows.
 
     Raises:
         TypeError: if `data` cannot be cast to real numbers, or `support` does not consist of constraints.
-        ValueError: if there are fewer than two rows, values that are masked, not finite or off the support, or a constant
+        ValueError: if there are fewer than two rows, values that are masked, not finite or outside the support, or a constant
             column.
     """
     handed = read(caller, name, data)
@@ -115,14 +116,14 @@ def context_table(
     """Check contexts, one for each event; `None` becomes a table of shape `(rows, 0)`.
 
     Args:
-        caller: public function whose name the errors carry.
-        context: one row per event, in any container that `read` takes.
+        caller: public function named in the errors.
+        context: one row per event, in any container that `read` accepts.
         rows: number of events.
         others: arguments with the same rows, the events first.
         shape: shape of one context, if an existing model fixes it.
 
     Raises:
-        TypeError: if it cannot be cast to real numbers.
+        TypeError: if `context` cannot be cast to real numbers.
         ValueError: if the number of rows differs, or values are masked or not finite.
     """
     if context is None:
@@ -135,7 +136,7 @@ def context_table(
         if array.ndim == 0 or len(array) != rows or array[0].size == 0:
             raise ValueError(
                 f"{caller} expected `{label}` with shape ({rows}, ...), one row for each row of "
-                f"`{others[0].name if others else 'data'}`; got {array.shape}. Row for row they belong together. "
+                f"`{others[0].name if others else 'data'}`; got {array.shape}. Each event needs its own context. "
                 f"Fix: {lines.for_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
         check_finite(caller, handed, column, array, others)
@@ -147,7 +148,7 @@ def context_table(
 
 
 def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed:
-    """Read events or contexts for an existing model as one array: named values are packed in the order of its sites."""
+    """Read events or contexts for an existing model as one array, with named values packed in the order of its sites."""
     handed = read(caller, name, values)
     if handed.columns is None:
         return handed
@@ -163,12 +164,12 @@ def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed
 
 
 def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] = ()) -> np.ndarray | None:
-    """Check weights of the rows and normalize their sum to 1, in float64; None if none are given.
+    """Check the weights of the rows and normalize their sum to 1, in float64; None if there are no weights.
 
     Raises:
-        TypeError: if they cannot be cast to real numbers.
-        ValueError: if there is not one for each row, or they are masked, not finite, negative, or fewer than two are
-            positive.
+        TypeError: if the weights cannot be cast to real numbers.
+        ValueError: if there is not one weight for each row, a weight is masked, not finite or negative, or fewer than two
+            weights are positive.
     """
     if weights is None:
         return None
@@ -183,8 +184,8 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
     check_finite(caller, handed, None, table, others)
     if (table < 0.0).any() or np.count_nonzero(table) < 2:
         raise ValueError(
-            f"{caller} expected `weights` of at least 0, with two or more above 0; got a smallest weight of {table.min():.3g} "
-            f"and {np.count_nonzero(table)} that are not zero. Without weights all rows count equally. Fix: weights = None"
+            f"{caller} expected nonnegative `weights`, at least two of them positive; got a smallest weight of {table.min():.3g} "
+            f"and {np.count_nonzero(table)} nonzero weights. Without weights, all rows count equally. Fix: weights = None"
         )
     return table / table.sum()
 
@@ -192,7 +193,7 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
 def fit_tables(
     caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None
 ) -> tuple[Table, Table, np.ndarray | None, list[Handed]]:
-    """Check the tables of a fit: `event_table`, `context_table` and `weight_table`, without the rows of weight zero.
+    """Check the tables of a fit with `event_table`, `context_table` and `weight_table`, and drop the rows of weight zero.
 
     Warns if there are so few events that rows and columns may be exchanged.
 
@@ -201,7 +202,7 @@ def fit_tables(
 
     Raises:
         TypeError, ValueError: as the three functions do; also if a column of events or contexts is constant in the rows with
-            weight.
+            positive weight.
     """
     given = {"data": data, "context": context, "weights": weights}
     handed = {
@@ -220,7 +221,7 @@ def fit_tables(
         events, contexts = (table._replace(rows=table.rows[kept]) for table in (events, contexts))
         weighing = weighing[kept]
         free = unconstrain(events.rows, events.support)
-        _check_all_vary(caller, handed["data"], events, free, " where `weights` are above 0")
+        _check_all_vary(caller, handed["data"], events, free, " in the rows with positive `weights`")
     if context is not None:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
     warn_if_transposed(caller, handed["data"], events.rows, events.sites)
@@ -228,7 +229,7 @@ def fit_tables(
 
 
 def effective_rows(weights: np.ndarray) -> int:
-    """Kish's effective sample size: the square of the sum of the weights over the sum of their squares, at least 2."""
+    """Kish's effective sample size: the squared sum of the weights divided by the sum of their squares, at least 2."""
     return max(2, round(float(np.sum(weights)) ** 2 / float(np.sum(np.square(weights)))))
 
 
@@ -272,7 +273,7 @@ def _named_parts(
     if isinstance(support, constraints.Constraint):
         support = dict.fromkeys(arrays, support)
     elif isinstance(support, Mapping):
-        # Column labels of a DataFrame may be numbers.
+        # The column labels of a DataFrame may be numbers, so compare them as strings.
         support = {str(key): value for key, value in support.items()}
     if not isinstance(support, Mapping) or not set(support) <= set(arrays):
         got = list(support) if isinstance(support, Mapping) else type(support).__name__

@@ -1,4 +1,4 @@
-"""Checks of the values of a table: finite, on their support, off its edges, and not constant."""
+"""Checks of the values of a table: finite, on their support, not on its edges, and not constant."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -16,17 +16,17 @@ from .transforms.support import unconstrain
 
 
 class Part(NamedTuple):
-    """Values on one support, which are checked together; `label` is the user's code for them."""
+    """Values on one support, which are checked together; `label` is the user's expression for them."""
 
     label: str
     values: np.ndarray
     support: constraints.Constraint
     leave_out: Callable[[int | list[int] | None], str]
-    """Returns the line that leaves out the values, or some coordinates of vectors."""
+    """Returns the line that drops the values, or some coordinates of vectors."""
     keep: Callable[[str], str]
     """Returns the line that keeps the rows of a mask."""
     put: str
-    """Line that sets another support, `{}`."""
+    """Line that sets another support, which replaces `{}`."""
 
     def inside(self, rows: np.ndarray, *, edge: bool = False) -> str:
         """Return the line that keeps the rows inside the support."""
@@ -35,19 +35,19 @@ class Part(NamedTuple):
 
 
 def check_part(caller: str, part: Part) -> None:
-    """Raise a ValueError unless values have the axes of their support, lie inside it and vary, in JAX's default dtype too."""
+    """Raise a ValueError unless values have the axes of their support, lie inside it, and vary in JAX's default dtype."""
     label, values, support = part[:3]
     event_dim = support.event_dim
     if values.ndim - 1 < event_dim:
         raise ValueError(
-            f"{caller} expected `{label}` with events of at least {event_dim} axes, as the support {support} has; got "
+            f"{caller} expected `{label}` with events of at least {event_dim} axes, which the support {support} needs; got "
             f"shape {values.shape}. Fix: {part.put.format('constraints.real')}"
         )
     check_range(caller, label, values, support, None if support is constraints.real else part.put)
     inside = np.asarray(support(values))
     event = values.shape[values.ndim - event_dim :]
     if free_size(support, event) < prod(event):
-        # Draws in float32 lie on a surface, such as a simplex, only to the precision of float32.
+        # Draws that were computed in float32 lie on a surface, such as a simplex, only to the precision of float32.
         inside = inside | np.asarray(support(values.astype(np.float32)))
     inside = np.broadcast_to(inside, values.shape[: values.ndim - event_dim])
     if not inside.all():
@@ -57,13 +57,13 @@ def check_part(caller: str, part: Part) -> None:
             f"{np.sum(~inside)} such entries in all. Leave these rows out, or declare a wider support. "
             f"Fix: {part.inside(np.all(inside.reshape(len(values), -1), axis=1))}"
         )
-    # The ends of a closed interval belong to the support, but the bijection has no finite image for them.
+    # The endpoints of a closed interval belong to the support, but the bijection maps them to infinity.
     free = unconstrain(values, support)
     off = np.any(~np.isfinite(free.reshape(len(values), -1)), axis=1)
     if off.any():
         first = int(np.argmax(off))
         raise ValueError(
-            f"{caller} expected `{label}` inside the support {support}, on whose edge a density has no value; got "
+            f"{caller} expected `{label}` strictly inside the support {support}, since a density is not defined on its edge; got "
             f"{values[first]!s} at index {first}, and {off.sum()} such rows in all. Leave them out, model them "
             f"separately, or declare a wider support. Fix: {part.inside(~off, edge=True)}"
         )
@@ -90,9 +90,9 @@ def check_varies(
     leave_out: Callable[[int | list[int] | None], str],
     where: str = "",
 ) -> None:
-    """Raise a ValueError if a column is constant; `free` are the values mapped to the real line, where they are whitened."""
+    """Raise a ValueError if a column is constant; `free` are the values on the real line, where they are whitened."""
     columns = free.reshape(len(free), -1)
-    # The model reads columns in JAX's default dtype, in which a small spread beside a large offset is lost.
+    # The model evaluates columns in JAX's default dtype, which loses a small spread around a large offset.
     dtype = np.dtype(jnp.result_type(float))
     sizes, spreads = np.abs(columns).max(axis=0), np.ptp(columns, axis=0)
     constant = spreads <= 4.0 * np.finfo(dtype).eps * sizes
@@ -102,6 +102,6 @@ def check_varies(
         shifted = lines.without_origin(name, values, columns, column)
         reason = "Its offset hides its variation" if shifted else "Nothing can be learned from a constant"
         raise ValueError(
-            f"{caller} expected columns of `{name}` that vary; got a constant column, {column} of {columns.shape[1]}, to {dtype} "
-            f"precision{where}. {reason}. Fix: {shifted or others}"
+            f"{caller} expected columns of `{name}` that vary; got column {column} of {columns.shape[1]}, which is constant to "
+            f"{dtype} precision{where}. {reason}. Fix: {shifted or others}"
         )

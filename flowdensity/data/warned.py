@@ -1,4 +1,4 @@
-"""What a fit warns of before it starts: the checks of a table, in their order."""
+"""Warnings before a fit: runs all checks of the tables, in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,17 +20,17 @@ EVENT_CHECKS: tuple[Callable[[Columns], Finding | None], ...] = (
     rows_at_edges,
     relations,
 )
-"""Checks of the events alone, beside those of outliers, of rows that coincide and of bounds."""
+"""Checks that only need the events; outliers, coincident rows and undeclared bounds are checked separately."""
 
 
 def warn_about_tables(caller: str, events: Table, contexts: Table, handed: Sequence[Handed]) -> None:
-    """Warn of what makes a density learned from a table wrong, or unbounded.
+    """Warn about tables from which a learned density would be wrong or unbounded.
 
     Args:
-        caller: public function whose name the warnings carry.
+        caller: public function named in the warnings.
         events: checked events.
         contexts: checked contexts, one for each event.
-        handed: the arguments that these were read of, and the weights if there are any.
+        handed: the arguments from which the tables were read, and the weights if there are any.
     """
     for finding in _findings(Columns("data", events, handed), Columns("context", contexts, handed)):
         warn(finding.text(caller))
@@ -42,7 +42,7 @@ def _findings(events: Columns, contexts: Columns) -> Iterator[Finding]:
         if found := find_outliers(columns):
             yield outlier_finding(columns, found)
             regular &= ~np.any([outlier.rows for outlier in found], axis=0)
-    # The other checks would report outliers again, as ties or as relations.
+    # Leave out the outliers: the other checks would report them again, as ties or as relations.
     if not regular.all() and events.only(regular).vary and contexts.only(regular).vary:
         events, contexts = events.only(regular), contexts.only(regular)
     if contexts.count and (finding := lost_digits(contexts)):
@@ -50,6 +50,6 @@ def _findings(events: Columns, contexts: Columns) -> Iterator[Finding]:
     if finding := coincidences(events, contexts):
         yield finding
     yield from (finding for check in EVENT_CHECKS if (finding := check(events)))
-    # A support has to hold for outliers too, which may be left in.
+    # Check the bounds of all rows, because a support must also contain the outliers if the user keeps them.
     if finding := undeclared_bounds(every):
         yield finding

@@ -1,4 +1,4 @@
-"""Tables in the whitened coordinates of a model that exists: its scalings are fixed, and fix the shapes."""
+"""Tables in the whitened coordinates of an existing model, whose scalings fix the shapes."""
 
 from collections.abc import Sequence
 from math import prod
@@ -26,7 +26,7 @@ def whitened(
     """Whiten events and contexts, and drop the rows of weight zero.
 
     Raises:
-        TypeError, ValueError: if they are unusable, or their shapes are not those of the scalings.
+        TypeError, ValueError: if a table fails its checks, or a shape is not that of the scaling.
     """
     states = whitened_events(caller, "data", scaling, data)
     contexts = whitened_contexts(caller, context_scaling, context, len(states), [read(caller, "data", data)])
@@ -37,12 +37,12 @@ def whitened(
 
 
 def whitened_events(caller: str, name: str, scaling: Scaling, data: Any) -> Rows:
-    """Whiten events; errors call the argument `name`."""
+    """Whiten events, where `name` is the name of the argument in the errors."""
     return _whitened(scaling, event_rows(caller, name, scaling, data))
 
 
 def event_rows(caller: str, name: str, scaling: Scaling, data: Any) -> np.ndarray:
-    """Check events and return them in the user's units, float64, without whitening them."""
+    """Check events, and return them in the user's units in float64."""
     table = event_table(caller, arranged(caller, name, data, scaling.sites), scaling.support, name).rows
     _check_shape(caller, name, scaling, table)
     return table
@@ -51,7 +51,7 @@ def event_rows(caller: str, name: str, scaling: Scaling, data: Any) -> np.ndarra
 def whitened_contexts(
     caller: str, scaling: Scaling, context: Any, rows: int, others: Sequence[Handed] = ()
 ) -> ContextRows:
-    """Whiten `rows` contexts; `others` are the arguments that have the same rows."""
+    """Whiten `rows` contexts, where `others` are the arguments with the same rows."""
     if context is not None:
         context = arranged(caller, "context", context, scaling.sites)
     table = context_table(caller, context, rows, others, scaling.event_shape).rows
@@ -63,13 +63,13 @@ def _check_shape(caller: str, name: str, scaling: Scaling, table: np.ndarray) ->
     shape = scaling.event_shape
     if table.shape[1:] != shape:
         raise ValueError(
-            f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as the model was trained with; "
-            f"got {table.shape}, whose columns are to be those, in their order. Fix: {_refit(name, table.shape, shape)}"
+            f"{caller} expected `{name}` with shape (n, {', '.join(map(str, shape))}), as in training; got {table.shape}. The "
+            f"columns must be those of the training data, in the same order. Fix: {_refit(name, table.shape, shape)}"
         )
 
 
 def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """Return, as a fix, the line that takes the model's columns from a table or, if it has too few, fits another model."""
+    """Return the line that takes the model's columns from a table or, if it has too few columns, fits another model."""
     if shape == (0,):
         return f"{name} = None"
     rest = got[1:]
@@ -80,7 +80,7 @@ def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
 
 
 def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
-    # In float64, as a fit whitens its table: float32 does not resolve rows near an edge or far from 0.
+    # Whiten in float64, as a fit does: float32 does not resolve rows near an edge or far from 0.
     with jax.enable_x64(True):
         states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
         white = np.asarray(states)

@@ -2,7 +2,7 @@
 
 At the site of a learned density, the posterior was sampled with $\\log \\tilde p$, which has the errors of a learned divergence,
 an amortization and a solver. The posterior under the exact density $p$ of the same flow is the sampled posterior times
-$\\prod p/\\tilde p$ over these sites; all other factors of the model cancel.
+$\\prod p/\\tilde p$ over these sites. All other factors of the model cancel.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,20 @@ from ..distributions.checks import check_learned
 from ..distributions.learned import AbstractLearnedDensity, exact_density
 
 Draw: TypeAlias = Mapping[str, Any]
-"""One value of each latent site."""
+"""Values of all latent sites in one draw."""
 Learned: TypeAlias = AbstractLearnedDensity
 
 MAX_TANGENTS = 32_768
-"""Maximum number of Jacobian-vector products in one batch, which bounds the memory of exact divergences."""
+"""Maximum number of Jacobian-vector products in one batch. It bounds the memory of exact divergences."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The plates that contain every site of a model, and their axes.
+    """Plates that contain every site of a model, and their axes.
 
     Attributes:
         names: names of the plates.
-        dims: their dimensions as negative indices of a site's batch shape, the leftmost first.
+        dims: their dimensions as negative indices of the batch shape of a site, the leftmost first.
         shape: their sizes.
     """
 
@@ -58,16 +58,16 @@ class Groups:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A model with its arguments bound, and the exact densities for some of its sites.
+    """A model with bound arguments, and the exact densities for some of its sites.
 
     Attributes:
         model: the model, which takes no arguments.
-        targets: the exact density by site, not yet given its context.
-        errors: description, by site, of the errors of the sampled density that the exact one does not have.
+        targets: exact density by site, without a context.
+        errors: description, by site, of the errors of the sampled density that the exact density does not have.
         latent: shape and event dimension of the value of each latent site.
         groups: plates that contain every site; `independent` tests whether the posterior factorizes over them.
         shared: deterministic sites in these plates, with their event dimensions.
-        tangents: Jacobian-vector products that the exact divergence of one draw needs at each step of the solver.
+        tangents: number of Jacobian-vector products for the exact divergence of one draw in each step of the solver.
     """
 
     model: Callable[[], Any]
@@ -107,14 +107,14 @@ class Correction:
         """Test whether groups are independent a posteriori, by mixing the groups of two draws.
 
         If the joint density factorizes, the terms of a group do not depend on the values of other groups. Pair number i takes
-        a group from the one or the other draw by the i-th bit of the group's index, so that any two groups come from different
-        draws in at least one pair.
+        each group from one of its two draws, according to the i-th bit of the group's index. Any two groups therefore come from
+        different draws in at least one pair.
 
         Args:
-            pairs: pairs of draws; their number is `bits`.
+            pairs: pairs of draws, as many as `bits`.
 
         Returns:
-            Whether the groups are independent, and the deterministic sites that factorize too, with their event dimensions.
+            Whether the groups are independent, and the deterministic sites that also factorize, with their event dimensions.
         """
         terms = jax.jit(self._terms)
         count = int(np.prod(self.groups.shape))
@@ -164,26 +164,27 @@ def correction(
     model_kwargs: Mapping[str, Any] | None,
     exact: Mapping[str, Learned],
 ) -> Correction:
-    """Check a model and the exact densities of some of its sites by tracing shapes, without computing anything.
+    """Check a model and the exact densities of some of its sites by tracing shapes only.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: name of the public function for errors.
         model: the numpyro model that was sampled.
         model_args: its arguments.
         model_kwargs: its keyword arguments.
         exact: by name of a latent or observed site, the density whose exact log density replaces the sampled one.
 
     Raises:
-        TypeError: if `exact` is no mapping to learned densities.
-        ValueError: if a site does not exist or has no learned density with the same events, or the model subsamples at random.
+        TypeError: if `exact` is not a mapping to learned densities.
+        ValueError: if a site does not exist or has no learned density with the same events, or if the model subsamples at random.
     """
     check_model(caller, "model", model)
     bound = partial(model, *model_args, **({} if model_kwargs is None else model_kwargs))
     if not isinstance(exact, Mapping) or not exact:
         came = "exact" if isinstance(exact, AbstractLearnedDensity) else "density"
         raise TypeError(
-            f"{caller} expected `exact` to map names of sites to densities; got {type(exact).__name__}"
-            f"{' without any' if isinstance(exact, Mapping) else ''}. Fix: {_exact_line(_trace_of_shapes(bound), (), came)}"
+            f"{caller} expected `exact` to map names of sites to densities; got "
+            f"{'an empty ' if isinstance(exact, Mapping) else ''}{type(exact).__name__}. "
+            f"Fix: {_exact_line(_trace_of_shapes(bound), (), came)}"
         )
     for name, density in exact.items():
         fix = f"exact = {{**exact, {name!r}: density}}"
@@ -196,13 +197,13 @@ def correction(
 
 
 def _described(caller: str, model: Callable[[], Any], targets: dict[str, AbstractLearnedDensity]) -> Correction:
-    """Trace a model without arguments, check its sites and return its correction."""
+    """Trace a model without arguments, check its sites and return its `Correction`."""
     trace = _traced(model)
     for name, site in trace.items():
         if site["type"] == "plate" and site["kwargs"].get("rng_key") is not None:
             raise ValueError(
-                f"{caller} expected a model that is the same each time; plate {name!r} subsamples its rows at random, and "
-                "which rows the posterior was sampled with is not known. "
+                f"{caller} expected a model without random subsampling; plate {name!r} subsamples its rows, and the rows that "
+                "the posterior was sampled with are unknown. "
                 f"Fix: model = numpyro.handlers.substitute(model, {{{name!r}: jax.numpy.arange({site['value'].shape[0]})}})"
             )
     for name, target in targets.items():
@@ -224,7 +225,7 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
     """Map a function over draws in chunks.
 
     Args:
-        function: takes one draw; it is compiled once.
+        function: function of one draw. It is compiled once.
         draws: arrays by site, each with one leading axis of draws.
         chunk: number of draws in one batch.
         label: label of the progress bar.
@@ -278,14 +279,14 @@ def _check_target(
     """Check that the exact density fits the density of the model at a site; `others` are the other sites to correct."""
     if name not in trace or trace[name]["type"] not in ("sample", "deterministic"):
         raise ValueError(
-            f"{caller} expected `exact` to name sites of `model`; got {name!r}, and its sites are {list(_samples(trace))}. "
+            f"{caller} expected `exact` to name sites of `model`; got {name!r}, but the sites are {list(_samples(trace))}. "
             f"Fix: {_exact_line(trace, others)}"
         )
     if trace[name]["type"] == "deterministic":
         raise ValueError(
             f"{caller} expected site {name!r} to have a log density; it is deterministic, as under FlowReparam or sample_sites. "
-            "As a change of variables a flow uses no divergence, so that only its solver could be corrected. A joint site has "
-            f"its own name. Fix: {_exact_line(trace, others)}"
+            "A change of variables uses no divergence, so only the solver could be corrected. For sample_sites, use the name of "
+            f"the joint site. Fix: {_exact_line(trace, others)}"
         )
     sampled = unwrapped(trace[name]["fn"])
     if not isinstance(sampled, AbstractLearnedDensity):
@@ -300,13 +301,13 @@ def _check_target(
     ):
         if had != has:
             raise ValueError(
-                f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the density of the model at that site has; got "
-                f"{has}. Fix: exact = {{**exact, {name!r}: density}}"
+                f"{caller} expected `exact[{name!r}]` to have {what} {had}, as the model's density at that site; got {has}. "
+                f"Fix: exact = {{**exact, {name!r}: density}}"
             )
 
 
 def _exact_line(trace: dict[str, Any], others: Sequence[str], density: str = "density") -> str:
-    """Return, as a fix, the line that names sites with a learned density; without one, NUTS samples the exact posterior."""
+    """Code for a fix: name sites with a learned density. If there are none, NUTS samples the exact posterior anyway."""
     learned = [
         name for name, site in _samples(trace).items() if isinstance(unwrapped(site["fn"]), AbstractLearnedDensity)
     ]
@@ -325,7 +326,7 @@ def _trace_of_shapes(model: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _errors(sampled: Any, target: AbstractLearnedDensity) -> str:
-    """Name the errors of the sampled density that the exact one does not have."""
+    """Name the errors of the sampled density that the exact density does not have."""
     named = {
         "amortization": sampled.is_amortized,
         f"divergence ({type(sampled.divergence).__name__})": not sampled.divergence.is_exact,
@@ -364,7 +365,7 @@ def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
 def _alike(one: Array, other: Array) -> bool:
     """Return whether two arrays agree up to rounding.
 
-    The tolerance is tight, since with many observations a coupling of groups is a small part of the log density.
+    The tolerance is tight: with many observations, a coupling of groups is a small part of the log density.
     """
     if not jnp.issubdtype(one.dtype, jnp.inexact):
         return bool(jnp.array_equal(one, other))

@@ -1,4 +1,4 @@
-"""Samples of the posterior under an exact density, proposed by a sampler of the posterior under a learned one."""
+"""Sampling the posterior under an exact density, with proposals from a sampler of the posterior under a learned density."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,19 +16,19 @@ from .._typing import Array, Bool, Float, Int, Key, Scalar
 from .correction import Correction, Learned, correction
 
 POSITION_FIELDS = ("z", "z_grad", "potential_energy")
-"""Fields of the inner sampler's state that hold its position."""
+"""Fields of the inner sampler's state that contain its position."""
 
 
 class DelayedState(NamedTuple):
-    """State of a chain of `DelayedAcceptance`; for vectorized chains, all fields but `i` have an axis of chains.
+    """State of a chain of `DelayedAcceptance`. For vectorized chains, all fields except `i` have an axis of chains.
 
     Attributes:
-        i: transitions so far, warm-up included.
-        inner: state of the sampler that proposes.
-        log_ratio: log of the exact posterior over the sampled one in nats, but for a constant; 0 until the end of warm-up.
-        accept: whether the last proposal was accepted; always during warm-up.
-        mean_accept_prob: mean probability of acceptance since warm-up.
-        diverging: whether a transition of the inner sampler diverged on the way to the last proposal.
+        i: number of transitions, including warm-up.
+        inner: state of the sampler that makes the proposals.
+        log_ratio: log ratio of the exact to the sampled posterior in nats, up to a constant; 0 until the end of warm-up.
+        accept: whether the last proposal was accepted; always true during warm-up.
+        mean_accept_prob: mean acceptance probability since warm-up.
+        diverging: whether a transition of the inner sampler for the last proposal diverged.
         rng_key: JAX PRNG key.
     """
 
@@ -47,33 +47,34 @@ class DelayedState(NamedTuple):
 
     @property
     def potential_energy(self) -> Array:
-        """Potential energy of the proposing posterior, nats."""
+        """Potential energy of the posterior of the inner sampler, in nats."""
         return self.inner.potential_energy
 
 
 class DelayedAcceptance(MCMCKernel):
     r"""HMC or NUTS with a learned density, corrected to the exact density by one evaluation of it for each draw.
 
-    A few transitions of the inner sampler, which are reversible with respect to the posterior $\tilde\pi$ under the learned
-    density, make a proposal $z'$. It is accepted with probability $\min(1, e^{r(z') - r(z)})$, where r is the log ratio of the
-    exact density to the learned one at the corrected sites: that leaves the posterior under the exact density invariant, however
-    large the error is. What a large error costs is acceptance: `accept` is among the extra fields, and its mean is the rate.
-    Where the learned density has by far lighter tails than the exact one, a chain gets stuck in them. Short trajectories help,
-    with which a proposal stays near; sampling with the exact density itself is always right. As `reweight`, it corrects the
-    divergence, the amortization and the solver, and not what the flow has not learned.
+    A few transitions of the inner sampler make a proposal $z'$. They are reversible with respect to the posterior $\tilde\pi$
+    under the learned density. The proposal is accepted with probability $\min(1, e^{r(z') - r(z)})$, where r is the log ratio of
+    the exact to the learned density at the corrected sites. This leaves the posterior under the exact density invariant for any
+    error of the learned density. A large error lowers the acceptance rate, which is the mean of the extra field `accept`.
 
-    During warm-up all proposals are accepted, one transition each, and the inner sampler adapts to its own posterior.
+    If the learned density has much lighter tails than the exact one, a chain gets stuck in the tails. Short trajectories help,
+    since their proposals are near. Sampling with the exact density itself always works. Like `reweight`, this sampler corrects
+    the divergence, the amortization and the solver, but not the difference between the flow and its data.
+
+    During warm-up all proposals are accepted, each after one transition, and the inner sampler adapts to its own posterior.
 
     Args:
-        kernel: a `numpyro.infer.NUTS` or `HMC` of a model that has the learned density.
-        exact: by name of a site, latent or observed, the density that should stand there, as `reweight` has it.
-        steps: transitions of the inner sampler for each proposal. They take no exact density, and are worth it where those are
-            dear and the inner sampler's draws are correlated.
+        kernel: a `numpyro.infer.NUTS` or `HMC` of a model with the learned density.
+        exact: the exact density by name of a latent or observed site, as in `reweight`.
+        steps: number of transitions of the inner sampler for each proposal. They do not evaluate the exact density. More of them
+            pay off if the exact density is expensive and the draws of the inner sampler are correlated.
 
     Raises:
-        TypeError: if `kernel` is no HMC or NUTS of a model, or `exact` holds no learned densities.
-        ValueError: if `steps` is no integer of at least 1; when a run starts, if a site of `exact` has no such density in the
-            model.
+        TypeError: if `kernel` is not HMC or NUTS with a model, or `exact` contains no learned densities.
+        ValueError: if `steps` is not an integer of at least 1; at the start of a run, if a site of `exact` has no learned density
+            in the model.
 
     Reference:
         Christen and Fox 2005, "Markov chain Monte Carlo using an approximation"; Liu 2001, "Monte Carlo Strategies in Scientific
@@ -91,7 +92,7 @@ class DelayedAcceptance(MCMCKernel):
         self.steps = check_count("DelayedAcceptance", "steps", steps, fix=1)
         self._num_warmup = 0
         self._several = False
-        # numpyro starts a kernel anew where this is None, as it is after pickling.
+        # numpyro initializes a kernel again if this is None, as after pickling.
         self._sample_fn = None
 
     @property
@@ -120,7 +121,7 @@ class DelayedAcceptance(MCMCKernel):
         if missing:
             raise ValueError(
                 f"DelayedAcceptance expected `kernel` to sample every latent site of the model; {missing} are summed over. "
-                "NUTS alone can, under the density that the model has, which may be the exact one. Fix: kernel"
+                "Use `kernel` directly; its model may contain the exact density. Fix: kernel"
             )
         zeros = jnp.zeros(len(rng_key) if self._several else (), float)
         ratio = zeros if num_warmup else jax.jit(lambda z: self._log_ratio(z, model_args, model_kwargs))(inner.z)
@@ -152,7 +153,7 @@ class DelayedAcceptance(MCMCKernel):
         )
         gain = ratio - state.log_ratio
         accept = warming | (jnp.log(self._each(jr.uniform)(accept_key)) < gain)
-        # A rejected proposal restores the position; the counters of the inner sampler go on.
+        # A rejected proposal restores the position, but not the counters of the inner sampler.
         place = {
             name: jax.tree.map(partial(_where, accept), getattr(proposal, name), getattr(state.inner, name))
             for name in POSITION_FIELDS
@@ -186,7 +187,7 @@ class DelayedAcceptance(MCMCKernel):
         return correction("DelayedAcceptance", self.model, model_args, model_kwargs, self.exact)
 
     def _log_ratio(self, z: Any, model_args: tuple, model_kwargs: dict[str, Any]) -> Array:
-        """Log of the exact posterior over the sampled one; a draw that the exact density does not have is never accepted."""
+        """Log ratio of the exact to the sampled posterior. A NaN ratio becomes minus infinity, so that it is never accepted."""
         corrected = self._correction(model_args, model_kwargs)
         constrain = self.kernel.postprocess_fn(model_args, model_kwargs)
 
@@ -201,5 +202,5 @@ class DelayedAcceptance(MCMCKernel):
 
 
 def _where(accept: Bool[Array, "*chains"], new: Array, old: Array) -> Array:
-    """`new` where it is accepted, with axes behind those of the chains."""
+    """Select `new` where it is accepted, and `old` elsewhere. Both may have further axes behind those of the chains."""
     return jnp.where(accept.reshape(accept.shape + (1,) * (jnp.ndim(new) - accept.ndim)), new, old)

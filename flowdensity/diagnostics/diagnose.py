@@ -1,4 +1,4 @@
-"""How far a density can be trusted, in figures."""
+"""Diagnosis of a density: how far it can be trusted."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ from .findings import Diagnosis
 from .subject import MAX_HELD_OUT_ROWS, Subject, make_subject
 
 ALL_CHECKS = "checks = fd.checks.CHECKS"
-"""The line that runs the built-in checks, as a fix."""
+"""Code that runs the built-in checks, for fixes."""
 
 
 def diagnose(
@@ -38,33 +38,33 @@ def diagnose(
 ) -> Diagnosis:
     r"""Measure how far a learned or amortized density can be trusted.
 
-    Each figure has a standard error and a verdict against a stated threshold. It is bad if it is beyond the threshold by more
-    than 3.3 standard errors, so that at most one in a hundred diagnoses of a density within all thresholds finds a fault.
+    Each figure has a standard error and a verdict against a stated threshold. A figure is bad if it is beyond its threshold by
+    more than 3.3 standard errors. At most one in a hundred diagnoses of a density within all thresholds then finds a fault.
 
-    - `log_prob` against the exact divergence: root mean square, bias and gradient. Above 64 dimensions by the product of two
+    - `log_prob` against the exact divergence: root mean square error, bias and gradient. Above 64 dimensions they come from two
       independent Hutchinson averages $H_1, H_2$: $\mathbb{E}[(\ell - H_1)(\ell - H_2)]$ is the mean squared error of $\ell$.
-    - Stein residuals of a learned divergence, with no Jacobian: the bias that they imply.
-    - The solver: the change when its steps are doubled.
-    - The integral, by importance sampling from the flow and, in one or two dimensions, by quadrature.
-    - Tails: samples moved outwards by 2, 4 and 10.
-    - With held-out rows: a nearest-neighbor test of goodness of fit, coverage of 90 % intervals, and the log score beside those
-      of a Gaussian, a mixture of Gaussians and a kernel density.
+    - Stein residuals of a learned divergence, which need no Jacobian: the bias that they imply.
+    - Solver: the change of `log_prob` when the number of steps is doubled.
+    - Integral of the density: by importance sampling from the flow and, in one or two dimensions, by quadrature.
+    - Tails: samples moved outwards by factors of 2, 4 and 10.
+    - With held-out rows: a nearest-neighbor test of goodness of fit, coverage of 90 % intervals, and the log score compared with
+      a Gaussian, a mixture of Gaussians and a kernel density.
 
     Args:
         key: JAX PRNG key.
-        density: the density, with or without its context.
-        samples: rows that it was not trained on, shape `(n, *event_shape)` or by name; without them the checks that need them
-            are not run, and log densities are compared at samples of the model.
-        context: for a conditional density without its context: one for each row of `samples` or, without these, contexts to
-            draw from, shape `(n, *context_shape)` or by name.
-        checks: the checks to run, in order; `(*fd.checks.CHECKS, MyCheck())` adds one.
+        density: the density, with or without a context.
+        samples: rows that the density was not trained on, shape `(n, *event_shape)` or by name. Without them, the checks that
+            need them are not run, and log densities are compared at samples of the model.
+        context: contexts for a conditional density without a context: one for each row of `samples` or, without `samples`,
+            contexts to draw from, shape `(n, *context_shape)` or by name.
+        checks: checks to run, in order; `(*fd.checks.CHECKS, MyCheck())` adds one.
         progress: whether to show a bar.
 
     Returns:
-        The findings by id, such as `diagnosis["log_prob.rmse"]`; `print` shows them.
+        The findings by id, such as `diagnosis["log_prob.rmse"]`. Print them with `print`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable; raised before any work is done.
+        TypeError, ValueError: if an argument is invalid. Raised before any work is done.
     """
     caller = "diagnose"
     check_key(caller, key)
@@ -92,7 +92,7 @@ def _check_checks(caller: str, checks: object) -> None:
     if not isinstance(checks, Sequence):
         got, fix = described(checks), ALL_CHECKS
     elif wrong := [check for check in checks if not isinstance(check, AbstractCheck)]:
-        got, fix = f"one with {described(wrong[0])}", _without_wrong(checks, wrong)
+        got, fix = f"a sequence with {described(wrong[0])}", _without_wrong(checks, wrong)
     else:
         return
     raise TypeError(
@@ -101,7 +101,7 @@ def _check_checks(caller: str, checks: object) -> None:
 
 
 def _without_wrong(checks: Sequence[object], wrong: Sequence[object]) -> str:
-    """The line that makes checks of their classes or, if others are wrong, leaves out what is no check, as a fix."""
+    """Code for a fix: instantiate checks that are classes; if other objects are wrong, leave out everything that is no check."""
     if all(isinstance(each, type) and issubclass(each, AbstractCheck) and makes_default(each) for each in wrong):
         return "checks = [check() if isinstance(check, type) else check for check in checks]"
     if len(wrong) < len(checks):
@@ -110,7 +110,7 @@ def _without_wrong(checks: Sequence[object], wrong: Sequence[object]) -> str:
 
 
 def _check_ids(caller: str, checks: Sequence[AbstractCheck], subject: Subject) -> None:
-    """Raise a ValueError unless names of checks and ids of findings are unique; the fix keeps the last of those that clash."""
+    """Raise a ValueError unless names of checks and ids of findings are unique. The fix keeps the last of several duplicates."""
     names = [check.name for check in checks]
     if twice := _repeated(names):
         raise ValueError(
@@ -129,7 +129,7 @@ def _check_ids(caller: str, checks: Sequence[AbstractCheck], subject: Subject) -
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
-    """The names that occur more than once."""
+    """Return the names that occur more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 
@@ -140,7 +140,7 @@ def _rows(
     samples: ArrayLike | Named | None,
     context: ArrayLike | Named | None,
 ) -> tuple[Sample | None, ContextRows]:
-    """Held-out rows in random order, and the contexts to draw from, both whitened."""
+    """Return held-out rows in random order, and the contexts to draw from, both whitened."""
     model, given = density.model, density.context
     states = None if samples is None else whitened_events(caller, "samples", model.scaling, samples)
     if model.context_scaling.dim == 0 or given is None:
@@ -154,8 +154,8 @@ def _rows(
         contexts = whitened_contexts(caller, model.context_scaling, context, count, others)
     elif context is not None or (states is not None and density.batch_shape != ()):
         raise ValueError(
-            f"{caller} expected a density without its context, or with one and no `context`; this one has been given some, of "
-            f"batch shape {density.batch_shape}. Fix: {_without_context(density, context)}"
+            f"{caller} expected a density without a context, or with a single one and no argument `context`; this density "
+            f"already has a context, of batch shape {density.batch_shape}. Fix: {_without_context(density, context)}"
         )
     else:
         contexts = jax.vmap(lambda c: model.context_scaling.whiten(c.reshape(model.context_shape))[0])(
@@ -170,7 +170,7 @@ def _rows(
 
 
 def _without_context(density: AbstractLearnedDensity, context: ArrayLike | Named | None) -> str:
-    """The line that takes its context from a density and, where there is no other, hands it over by itself, as a fix."""
+    """Code for a fix: take the context out of a density and, if there is no other context, pass it as an argument."""
     bare = "fd.FlowDensity(density.model, divergence=density.divergence, solver=density.solver)"
     line = f"density = {f'fd.AmortizedDensity(density.state_log_prob, {bare})' if density.is_amortized else bare}"
     own = "context = jax.numpy.reshape(density.context, (-1, *density.context_shape))"

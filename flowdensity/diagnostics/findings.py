@@ -1,4 +1,4 @@
-"""The findings of a diagnosis: figures with standard errors, each with a verdict against a stated threshold."""
+"""Findings of a diagnosis: figures with standard errors and with verdicts against stated thresholds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -8,7 +8,7 @@ from .._display import Row, html_table, one_line
 
 Verdict = Literal["good", "bad", "unclear", "not measured"]
 SIGNIFICANT = 3.3
-"""Standard errors by which a figure must be beyond its threshold to be called bad; by chance this happens once in 2,000."""
+"""Number of standard errors beyond its threshold at which a figure is bad. By chance this happens once in 2,000."""
 
 
 class Measured(NamedTuple):
@@ -55,7 +55,7 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the figure is within its threshold, beyond it by more than 3.3 standard errors, or by less."""
+        """Whether the figure is within its threshold, beyond it by more than 3.3 standard errors, or beyond it by less."""
         if self.value is None:
             return "not measured"
         excess = self.value - self.threshold if self.bound == "at most" else self.threshold - self.value
@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def text(self) -> tuple[str, str]:
-        """The figure with its standard error, and its threshold."""
+        """Return the figure with its standard error, and its threshold."""
         if self.value is None:
             return "", ""
         error = f" ± {self.standard_error:.2g}" if self.standard_error else ""
@@ -80,7 +80,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis(Mapping[str, Finding]):
-    """Findings about how far a density can be trusted: a mapping from ids, such as "log_prob.rmse", to findings.
+    """Mapping from ids, such as "log_prob.rmse", to findings about how far a density can be trusted.
 
     Attributes:
         findings: the findings, in order.
@@ -111,7 +111,7 @@ class Diagnosis(Mapping[str, Finding]):
 
     @property
     def conclusion(self) -> str:
-        """The verdict in words, such as "2 of 14 figures are bad: log_prob.rmse, tails.2."."""
+        """Verdict in words, such as "2 of 14 figures are bad: log_prob.rmse, tails.2."."""
         count = len(self) - len(self._with("not measured"))
         figures = f"{count} figure{'' if count == 1 else 's'}"
         if self.bad:
@@ -129,7 +129,7 @@ class Diagnosis(Mapping[str, Finding]):
         }
 
     def summary(self) -> str:
-        """Return the verdict in words, a line for each finding, and what to do about the bad ones."""
+        """Return the verdict in words, a line for each finding, and advice about the bad findings."""
         texts = [(finding.id, finding.quantity, *finding.text) for finding in self.findings]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         lines, section = [f"{self.conclusion} ({self.seconds:.0f} s)"], None
@@ -147,7 +147,7 @@ class Diagnosis(Mapping[str, Finding]):
         return tuple(finding for finding in self.findings if finding.verdict == verdict)
 
     def _notes(self) -> dict[str, list[str]]:
-        """Advice about bad figures and reasons for those that were not measured, each once, by heading."""
+        """Return advice about bad figures, and the reasons why others were not measured, by heading and without repetition."""
         advice: dict[str, list[Finding]] = {}
         reasons: dict[str, list[Finding]] = {}
         for finding in self.bad:

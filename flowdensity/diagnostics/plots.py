@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes  # importing matplotlib takes a second, so it is imported when a figure is made
 
 DATA_COLOR, MODEL_COLOR, POSTERIOR_COLOR = "0.55", "#0072B2", "#D55E00"
-"""Colors that color-blind people can tell apart (Okabe and Ito 2008, "Color universal design")."""
+"""Colors that are distinguishable with color blindness (Okabe and Ito 2008, "Color universal design")."""
 CONTOURS = {0.5: 1.6, 0.9: 0.8}
-"""Contours, by the share of the model's samples inside them, with their line widths."""
+"""Line widths of contours, by the fraction of the model's samples inside the contour."""
 NUM_SAMPLES = 8192
 """Number of model samples behind lines and contours."""
 MAX_POINTS = 2000
@@ -56,24 +56,24 @@ def plot_density(
     """Plot a learned density against data, with a panel for each coordinate and each pair of coordinates.
 
     The diagonal shows a histogram of the data and the density of the model's samples. The panels below it show the data, and
-    contours around 50 % and 90 % of the model's samples. `axes = plot_density(key, density, held_out)` compares with rows that
-    were not trained on.
+    contours around 50 % and 90 % of the model's samples. To compare with rows that the density was not trained on, use
+    `axes = plot_density(key, density, held_out)`.
 
     Args:
         key: JAX PRNG key.
-        density: the density, given its context if it is conditional. If the context has batch axes, for example one context for
-            each row of `data`, the samples for all contexts are pooled.
+        density: the density, with a context if it is conditional. If the context has batch axes, for example one context for each
+            row of `data`, the samples for all contexts are pooled.
         data: rows, shape `(n, *event_shape)` or by name; at most 2,000 of them are drawn as points.
-        coordinates: coordinates to draw, at most eight: the name of a site for all of its coordinates, a label such as "v[1]", or
-            an index; by default all.
+        coordinates: coordinates to draw, at most eight. Each is the name of a site, for all of its coordinates; a label such as
+            "v[1]"; or an index. All coordinates by default.
         names: labels of all coordinates of an event; by default those of the density's sites, or x[0], x[1] and so on.
-        axes: square array of axes to draw into; by default a new figure's.
+        axes: square array of axes to draw into; by default axes of a new figure.
 
     Returns:
         Axes, shape `(coordinates, coordinates)`; axes above the diagonal are off.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable; raised before any work is done.
+        TypeError, ValueError: if an argument is invalid. Raised before any work is done.
     """
     caller = "plot_density"
     check_key(caller, key)
@@ -115,22 +115,22 @@ def plot_density(
 
 
 def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
-    """Plot the errors of `log_prob`: against its value, and in the tails.
+    """Plot the errors of `log_prob`, against its value and in the tails.
 
     The band on the left is the root mean square error of the diagnosis. Above 64 dimensions the points include the noise of two
-    Hutchinson averages, which the band does not. On the right, samples are moved outwards; a bar marks the 99th percentile of
-    their errors, and a dashed line its threshold. `axes = plot_errors(diagnose(key, density))` plots the errors at samples of the
-    density.
+    Hutchinson averages, which the band does not. On the right, samples are moved outwards. A bar marks the 99th percentile of
+    their errors, and a dashed line marks its threshold. To plot the errors at samples of the density, use
+    `axes = plot_errors(diagnose(key, density))`.
 
     Args:
         diagnosis: result of `diagnose`.
-        axes: two axes to draw into; by default a new figure's.
+        axes: two axes to draw into; by default axes of a new figure.
 
     Returns:
         Axes, shape `(2,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable.
+        TypeError, ValueError: if an argument is invalid.
     """
     caller = "plot_errors"
     check_kind(caller, "diagnosis", diagnosis, Diagnosis, "diagnosis = fd.diagnose(key, density)")
@@ -162,20 +162,21 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
 
 
 def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = None) -> np.ndarray:
-    r"""Plot the Stein residuals of a learned divergence over the model's time; the exact divergence has residuals of zero.
+    r"""Plot the Stein residuals of a learned divergence over the model's time. The exact divergence has residuals of zero.
 
-    On the left is $\mathbb{E}[g - T]$, the mean error of the learned divergence. On the right are the residuals for $f = g$ and
-    for each coordinate, in standard errors, side by side in each bin. `axes = plot_residuals(report)` plots those of a fit.
+    The left panel shows $\mathbb{E}[g - T]$, the mean error of the learned divergence. The right panel shows the residuals for
+    $f = g$ and for each coordinate, in standard errors, side by side in each bin. To plot the residuals of a fit, use
+    `axes = plot_residuals(report)`.
 
     Args:
-        residuals: the residuals, or a report or diagnosis that has them.
-        axes: two axes to draw into; by default a new figure's.
+        residuals: the residuals, or a report or diagnosis that contains them.
+        axes: two axes to draw into; by default axes of a new figure.
 
     Returns:
         Axes, shape `(2,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable, or there are no residuals because no divergence was learned.
+        TypeError, ValueError: if an argument is invalid, or if there are no residuals because no divergence was learned.
     """
     caller = "plot_residuals"
     found = residuals.evidence.get("stein") if isinstance(residuals, Diagnosis) else residuals
@@ -183,7 +184,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
     if not isinstance(found, Residuals):
         raise TypeError(
             f"{caller} expected `residuals` of a learned divergence, or a Diagnosis or FitReport that has them; got "
-            f"{type(residuals).__name__}{' without any' if found is None else ''}. "
+            f"{type(residuals).__name__}{' without residuals' if found is None else ''}. "
             "Fix: divergence, residuals = fd.fit_divergence(key, density.model, data)"
         )
     first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
@@ -204,26 +205,27 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
 
 
 def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
-    """Plot the losses of each stage of a fit, and mark the step whose weights were kept: `axes = plot_training(report)`.
+    """Plot the losses of each stage of a fit, and mark the step of the final weights: `axes = plot_training(report)`.
 
-    If validation used the likelihood of held-out rows, its negative has a second axis on the right, in `axis.figure.axes`.
+    If validation uses the likelihood of held-out rows, minus their log density has a second axis on the right, in
+    `axis.figure.axes`.
 
     Args:
         report: report of `fit_flow` or any other fit.
-        axes: one for each stage, to draw into; by default a new figure's.
+        axes: axes to draw into, one for each stage; by default axes of a new figure.
 
     Returns:
         Axes, shape `(stages,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable.
+        TypeError, ValueError: if an argument is invalid.
     """
     caller = "plot_training"
     check_kind(caller, "report", report, FitReport, "density, report = fd.fit_flow(key, data)")
     panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
-        # The first entry is no training loss, and may have another unit.
+        # The first entry is not a training loss, and may have another unit.
         axis.plot(history.step[1:], history.train[1:], color=DATA_COLOR, linewidth=1, label="training")
         axis.set(xlabel="step", ylabel=f"{stage} loss{LOSS_UNITS.get(stage, '')}")
         panel = [axis] if history.gain is None else [axis, axis.twinx()]
@@ -250,24 +252,24 @@ def plot_prior_posterior(
 ) -> np.ndarray:
     """Plot the marginal densities of a learned prior and a posterior, one panel for each coordinate.
 
-    Each event of a plate has its own line. `axes = plot_prior_posterior(key, density, arviz.from_numpyro(mcmc))` plots a run of
-    NUTS.
+    Each event of a plate has its own line. To plot a run of NUTS, use
+    `axes = plot_prior_posterior(key, density, arviz.from_numpyro(mcmc))`.
 
     Args:
         key: JAX PRNG key.
         density: the prior, as in `plot_density`.
         posterior: the posterior in arviz's form.
-        site: variable of the posterior with the events; by default the density's named sites, or the only variable with the shape
-            of its events.
+        site: variable of the posterior with the events; by default the named sites of the density, or the only variable with the
+            event shape.
         coordinates: coordinates to draw, at most 24, as in `plot_density`; by default all.
         names: labels, as in `plot_density`.
-        axes: one for each coordinate, to draw into; by default a new figure's.
+        axes: axes to draw into, one for each coordinate; by default axes of a new figure.
 
     Returns:
         Axes, shape `(coordinates,)`.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable; raised before any work is done.
+        TypeError, ValueError: if an argument is invalid. Raised before any work is done.
     """
     caller = "plot_prior_posterior"
     check_key(caller, key)
@@ -276,8 +278,8 @@ def plot_prior_posterior(
     labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, MAX_SINGLE)
     panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
-    # Each column has the draws of one event of a plate, with chains interleaved: the bandwidth is chosen by comparing the halves
-    # of a column, which should both contain all chains.
+    # Each column has the draws of one event of a plate, with chains interleaved. The bandwidth is chosen by comparing the halves
+    # of a column, and both halves should contain all chains.
     events = events.swapaxes(0, 1).reshape(events.shape[0] * events.shape[1], -1, samples.shape[1])
     thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
     for axis, which, label in zip(panels, chosen, labels, strict=True):
@@ -325,13 +327,13 @@ def _chosen(
     if not all(found) or not 1 <= len(chosen) <= most:
         raise ValueError(
             f"{caller} expected `coordinates` as 1 to {most} of {', '.join(labels[:9])}{' ...' if len(labels) > 9 else ''}; "
-            f"got {coordinates!r}, which stands for {len(chosen)}. Fix: coordinates={labels[:2]}"
+            f"got {coordinates!r}, which selects {len(chosen)}. Fix: coordinates={labels[:2]}"
         )
     return [labels[i] for i in chosen], chosen
 
 
 def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tuple[float, float]) -> np.ndarray:
-    """Return the given axes in a flat array, or `count` axes of a new figure; `size` is that of a panel, in inches."""
+    """Return the given axes as a flat array, or `count` axes of a new figure; `size` is the size of a panel in inches."""
     if axes is None:
         import matplotlib.pyplot as plt
 
@@ -340,7 +342,7 @@ def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tu
     panels = np.asarray(axes, object).ravel()
     if len(panels) != count or not all(hasattr(axis, "spines") for axis in panels):
         raise ValueError(
-            f"{caller} expected `axes` as {count} of matplotlib's Axes; got {len(panels)} objects. Fix: axes=None"
+            f"{caller} expected `axes` as {count} matplotlib Axes; got {len(panels)} objects. Fix: axes=None"
         )
     for axis in panels:
         axis.spines[["top", "right"]].set_visible(False)
@@ -348,7 +350,7 @@ def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tu
 
 
 def _legend(*axes: "Axes") -> None:
-    """Add a legend to a panel, which may have two axes, with room above the data."""
+    """Add a legend to a panel, which may have two axes, and make room for it above the data."""
     for axis in axes:
         low, high = axis.get_ylim()
         axis.set_ylim(low, high + 0.4 * (high - low))

@@ -1,4 +1,4 @@
-"""Posteriors in arviz's form: their variables, the events of a density among them, and arviz's statistics of draws."""
+"""Posteriors in arviz's form: their variables, the events of a density among them, and statistics of the draws."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from ..data.draws import CHAINS, dataset_of, draw_dims
 from ..distributions.learned import AbstractLearnedDensity
 
 POSTERIOR_LINE = "posterior = arviz.from_numpyro(mcmc)"
-"""The line that converts a numpyro run to a posterior in arviz's form."""
+"""Code that converts a numpyro run to a posterior in arviz's form, for fixes."""
 
-# arviz is imported where it is used: it takes longer than all the rest of the package.
+# arviz is imported where it is used, since its import takes longer than that of the rest of the package.
 
 
 def draws(caller: str, posterior: Any) -> dict[str, np.ndarray]:
     """Return every variable of a posterior, shape `(chain, draw, *shape)`.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: name of the public function for errors.
         posterior: arviz's `InferenceData` or `DataTree`, or the `Dataset` of its posterior group.
 
     Raises:
         TypeError: if it is none of these.
-        ValueError: if a variable has no draws in chains.
+        ValueError: if a variable does not have the dimensions chain and draw.
     """
     dataset, source = _dataset(caller, posterior)
     for name, array in dataset.data_vars.items():
@@ -42,13 +42,13 @@ def events_of(
     """Return the events of a density from a posterior's variables, shape `(chain, draw, *batch, *event_shape)`.
 
     Args:
-        caller: public function whose name the errors carry.
-        variables: as `draws` gives them.
+        caller: name of the public function for errors.
+        variables: variables as returned by `draws`.
         flow: the density.
-        site: variable that has the events; None for the density's named sites, or the one variable of its event's shape.
+        site: variable with the events. None takes the named sites of the density, or the only variable with the event shape.
 
     Raises:
-        ValueError: if there is no such variable, or more than one, or a draw is not finite.
+        ValueError: if there is no such variable or more than one, or a draw is not finite.
     """
     sites = flow.sites
     if site is None and sites is not None and set(sites.names) <= set(variables):
@@ -59,48 +59,48 @@ def events_of(
         site = fitting[0]
     if site not in fitting:
         raise ValueError(
-            f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, and of that "
-            f"shape there are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else POSTERIOR_LINE}"
+            f"{caller} expected `site` as the variable of the posterior with events of shape {shape}; got {site!r}, but the "
+            f"variables of that shape are {fitting}. Fix: {f'site = {fitting[0]!r}' if fitting else POSTERIOR_LINE}"
         )
     return _finite(caller, np.asarray(variables[site], np.float64))
 
 
 def effective_sample_size(values: np.ndarray) -> np.ndarray:
-    """Return arviz's rank-normalized effective sample size of draws, shape `(chain, draw, *shape)`, one for each of `shape`."""
+    """Return arviz's rank-normalized effective sample size of draws with shape `(chain, draw, *shape)`, for each of `shape`."""
     import arviz
 
     return np.asarray(arviz.ess({"x": values}, method="bulk")["x"])
 
 
 def standard_errors(values: np.ndarray) -> np.ndarray:
-    """Return arviz's Monte-Carlo standard error of the mean of draws, for each of `shape` in `(chain, draw, *shape)`."""
+    """Return arviz's Monte Carlo standard error of the mean of draws with shape `(chain, draw, *shape)`, for each of `shape`."""
     import arviz
 
     return np.asarray(arviz.mcse({"x": values}, method="mean")["x"])
 
 
 def pareto_smoothed(log_ratios: np.ndarray, efficiency: float) -> tuple[np.ndarray, float]:
-    """Return weights by Pareto-smoothed importance sampling, with arviz's code.
+    """Compute weights by Pareto-smoothed importance sampling, with arviz's code.
 
     Reference: Vehtari et al. 2024, "Pareto smoothed importance sampling", JMLR 25.
 
     Args:
-        log_ratios: one for each draw, nats.
+        log_ratios: log ratio of each draw, in nats.
         efficiency: effective sample size of the draws, divided by their number.
 
     Returns:
-        Log weights whose exponentials have the sum 1, and the Pareto shape k of their tail.
+        Log weights whose exponentials sum to 1, and the Pareto shape k of their tail.
     """
     import arviz
 
-    # Repeated draws make a tail of ties, for which the fitted shape can be so small that arviz overflows; the weight is zero.
+    # Repeated draws give a tail of ties. Its fitted shape can be so small that arviz overflows, and the weight is then zero.
     with np.errstate(over="ignore"):
         if hasattr(arviz, "psislw"):
             weights, shape = arviz.psislw(log_ratios, reff=efficiency)
             return np.asarray(weights), float(shape)
         from arviz_stats.base import array_stats  # type: ignore[import-not-found]  # what arviz 1 is made of
 
-        # It takes log likelihoods, whose reciprocals are the ratios of leave-one-out cross-validation.
+        # arviz_stats takes log likelihoods, whose reciprocals are the ratios of leave-one-out cross-validation.
         weights, shape = array_stats.psislw(-log_ratios, r_eff=efficiency)
         return weights, float(shape)
 
@@ -110,20 +110,20 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not, the first "
-            f"draw {first[1]} of chain {first[0]}. The sampler lost its way there. Fix: {finite_chains(bad)}"
+            f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not finite, first "
+            f"draw {first[1]} of chain {first[0]}. The sampler failed there. Fix: {finite_chains(bad)}"
         )
     return events
 
 
 def finite_chains(bad: Bool[np.ndarray, "chain draw"]) -> str:
-    """Return the line that keeps the chains without a bad draw or, if there is none, samples again, as a fix."""
+    """Code for a fix: keep the chains without a bad draw or, if there are none, sample again."""
     good = np.flatnonzero(~bad.any(axis=1)).tolist()
     return f"posterior = posterior.isel(chain={good})" if good else f"mcmc.run(jax.random.key(1)); {POSTERIOR_LINE}"
 
 
 def _with_chains(dataset: Any, name: str, source: str) -> str:
-    """Code that gives a variable chains and draws or, where others have them, leaves it out."""
+    """Code that gives a variable chain and draw dimensions or, if other variables have them, drops it."""
     array = dataset[name]
     if set(CHAINS) <= set(array.coords) and array.coords["draw"].dims == ("sample",):
         return f"{source}.unstack('sample')"
@@ -134,7 +134,7 @@ def _with_chains(dataset: Any, name: str, source: str) -> str:
 
 
 def _dataset(caller: str, posterior: Any) -> tuple[Any, str]:
-    """The posterior group, and the code for it."""
+    """Return the posterior group, and the code for it."""
     group = dataset_of(caller, "posterior", posterior)
     if group is None:
         line = "posterior = arviz.from_numpyro(posterior)" if has(posterior, "get_samples") else POSTERIOR_LINE

@@ -1,4 +1,4 @@
-"""Reweighting of a posterior that was sampled with a learned or amortized density to the one under the exact density."""
+"""Reweighting a posterior from a learned or amortized density to the exact density."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ MIN_TAIL_DRAWS = 25
 MIN_CHAIN_DRAWS = 4
 """Minimum number of draws of a chain for arviz's effective sample size."""
 MIN_SPREAD = 1e-3
-"""Range of the log ratios, in nats, below which they are equal but for rounding, and have no tail to fit."""
+"""Range of the log ratios, in nats, below which they differ only by rounding and have no tail to fit."""
 
 
 def reweight(
@@ -33,23 +33,22 @@ def reweight(
     model_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Reweighted:
-    r"""Reweight a posterior that was sampled with a learned or amortized density to the one under the exact density.
+    r"""Reweight a posterior that was sampled with a learned or amortized density to the exact density.
 
-    The exact log density of the flow is known but slow. It is computed once for each draw, and the draws are weighted by the
-    ratio, $w_i \propto \prod_s p_s/\tilde p_s$ over the sites s of `exact`, by Pareto-smoothed importance
-    sampling (arviz's). This corrects the error of a learned or estimated divergence, of an amortization, and of a solver where
-    `exact` has a finer one. It cannot correct what the flow did not learn of its data.
+    The exact log density of the flow is known but slow. It is computed once for each draw. Each draw is weighted by the ratio
+    of the densities, $w_i \propto \prod_s p_s/\tilde p_s$ over the sites s of `exact`, with the Pareto-smoothed importance
+    sampling of arviz. This corrects the error of a learned or estimated divergence, of an amortization, and of a solver if
+    `exact` has a finer one. It cannot correct the difference between the flow and the distribution of its training data.
 
-    There is a warning if the weights leave too few effective draws or cannot be trusted. Then `DelayedAcceptance` samples the
+    There is a warning if the weights leave too few effective draws or cannot be trusted. `DelayedAcceptance` then samples the
     exact posterior.
 
     Args:
         key: JAX PRNG key of the resampling.
         posterior: the sampled posterior in arviz's form: `InferenceData`, `DataTree`, or the `Dataset` of the posterior group.
         model: the numpyro model that was sampled, with the density that it was sampled with.
-        exact: by name of a site, latent or observed, the density that should have stood there: a `FlowDensity` or an
-            `AmortizedDensity`, of whose flow the exact divergence is taken, with its solver. It is given the contexts that the
-            site's density has in the model.
+        exact: the exact density by name of a latent or observed site: a `FlowDensity` or an `AmortizedDensity`. The exact
+            divergence of its flow is used, with its solver. It is given the contexts of the density of the site in the model.
         model_args: arguments of the model.
         model_kwargs: keyword arguments of the model.
         progress: whether to show a bar.
@@ -58,9 +57,9 @@ def reweight(
         The weights, their diagnostics, weighted means, and `resample()`.
 
     Raises:
-        TypeError: if `key` is no key, `posterior` not in arviz's form, or `exact` holds no learned densities.
-        ValueError: if a site of `exact` does not have such a density in the model, the posterior lacks a latent site or has it in
-            another shape or too few draws, or a density is not finite at a draw.
+        TypeError: if `key` is not a key, `posterior` is not in arviz's form, or `exact` contains no learned densities.
+        ValueError: if a site of `exact` has no learned density with the same events in the model; if the posterior lacks a latent
+            site, has one in another shape or has too few draws; or if a density is not finite at a draw.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling", JMLR 25.
@@ -101,7 +100,7 @@ def reweight(
     troubles = result.troubles()
     if troubles:
         warn(
-            f"Pareto k is {float(np.max(shapes)):.2f}, and {chains * count} draws can be weighted up to {result.threshold:.2f}; "
+            f"Pareto k is {float(np.max(shapes)):.2f}, and the limit for {chains * count} draws is {result.threshold:.2f}; "
             f"effective draws: {float(np.min(sizes)):.0f}; {'; '.join(troubles)}"
         )
     return result
@@ -120,13 +119,13 @@ def _check_draws(draws: dict[str, np.ndarray], corrected: Correction) -> tuple[i
         if draws[name].shape[2:] != shape:
             raise ValueError(
                 f"reweight expected {name!r} in `posterior` with shape (chain, draw, {', '.join(map(str, shape))}), as in "
-                f"`model`; got {draws[name].shape}. `model_args` and `model_kwargs` are those of the run. Fix: {POSTERIOR_LINE}"
+                f"`model`; got {draws[name].shape}. Pass the `model_args` and `model_kwargs` of the run. Fix: {POSTERIOR_LINE}"
             )
     chains, count = next(iter(draws.values())).shape[:2]
     if chains * count < MIN_TAIL_DRAWS or count < MIN_CHAIN_DRAWS:
         raise ValueError(
-            f"reweight expected `posterior` with at least {MIN_TAIL_DRAWS} draws, since the tail of the weights is fitted, and "
-            f"{MIN_CHAIN_DRAWS} in each chain, since its correlation is; got {chains * count} in {chains} chains. "
+            f"reweight expected `posterior` with at least {MIN_TAIL_DRAWS} draws, to fit the tail of the weights, and "
+            f"{MIN_CHAIN_DRAWS} in each chain, to estimate the autocorrelation; got {chains * count} in {chains} chains. "
             "Fix: mcmc = numpyro.infer.MCMC(mcmc.sampler, num_warmup=500, num_samples=500); mcmc.run(key); "
             f"{POSTERIOR_LINE}"
         )
@@ -137,8 +136,8 @@ def _check_ratios(ratios: Float[np.ndarray, "draws *groups"], chains: int) -> No
     bad = np.isnan(ratios) | (ratios == np.inf)
     if bad.any() or np.any(np.all(np.isneginf(ratios), axis=0)):
         raise ValueError(
-            f"reweight expected densities that are finite at the draws; the log ratio is not at {int(bad.sum())} of {bad.size} "
-            f"(infinite at {int(np.isinf(ratios).sum())}). The density that was sampled is 0 or nan there. "
+            f"reweight expected finite densities at the draws; {int(bad.sum())} of {bad.size} log ratios are not finite "
+            f"({int(np.isinf(ratios).sum())} are infinite). The sampled density is 0 or nan there. "
             f"Fix: {finite_chains(bad.reshape(chains, len(bad) // chains, -1).any(axis=2))}"
         )
 
@@ -154,7 +153,7 @@ def _factorized(key: Key, corrected: Correction, flat: dict[str, np.ndarray]) ->
 
 
 def _weighed(ratios: Float[np.ndarray, "chain draw"]) -> tuple[np.ndarray, float, float, float]:
-    """Return log weights, Pareto k, effective sample size and the error in nats."""
+    """Return the log weights, Pareto k, the effective sample size, and the standard deviation of the log ratios in nats."""
     finite = np.maximum(ratios, ratios[np.isfinite(ratios)].min())
     efficiency = min(1.0, float(effective_sample_size(finite)) / ratios.size)
     if np.ptp(ratios) < MIN_SPREAD:

@@ -1,4 +1,4 @@
-"""The result of `reweight`: weights of posterior draws, and how far they can be trusted."""
+"""Result of `reweight`: weights of posterior draws, and diagnostics of the weights."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,36 +16,36 @@ from .posterior import draws as draws_of
 from .posterior import standard_errors
 
 MIN_EFFECTIVE_DRAWS = 50
-"""Number of effective draws below which there is a warning: the error of a mean is a seventh of a standard deviation."""
+"""Number of effective draws below which there is a warning: the error of a mean is then a seventh of a standard deviation."""
 NOT_CORRECTED = (
-    "not corrected: what the flow did not learn of its data, and what no draw came near; a mode that the sampled posterior lacks "
-    "has no draws to weight"
+    "not corrected: differences between the flow and its data, and regions without draws, such as a mode missing from the "
+    "sampled posterior"
 )
-"""The errors that weights cannot correct."""
+"""Errors that the weights cannot correct."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reweighted:
-    r"""Weights of the draws of a posterior, which make it the posterior under the exact density, and their diagnostics.
+    r"""Weights that turn the draws of a posterior into draws of the posterior under the exact density, and their diagnostics.
 
-    With log ratios $r_i$ of the exact density to the sampled one at draw i, the weights are $w_i \propto e^{r_i}$, and the
-    largest of them are smoothed (PSIS). If the whole model lies in a plate and its groups are independent a posteriori, each
-    group has its own weights, so that the errors of groups do not add up.
+    With log ratios $r_i$ of the exact density to the sampled one at draw i, the weights are $w_i \propto e^{r_i}$. The largest
+    weights are smoothed (PSIS). If the whole model is in a plate and its groups are independent a posteriori, each group has its
+    own weights, so that the errors of groups do not accumulate.
 
     Attributes:
-        log_weights: shape `(chain, draw)`, or `(chain, draw, *groups)` where the posterior factorizes; the exponentials have the
-            sum 1 over draws.
+        log_weights: log weights, shape `(chain, draw)`, or `(chain, draw, *groups)` if the posterior factorizes. Their
+            exponentials sum to 1 over draws.
         pareto_k: shape of the tail of the weights, one for each group. Below `threshold` the weighted means can be trusted. It is
             0 if there is nothing to correct.
-        effective_sample_size: of the weighted draws, one for each group: $\epsilon/\sum_i w_i^2$, with $\epsilon$ the
-            effective sample size of the chains of log ratios over the number of draws (Vehtari et al. 2024). `expectation` has
-            the standard error of a mean.
-        error: standard deviation of the log ratio over the draws in nats, one for each group: by how much the sampled log
-            density was off, but for a constant.
-        factorized: whether groups have weights of their own.
-        threshold: $\min(1 - 1/\log_{10} S, 0.7)$ for S draws: above it, weights of S draws cannot be trusted.
+        effective_sample_size: effective sample size of the weighted draws, one for each group: $\epsilon/\sum_i w_i^2$. Here
+            $\epsilon$ is the effective sample size of the chains of log ratios divided by the number of draws (Vehtari et al.
+            2024). `expectation` returns the standard error of a mean.
+        error: standard deviation of the log ratio over the draws in nats, one for each group. It measures the error of the
+            sampled log density up to a constant.
+        factorized: whether groups have their own weights.
+        threshold: $\min(1 - 1/\log_{10} S, 0.7)$ for S draws. Above it, the weights of S draws cannot be trusted.
         posterior: the posterior that was passed.
-        correction: the log ratios of the model.
+        correction: log ratios of the model.
         values: variables of the posterior that have these weights, with the event dimension of each.
         key: key of `resample`.
     """
@@ -67,17 +67,17 @@ class Reweighted:
         return bool(np.all(np.asarray(self.pareto_k) < self.threshold))
 
     def expectation(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        r"""Weighted mean of something computed from the draws, and its Monte-Carlo standard error.
+        r"""Weighted mean of a quantity computed from the draws, and its Monte Carlo standard error.
 
-        To first order the error of $\hat\mu = \sum_i w_i f_i$ is that of the mean of the chain $S w_i (f_i - \hat\mu)$, whose
-        autocorrelation is arviz's: what the weights and what the sampler cost are both in it.
+        To first order the error of $\hat\mu = \sum_i w_i f_i$ is that of the mean of the chain $S w_i (f_i - \hat\mu)$. Its
+        standard error, with arviz's estimate of the autocorrelation, includes the effects of both the weights and the sampler.
 
         Args:
-            values: shape `(chain, draw, *shape)`; where the posterior factorizes `(chain, draw, *groups, *shape)`, each group
-                computed from its own draws.
+            values: values of the quantity, shape `(chain, draw, *shape)`. If the posterior factorizes, the shape is
+                `(chain, draw, *groups, *shape)`, and the values of each group are computed from its own draws.
 
         Returns:
-            Mean and standard error, shape `shape` or `(*groups, *shape)`. Neither can be trusted where k is too large.
+            Mean and standard error, shape `shape` or `(*groups, *shape)`. Neither can be trusted if Pareto k is too large.
 
         Raises:
             ValueError: if the leading axes are not those of the weights.
@@ -86,8 +86,8 @@ class Reweighted:
         shape = self.log_weights.shape
         if values.shape[: len(shape)] != shape:
             raise ValueError(
-                f"Reweighted.expectation expected `values` with shape {shape} and more axes behind; got {values.shape}. "
-                "There is one for each draw of each chain, and of each group where the posterior factorizes. "
+                f"Reweighted.expectation expected `values` with the leading axes {shape}; got shape {values.shape}. "
+                "There is one value for each draw of each chain, and for each group if the posterior factorizes. "
                 f"Fix: values = {self._values_from(values.shape)}"
             )
         weights = np.exp(self.log_weights).reshape(shape + (1,) * (values.ndim - len(shape)))
@@ -95,17 +95,17 @@ class Reweighted:
         return mean, standard_errors(shape[0] * shape[1] * weights * (values - mean))
 
     def _values_from(self, got: tuple[int, ...]) -> str:
-        """Return code for values of the right shape: the passed ones reshaped, if their number fits, or the log weights."""
+        """Code for values of the right shape: the passed values reshaped, if their number fits, or the log weights."""
         shape = self.log_weights.shape
         if got and got[0] == math.prod(shape):
             return f"jax.numpy.reshape(values, {(*shape, *got[1:])})"
         return "reweighted.log_weights"
 
     def mean(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Weighted mean of each variable, and its Monte-Carlo standard error, both of the variable's shape.
+        """Weighted mean of each variable, and its Monte Carlo standard error, both with the shape of the variable.
 
-        Where the posterior factorizes, these are the variables that lie in the plate; of whatever else the model computes
-        from several groups, the mean over draws of `resample` is one.
+        If the posterior factorizes, these are the variables in the plate. For other values that the model computes from several
+        groups, take the mean over draws of `resample`.
         """
         draws = draws_of("Reweighted.mean", self.posterior)
         out = {}
@@ -119,19 +119,19 @@ class Reweighted:
         return out
 
     def resample(self, draws: int | None = None) -> Any:
-        """A posterior with equal weights: draws with replacement, as often as they weigh.
+        """Draw a posterior with equal weights, by resampling draws with replacement according to their weights.
 
-        One draw is taken at random in each of equal parts of the total weight, in the order of the chains. The same draw several
-        times is therefore side by side, and arviz's effective sample size and standard errors see it. Where the posterior
-        factorizes, the groups are drawn each by its own weights and the deterministic sites computed anew; variables that are not
-        sites of the model are left out.
+        The total weight is divided into equal parts in the order of the chains, and one draw is taken at random in each part.
+        Repetitions of a draw are therefore adjacent, and arviz's effective sample size and standard errors account for them. If
+        the posterior factorizes, each group is resampled with its own weights and the deterministic sites are computed again.
+        Variables that are not sites of the model are left out.
 
         Args:
-            draws: of each chain; by default as many as there were.
+            draws: number of draws of each chain; by default the same as before.
 
         Returns:
-            A posterior of the same type, with the same chains, dimensions and coordinates, whose attribute `reweighted` says
-            how it was made. Other groups that have draws are resampled too; where the posterior factorizes they are left out.
+            A posterior of the same type with the same chains, dimensions and coordinates. Its attribute `reweighted` describes
+            the resampling. Other groups with draws are resampled too, but left out if the posterior factorizes.
 
         Raises:
             ValueError: if `draws` is not at least 1.
@@ -165,7 +165,7 @@ class Reweighted:
 
     @property
     def conclusion(self) -> str:
-        """The verdict in words."""
+        """Verdict in words."""
         worst, size = float(np.max(self.pareto_k)), float(np.min(self.effective_sample_size))
         drawn = self.log_weights.shape[0] * self.log_weights.shape[1]
         figures = f"Pareto k {worst:.2f}, threshold {self.threshold:.2f}; {size:.0f} effective draws of {drawn}"
@@ -175,7 +175,7 @@ class Reweighted:
         return f"The weights can be trusted{few}: {figures}."
 
     def summary(self) -> str:
-        """Return the verdict in words, what was corrected, and what the weights cannot correct."""
+        """Return the verdict in words, the corrected errors, and the errors that the weights cannot correct."""
         lines = [f"{label}: {text}" for label, text in self._figures()]
         corrected = [f"corrected at site {name}: {what}" for name, what in self.correction.errors.items()]
         return "\n".join([self.conclusion, *lines, *self.troubles(), *corrected, NOT_CORRECTED])
@@ -193,13 +193,10 @@ class Reweighted:
         side = "below" if worst < self.threshold else "not below"
         return [
             (f"weights of {chains} chains of {count} draws", each),
-            (
-                "log density as sampled, less the exact one",
-                f"standard deviation {float(np.max(self.error)):.3g} nats{many}",
-            ),
+            ("sampled minus exact log density", f"standard deviation {float(np.max(self.error)):.3g} nats{many}"),
             (
                 f"Pareto k{many}",
-                f"{worst:.2f}, {side} {self.threshold:.2f}, up to which {chains * count} draws can be weighted",
+                f"{worst:.2f}, {side} the limit of {self.threshold:.2f} for {chains * count} draws",
             ),
             (f"effective draws{many}", f"{size:.0f} of {chains * count}"),
         ]
@@ -225,18 +222,18 @@ class Reweighted:
         shapes, sizes = np.asarray(self.pareto_k), np.asarray(self.effective_sample_size)
         if not self.reliable:
             bad, name = int(np.sum(shapes >= self.threshold)), next(iter(self.correction.targets))
-            whose = f"{bad} of {shapes.size} groups are above: their" if self.factorized else "these"
+            whose = f"{bad} of {shapes.size} groups are above the limit: their" if self.factorized else "the"
             troubles.append(
-                f"{whose} weighted means cannot be trusted. NUTS with the exact density samples the posterior, and so "
-                f"does delayed acceptance. Fix: kernel = fd.DelayedAcceptance(numpyro.infer.NUTS(model), {{{name!r}: density}})"
+                f"{whose} weighted means cannot be trusted. Sample with the exact density instead, with NUTS or delayed "
+                f"acceptance. Fix: kernel = fd.DelayedAcceptance(numpyro.infer.NUTS(model), {{{name!r}: density}})"
             )
         if sizes.min() < MIN_EFFECTIVE_DRAWS:
             count, known = int(np.sum(sizes < MIN_EFFECTIVE_DRAWS)), 1.0 / math.sqrt(sizes.min())
             few = f"{count} of {sizes.size} groups have" if self.factorized else "there are"
             troubles.append(
                 f"{few} fewer than {MIN_EFFECTIVE_DRAWS} effective draws: means are known to {known:.2g} posterior standard "
-                "deviations. More draws help if arviz.rhat is near 1 for those sampled; if not, chains may be where "
-                "only the sampled density has mass, and a density closer to the exact one is needed"
+                "deviations. More draws help if arviz.rhat of the sampled draws is near 1. Otherwise the chains may be in a "
+                "region where only the sampled density has mass, and a density closer to the exact one is needed"
             )
         return troubles
 
@@ -247,7 +244,7 @@ class Reweighted:
 
 
 def _rows(weights: Float[np.ndarray, " draws"], parts: Float[np.ndarray, " wanted"]) -> Int[np.ndarray, " wanted"]:
-    """Return the indices of the draws in which a random point of each equal part of the total weight lies."""
+    """Return the draw at a random point of each equal part of the total weight, as indices."""
     edges = np.cumsum(weights)
     points = (np.arange(len(parts)) + parts) / len(parts) * edges[-1]
     return np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)

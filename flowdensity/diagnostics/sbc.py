@@ -1,4 +1,4 @@
-"""Simulation-based calibration: how the truth ranks among posterior draws, over simulated data sets."""
+"""Simulation-based calibration: ranks of the true values among posterior draws over simulated data sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ from .._display import Row, html_table, one_line
 from .._typing import Array, Float, Int, Key
 
 THINNING = 5
-"""Number of draws of the sampler for each that the truth is ranked among, since ranks are uniform among independent draws."""
+"""Number of sampler draws for each draw that the truth is ranked among, since ranks are only uniform among independent draws."""
 NUM_BINS = 10
 """Number of bins of the chi-squared test."""
 BATCH_SIZE = 25
 """Number of data sets whose posteriors are sampled at once."""
 FALSE_ALARM_RATE = 0.01
-"""Rate at which any site of a calibrated model is called bad."""
+"""Probability that any site of a calibrated model is called bad."""
 
 EXPECTED = "0.5 expected"
-"""The mean rank that is expected, as a share of the number of draws."""
+"""Expected mean rank, as a fraction of the number of draws."""
 ADVICE = (
-    "Posteriors are too wide or too narrow, or off to one side: the learned density is not that of the simulator, or the sampler "
-    "has not converged. More simulations to learn from can help. Fix: fd.diagnose(key, density, samples)"
+    "Posteriors are too wide, too narrow or biased: the learned density differs from that of the simulator, or the sampler has "
+    "not converged. Learning from more simulations can help. Fix: fd.diagnose(key, density, samples)"
 )
 """Advice for ranks that are not uniform."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of the truth among the draws of the posterior, over many simulated data sets.
+    """Ranks of the true values among posterior draws, over many simulated data sets.
 
     Attributes:
-        ranks: by latent site, shape `(simulations, *shape)`: how many of the draws are below the truth.
-        draws: of each posterior; ranks are uniform on 0, ..., `draws` if the posteriors are right.
+        ranks: number of draws below the truth, by latent site, shape `(simulations, *shape)`.
+        draws: number of draws of each posterior. For correct posteriors, ranks are uniform on 0, ..., `draws`.
     """
 
     ranks: dict[str, Int[np.ndarray, "simulations *shape"]]
@@ -51,29 +51,29 @@ class Ranks:
 
     @property
     def p_values(self) -> dict[str, Float[np.ndarray, "*shape"]]:
-        """By site, for each of its numbers, the p-value of a chi-squared test of uniformity in ten bins."""
+        """P-values of a chi-squared test of uniformity in ten bins, by site, for each element of the site."""
         return {name: np.apply_along_axis(self._p_value, 0, ranks) for name, ranks in self.ranks.items()}
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """Sites with a number whose p-value is below 0.01, shared among all of them."""
+        """Sites with a p-value below the threshold of 0.01, which is divided by the total number of p-values."""
         p_values = self.p_values
         threshold = FALSE_ALARM_RATE / sum(np.size(p) for p in p_values.values())
         return tuple(name for name, p in p_values.items() if np.min(p) < threshold)
 
     @property
     def conclusion(self) -> str:
-        """The verdict in words, such as "1 of 2 sites is bad: theta."."""
+        """Verdict in words, such as "1 of 2 sites is bad: theta."."""
         bad, sites = self.bad, f"{len(self.ranks)} site{'' if len(self.ranks) == 1 else 's'}"
         if not bad:
             return f"No fault found in {sites}."
         return f"{len(bad)} of {sites} {'is' if len(bad) == 1 else 'are'} bad: {', '.join(bad)}."
 
     def summary(self) -> str:
-        """Return the verdict in words, a line for each site, and what to do about the bad ones."""
+        """Return the verdict in words, a line for each site, and advice about the bad sites."""
         lines = [f"{self.conclusion} {self._origin()}"]
         lines += [
-            f"  {name}: mean rank {mean} ({EXPECTED}), least p-value {p}, {verdict}"
+            f"  {name}: mean rank {mean} ({EXPECTED}), smallest p-value {p}, {verdict}"
             for (name, mean, p), verdict in self._rows()
         ]
         return "\n".join(lines + [ADVICE] * bool(self.bad))
@@ -98,7 +98,7 @@ class Ranks:
         return one_line(self, self.conclusion)
 
     def _repr_html_(self) -> str:
-        header = ("site", f"mean rank ({EXPECTED})", "least p-value", "verdict")
+        header = ("site", f"mean rank ({EXPECTED})", "smallest p-value", "verdict")
         notes = [self._origin(), *[ADVICE] * bool(self.bad)]
         verdict = "bad" if self.bad else "good"
         return html_table("Ranks", self.conclusion, self._rows(), header=header, notes=notes, verdict=verdict)
@@ -123,33 +123,33 @@ def simulation_based_calibration(
     model_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Ranks:
-    """Sample the posteriors of many simulated data sets, and rank in each the values that it was simulated with.
+    """Sample the posteriors of many simulated data sets, and rank the true values among the draws of each posterior.
 
-    If the values are drawn from the prior and the data from the likelihood, the rank of the truth among independent posterior
-    draws is uniform (Talts et al. 2018, arXiv 1804.06788). With the simulator that a likelihood was learned from in its place,
-    this tests all of it together: the learned density, its log density and the sampler. Without one the model simulates its own
-    data, which tests whether `log_prob` is that of its samples, and the sampler.
+    If the true values are drawn from the prior and the data from the likelihood, the rank of the truth among independent
+    posterior draws is uniform (Talts et al. 2018, arXiv 1804.06788). With `simulator` set to the simulator that a likelihood was
+    learned from, this tests the learned density, its log density and the sampler together. Without a simulator, the model
+    simulates its own data. This tests the sampler, and whether `log_prob` agrees with the samples of the density.
 
-    Posteriors are sampled with NUTS, one chain each, many at once by `jax.vmap`. `simuk` does the same one after the other, for
-    models of PyMC and Bambi too.
+    Posteriors are sampled with NUTS with one chain each, in batches by `jax.vmap`. The package `simuk` samples one posterior
+    after the other, and also supports models of PyMC and Bambi.
 
     Args:
         key: JAX PRNG key.
-        model: numpyro model, called with observed data of the right shapes; what they are does not matter.
-        simulator: numpyro model with the same sites, called with the same arguments; its data are drawn whether it observes
-            them or not. By default `model`.
-        simulations: data sets.
-        draws: of each posterior, among which the truth is ranked; five times as many are sampled.
-        warmup: of each.
-        model_args: arguments of both.
-        model_kwargs: keyword arguments of both.
+        model: numpyro model, called with observed data of the right shapes. The values of the data do not matter.
+        simulator: numpyro model with the same sites, called with the same arguments. Its data are drawn even if they are
+            observed. By default `model`.
+        simulations: number of data sets.
+        draws: number of draws of each posterior that the truth is ranked among. Five times as many are sampled.
+        warmup: number of warm-up steps for each posterior.
+        model_args: arguments of both models.
+        model_kwargs: keyword arguments of both models.
         progress: whether to show a bar.
 
     Returns:
         The ranks, with a `summary()`.
 
     Raises:
-        TypeError: if `key` is no key, or `model` or `simulator` cannot be called.
+        TypeError: if `key` is not a key, or `model` or `simulator` cannot be called.
         ValueError: if a number is out of range, or the sites of `model` and `simulator` do not agree.
     """
     caller = "simulation_based_calibration"
@@ -195,7 +195,7 @@ def simulation_based_calibration(
     together, parts = min(BATCH_SIZE, simulations), []
     with tqdm(total=simulations, desc=caller, unit="data set", disable=not progress) as bar:
         for start in range(0, simulations, together):
-            # Repeat the last data sets, so that there is no second shape to compile.
+            # Repeat the last data set to fill the batch, so that no second shape is compiled.
             rows = np.minimum(np.arange(start, start + together), simulations - 1)
             parts.append(jax.device_get(many(keys[rows], {name: values[rows] for name, values in truths.items()})))
             bar.update(min(together, simulations - start))
@@ -204,7 +204,7 @@ def simulation_based_calibration(
 
 
 def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], list[str]]:
-    """Names of the latent and of the observed sites of a model, which the source of data has too, in the same shapes."""
+    """Names of the latent and observed sites of a model. The source of data must have them with the same shapes."""
     found: dict[str, dict[str, Any]] = {}
     own = handlers.trace(handlers.seed(model, jr.key(0)))
     theirs = handlers.trace(handlers.seed(source, jr.key(0)))
@@ -214,7 +214,7 @@ def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], l
     latent = [name for name, site in sites.items() if not site["is_observed"]]
     if not observed or not latent:
         raise ValueError(
-            f"{caller} expected `model` to have latent and observed sites; got {latent} and {observed}. "
+            f"{caller} expected `model` to have latent and observed sites; got latent {latent} and observed {observed}. "
             f"{_observing(sites)}"
         )
     for name in (*latent, *observed):
@@ -222,19 +222,19 @@ def _sites(caller: str, model: Callable, source: Callable) -> tuple[list[str], l
         got = jnp.shape(found["source"][name]["value"]) if name in found["source"] else None
         if got != shape:
             raise ValueError(
-                f"{caller} expected `simulator` to have site {name!r} with a value of shape {shape}, as `model`; got "
-                f"{'no such site' if got is None else f'shape {got}'}. Without a simulator the model simulates. "
+                f"{caller} expected `simulator` to have site {name!r} with a value of shape {shape}, as in `model`; got "
+                f"{'no such site' if got is None else f'shape {got}'}. Without a simulator, the model simulates the data. "
                 "Fix: simulator = None"
             )
     return latent, observed
 
 
 def _observing(sites: dict[str, Any]) -> str:
-    """The line that lets a model observe its last site or, where it has one only, a site of noise, as a fix."""
+    """Code for a fix: let a model observe its last site or, if it has only one site, an additional noise site."""
     if len(sites) < 2:
         lines = "prior = model; model = lambda: (prior(), numpyro.sample('noise', dist.Normal(), obs=0.0))"
-        return f"With data that say nothing, the posterior is the prior. Fix: {lines}"
+        return f"With uninformative data, the posterior equals the prior. Fix: {lines}"
     name, site = list(sites.items())[-1]
     data = f"{{{name!r}: jax.numpy.zeros({jnp.shape(site['value'])})}}"
     line = f"model = numpyro.handlers.condition(numpyro.handlers.uncondition(model), {data})"
-    return f"The shape of the data matters, their values do not. Fix: {line}"
+    return f"Only the shape of the data matters, not their values. Fix: {line}"

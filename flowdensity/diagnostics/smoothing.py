@@ -1,7 +1,7 @@
 """Kernel density estimates of one or two coordinates on a grid, for the lines and contours of plots.
 
-arviz estimates densities of one coordinate; its estimate for two is private, and has one bandwidth rule that smears modes into
-each other. Lines and contours come from one estimate here, so that a panel agrees with the margins beside it.
+arviz estimates densities of one coordinate. Its estimate for two coordinates is private, and its only bandwidth rule blurs
+separate modes. Here lines and contours come from the same estimate, so that a panel agrees with the marginals beside it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ Span: TypeAlias = tuple[float, float]
 
 
 def span_of(*values: np.ndarray) -> Span:
-    """Return the ends of a panel: all but 0.1 % of the values at either end, and a margin."""
+    """Return the ends of a panel: the range without 0.1 % of the values at either end, plus a margin."""
     ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
     low, high = float(ends.min()), float(ends.max())
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
@@ -25,24 +25,25 @@ def smoothed_density(
 ) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
     """Estimate the density of rows of one or two coordinates on a grid.
 
-    The width of the kernel is Silverman's or up to eight times less. It is the largest with a squared error within 0.5 % of the
-    least one, if the density is estimated from one half of the rows and compared with the other. If more than 1 % of the rows are
-    within a width of the last one, the support ends there: the kernel is reflected, and beyond, the density is zero.
+    The width of the kernel is Silverman's, or smaller by a factor of up to eight. It is the largest width whose squared error,
+    for a density estimated from one half of the rows and compared with the other, is within 0.5 % of the smallest error. If more
+    than 1 % of the rows are within a kernel width of the last row, the support ends there: the kernel is reflected, and the
+    density beyond is zero.
 
     Args:
         values: shape `(rows, 1)` or `(rows, 2)`.
         spans: ends of the grid for each coordinate.
-        shares: shares of the rows, for `levels`.
+        shares: fractions of the rows, for `levels`.
 
     Returns:
-        The points of the grid along each coordinate, the density on the grid, and for each share the level above which that
-        share of the rows lies.
+        The points of the grid along each coordinate, the density on the grid, and for each of `shares` the level above which that
+        fraction of the rows lies.
     """
     count, dim = values.shape
     cells, span = {1: 1024, 2: 128}[dim], np.array(spans).T
     quartiles = np.quantile(values, [0.25, 0.75], axis=0)
     spread = np.minimum(values.std(axis=0), (quartiles[1] - quartiles[0]) / 1.34)
-    # The draws of a chain that is stuck may all be equal.
+    # All draws of a chain that is stuck may be equal, so the width has a floor.
     width = np.maximum(0.9 * spread * count ** (-1.0 / (4.0 + dim)), 1e-3 * (span[1] - span[0]))
     least, most = values.min(axis=0), values.max(axis=0)
     low, high = np.mean(values < least + width, axis=0), np.mean(values > most - width, axis=0)

@@ -1,4 +1,4 @@
-"""The density under diagnosis, and what several checks need of it: samples, points, and errors of `log_prob` there."""
+"""Density under diagnosis, with the samples, points and errors of `log_prob` that several checks use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from ..models.flows import AbstractProbabilityFlow
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 
 MIN_HELD_OUT_ROWS = 100
-"""Fewer held-out rows say too little about a density."""
+"""Minimum number of held-out rows for the checks that need them."""
 MAX_HELD_OUT_ROWS = 2000
 """Maximum number of held-out rows that checks use."""
 MAX_POINTS = 512
 """Number of points at which log densities are compared; half as many above `MAX_CHEAP_DIM` dimensions."""
 MAX_CHEAP_DIM = 16
-"""Dimension above which the exact divergence is so slow that half as many points are compared."""
+"""Dimension above which only half as many points are compared, since the exact divergence is slow."""
 MAX_EXACT_DIM = 64
-"""Dimension up to which the exact divergence is computed; above, two independent Hutchinson averages take its place."""
+"""Maximum dimension for the exact divergence. Above it, two independent Hutchinson averages are used."""
 NUM_PROBES = 64
-"""Probes of each of these Hutchinson averages."""
+"""Number of probes of each Hutchinson average."""
 BATCH_SIZE = 256
 """Number of points for which the ODE is solved together."""
 
@@ -38,7 +38,7 @@ LogProb: TypeAlias = Callable[[State, Context], Scalar]
 
 
 class EstimatedLogProb(eqx.Module):
-    """Log density with a Hutchinson average instead of the exact divergence, with separate probes for each state.
+    """Log density with a Hutchinson average in place of the exact divergence, with separate probes for each state.
 
     The errors at different states are then independent, and their average converges to zero.
     """
@@ -56,15 +56,15 @@ class EstimatedLogProb(eqx.Module):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A density under diagnosis. Everything is in whitened coordinates; cached properties are computed once.
+    """Density under diagnosis. Everything is in whitened coordinates, and cached properties are computed once.
 
     Attributes:
         density: the density that the user passed.
         log_prob: its log density.
-        flow: its flow without context, with the flow's own divergence and solver.
+        flow: its flow without a context, with the flow's own divergence and solver.
         exact_log_probs: the exact log density, or two independent unbiased estimates of it.
         held_out: held-out rows, in random order; empty if there are none.
-        contexts: the contexts with which samples are drawn.
+        contexts: contexts with which samples are drawn.
         key: key of `samples`.
     """
 
@@ -93,7 +93,7 @@ class Subject:
 
     @property
     def exact_line(self) -> str:
-        """The line that replaces the density by its flow with the exact divergence, as a fix."""
+        """Code for a fix: replace the density by its flow with the exact divergence."""
         whose = "density.flow" if self.amortized else "density"
         return f"Fix: density = {whose}.with_divergence(fd.ExactDivergence())"
 
@@ -124,7 +124,7 @@ class Subject:
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """Errors of the log densities of the points, by each of one or two comparisons, shape `(2, points)`, nats."""
+        """Errors of the log densities of the points, from each of one or two comparisons, shape `(2, points)`, nats."""
         return self._errors(self.log_probs, self.points)
 
     @cached_property
@@ -139,7 +139,7 @@ class Subject:
         return Sample(jnp.asarray(self.draw_given(noise_key, contexts), float), contexts)
 
     def draw_given(self, key: Key, contexts: ContextRows) -> np.ndarray:
-        """Draw one sample of the model for each of some whitened contexts, float64."""
+        """Draw one sample of the model for each whitened context, float64."""
         noise = self.density._draw_noise(key, (len(contexts),))
         return _in_batches(_states, (self.model, self.flow.solver), (noise, contexts), BATCH_SIZE)
 
@@ -171,8 +171,8 @@ def make_subject(
         exact: tuple[LogProb, ...] = (exact_density(density).state_log_prob,)
     elif not (density.is_amortized or density.flow is density):
         raise TypeError(
-            f"diagnose expected at most {MAX_EXACT_DIM} dimensions for a density that is derived from a flow, since only the "
-            f"flow's own log density is estimated above; got a {type(density).__name__} of {model.dim}. "
+            f"diagnose expected at most {MAX_EXACT_DIM} dimensions for a density that is derived from a flow, since beyond these "
+            f"only the flow's own log density is estimated; got a {type(density).__name__} of {model.dim} dimensions. "
             "Fix: density = density.flow"
         )
     else:
@@ -194,7 +194,7 @@ def first_rows(rows: Sample, count: int) -> Sample:
 
 
 def values(function: LogProb, rows: Sample) -> np.ndarray:
-    """Return a log density of many rows, float64."""
+    """Return the values of a log density at many rows, float64."""
     return _in_batches(_values, function, rows, BATCH_SIZE)
 
 

@@ -1,4 +1,4 @@
-"""Posterior draws that lie where a learned prior or likelihood has seen no data."""
+"""Posterior draws in regions where a learned prior or likelihood has seen no data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,27 +16,28 @@ from ..distributions.learned import AbstractLearnedDensity
 from .posterior import draws, events_of
 
 NUM_REFERENCE_SAMPLES = 8192
-"""Number of samples of the density among which levels are counted if there are no held-out rows."""
+"""Number of samples of the density that serve as the reference if there are no held-out rows."""
 OUTSIDE_LEVEL = 0.001
-"""Level below which a draw is called outside."""
+"""Level below which a draw is outside."""
 WARNING_FACTOR = 10.0
-"""Factor by which the share of draws outside may exceed that of draws of the density itself without a warning."""
+"""Factor by which the fraction of draws outside may exceed that of samples of the density without a warning."""
 ADVICE = (
-    "The likelihood draws the posterior there, where log_prob is an extrapolation. Learn the density from data that reach there, "
-    "or take a wider prior such as, on the real line, a dist.MixtureGeneral of it and a broad normal."
+    "The likelihood pulls the posterior into this region, where log_prob is an extrapolation. Learn the density from data that "
+    "cover the region, or use a wider prior. On the real line, this can be a dist.MixtureGeneral of the density and a broad "
+    "normal."
 )
-"""Advice for draws outside the support."""
+"""Advice for draws outside the region of the data."""
 
 
 @dataclass(frozen=True)
 class SupportCheck:
-    """Where posterior draws lie in a learned density.
+    """Location of posterior draws relative to the data of a learned density.
 
     Attributes:
-        level: share of the reference (held-out data, or samples of the density) that has a lower density than the draw, shape
-            `(chain, draw, *batch)`: near zero where next to none of it lies.
-        reference: how many rows that share was counted among.
-        calibrated: whether these were held-out data.
+        level: fraction of the reference (held-out data, or samples of the density) with a lower density than the draw, shape
+            `(chain, draw, *batch)`. It is near zero where there is hardly any of the reference.
+        reference: number of rows in the reference.
+        calibrated: whether the reference is held-out data.
     """
 
     level: np.ndarray
@@ -50,32 +51,33 @@ class SupportCheck:
 
     @property
     def share(self) -> float:
-        """Share of draws that are outside."""
+        """Fraction of draws that are outside."""
         return float(np.mean(self.outside))
 
     @property
     def limit(self) -> float:
-        """Share above which there is a warning: ten times that of the density's own samples.
+        """Fraction of draws outside above which there is a warning: ten times that of the density's own samples.
 
-        Of these 0.001 are outside or, of fewer rows than a thousand, as many as are below all of them.
+        Of these samples a fraction 0.001 is outside. With fewer than a thousand reference rows it is the fraction that lies below
+        all of them.
         """
         return WARNING_FACTOR * max(OUTSIDE_LEVEL, 1.0 / (self.reference + 1))
 
     @property
     def conclusion(self) -> str:
-        """The verdict in words."""
+        """Verdict in words."""
         most = "all" if self.reference * OUTSIDE_LEVEL < 1.0 else f"{1.0 - OUTSIDE_LEVEL:.1%}"
         kind = "held-out rows" if self.calibrated else "samples of the density"
         if self._good:
-            opening, where = "The posterior is where the density was learned", ""
+            opening, where = "The posterior lies where the density has data", ""
         else:
             batch = np.argwhere(self.outside.mean(axis=(0, 1)) > self.limit)
-            opening = "The posterior reaches where the density saw no data"
+            opening = "The posterior reaches a region where the density has no data"
             where = f", in {len(batch)} of {self.outside[0, 0].size} events" if self.outside.ndim > 2 else ""
-        return f"{opening}: {self.share:.2%} of the draws lie at a lower density than {most} of {self.reference} {kind}{where}."
+        return f"{opening}: {self.share:.2%} of the draws have a lower density than {most} of {self.reference} {kind}{where}."
 
     def summary(self) -> str:
-        """Return the verdict in words, and what to do if it is bad."""
+        """Return the verdict in words, and advice if it is bad."""
         return self.conclusion if self._good else f"{self.conclusion} {ADVICE}"
 
     @property
@@ -103,31 +105,33 @@ def check_support(
     site: str | None = None,
     data: ArrayLike | Named | None = None,
 ) -> SupportCheck:
-    r"""Find out which posterior draws lie where a density has seen no data, and warn if they are many.
+    r"""Find posterior draws in regions where a density has seen no data, and warn if there are many.
 
-    The level of a draw $\theta$ is $P(\log p(X) < \log p(\theta))$, how much of the density's mass lies outside of its highest
-    density region that ends at $\theta$ (Hyndman 1996, American Statistician 50): small far from the data, and between modes too.
+    The level of a draw $\theta$ is $P(\log p(X) < \log p(\theta))$. It is the mass of the density outside of the highest density
+    region whose boundary passes through $\theta$ (Hyndman 1996, American Statistician 50). It is small far from the data, and
+    also between modes.
 
     Args:
-        posterior: in arviz's form.
-        density: the prior, or any other density of the model, with its context if it has one.
-        site: variable of the posterior that has the events; by default the density's named sites, or the one variable of its
-            event's shape.
-        data: held-out rows to count among, shape `(n, *event_shape)` or by name; samples of the density by default, which say
-            nothing of where it is wrong about its data.
+        posterior: the posterior in arviz's form.
+        density: the prior, or any other density of the model, with its context if it is conditional.
+        site: variable of the posterior with the events; by default the named sites of the density, or the only variable with the
+            event shape.
+        data: held-out rows for the reference, shape `(n, *event_shape)` or by name. The default is samples of the density, which
+            cannot show where the density differs from its data.
 
     Returns:
-        The levels. If more draws are outside than `limit`, a warning says so: 1 % from a thousand held-out rows on.
+        The levels. There is a warning if the fraction of draws outside exceeds `limit`, which is 1 % for a thousand held-out rows
+        or more.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable.
+        TypeError, ValueError: if an argument is invalid.
     """
     caller = "check_support"
     check_density(caller, density)
     if density.batch_shape != ():
         raise ValueError(
-            f"{caller} expected a density without batch axes; got batch shape {density.batch_shape}. Each context has a call of "
-            "its own. Fix: density = density.given(jax.numpy.reshape(density.context, (-1, *density.context_shape))[0])"
+            f"{caller} expected a density without batch axes; got batch shape {density.batch_shape}. Call it once per context. "
+            "Fix: density = density.given(jax.numpy.reshape(density.context, (-1, *density.context_shape))[0])"
         )
     check_given(caller, density)
     events = events_of(caller, draws(caller, posterior), density, site)
@@ -135,7 +139,7 @@ def check_support(
     reference = density.sample(jr.key(0), (NUM_REFERENCE_SAMPLES,)) if held_out is None else held_out
     known = np.sort(np.asarray(density.log_prob(reference), np.float64))
     own = np.asarray(density.log_prob(events), np.float64)
-    # On the very edge of a support there is no log density.
+    # There may be no log density exactly on the edge of a support.
     level = np.searchsorted(known, np.where(np.isnan(own), -np.inf, own)) / len(known)
     checked = SupportCheck(level, len(known), data is not None)
     if checked.share > checked.limit:

@@ -1,4 +1,4 @@
-"""A learned density whose log density costs one pass of a network, as a numpyro distribution."""
+"""Learned density whose `log_prob` is one pass of a network, as a numpyro distribution."""
 
 from typing import final
 
@@ -12,18 +12,19 @@ from .learned import AbstractLearnedDensity
 
 @final
 class AmortizedDensity(AbstractLearnedDensity):
-    """A `FlowDensity` whose log density has been distilled into one network: `log_prob` costs one pass of it.
+    """A `FlowDensity` whose log density has been distilled into one network, so that `log_prob` takes a single pass.
 
-    Samples, the base, the support and the names of values are those of the flow. The report of `distill` says how far the network
-    is from the flow; `flow` is the density it was distilled from, to which a posterior can be reweighted.
+    Samples, base, support and names of values are those of the flow. The report of `distill` gives the difference between the
+    network and the flow. The attribute `flow` is the density that the network was distilled from, and a posterior can be
+    reweighted to it.
 
     Args:
         network: the network.
-        flow: the density it was distilled from, with or without its context.
-        validate_args: as in numpyro; as in `flow` by default.
+        flow: the density that the network was distilled from, with or without its context.
+        validate_args: as in numpyro; by default as in `flow`.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if an argument has the wrong type.
     """
 
     is_amortized = True
@@ -38,12 +39,12 @@ class AmortizedDensity(AbstractLearnedDensity):
 
     @property
     def flow(self) -> FlowDensity:
-        """The density that this one was distilled from."""
+        """The density that this density was distilled from."""
         return self._inside(FlowDensity)
 
     @property
     def state_log_prob(self) -> LogDensityNetwork:
-        """The network: log density of one whitened state given one whitened context, in nats."""
+        """The network, which computes the log density of one whitened state given one whitened context, in nats."""
         return self._own
 
 

@@ -1,7 +1,7 @@
-"""Many events and many contexts: one compiled function each, so that a call outside `jit` compiles once and not once a call.
+"""Functions over batches of events and contexts. Each is compiled once, so that calls outside `jit` do not compile again.
 
-Rows are computed in blocks (`over_rows`), so that memory does not grow with their number. Contexts are flat, of shape
-`(*batch_shape, context_dim)`, and `parts` are those of a density: its model, divergence and solver.
+Rows are computed in blocks (`over_rows`), so that memory does not grow with their number. Contexts are flat, with shape
+`(*batch_shape, context_dim)`. The argument `parts` holds the model, the divergence and the solver of a density.
 """
 
 import math
@@ -57,14 +57,14 @@ def log_probs(state_log_prob: Any, scalings: tuple[Scaling, Scaling], value: Arr
 
 @eqx.filter_jit
 def events(parts: Any, noise: Array, context: Array) -> Array:
-    """Events that the flow carries noise to."""
+    """Map noise to events with the flow."""
     model, _, solver = parts
     return _over_batch(lambda z, c: solving.event_from_noise(model, z, _shaped(model, c), solver), noise, 1, context)
 
 
 @eqx.filter_jit
 def noises(parts: Any, value: Array, context: Array) -> Array:
-    """Noise that the flow carries to events."""
+    """Map events to noise with the inverse of the flow."""
     model, _, solver = parts
     return _over_batch(
         lambda x, c: solving.noise_from_event(model, x, _shaped(model, c), solver),
@@ -76,7 +76,7 @@ def noises(parts: Any, value: Array, context: Array) -> Array:
 
 @eqx.filter_jit
 def events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Array, Array]:
-    """Events that the flow carries noise to, with their log densities in nats, from one solve."""
+    """Map noise to events with the flow, and compute their log densities in nats in the same solve."""
     model, divergence, solver = parts
     return _over_batch(
         lambda z, c: solving.event_and_log_prob_from_noise(model, divergence, z, _shaped(model, c), solver),
@@ -88,7 +88,7 @@ def events_and_log_probs(parts: Any, noise: Array, context: Array) -> tuple[Arra
 
 @eqx.filter_jit
 def diffused(parts: Any, key: Key, noise: Array, context: Array, steps: int, strength: float) -> Array:
-    """Events by the reverse diffusion."""
+    """Map noise to events with the reverse diffusion."""
     model, _, _ = parts
     batch = noise.shape[:-1]
     rows, context = noise.reshape(-1, model.dim), jnp.broadcast_to(context, (*batch, context.shape[-1]))

@@ -1,6 +1,6 @@
-"""Checks that an argument is a learned density, or the model of one, each with the line that makes it that.
+"""Checks that an argument is a learned density or the model of one, with a fix that depends on the argument.
 
-The line depends on what came: a model, an expanded density and an amortized one are each a step away from a flow's density.
+A model, an expanded density and an amortized density each need a different line of code to become the density of a flow.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ from .flow import FlowDensity
 from .learned import AbstractLearnedDensity
 
 KINDS = FlowDensity | AmortizedDensity
-"""The learned densities of the package, as errors name them; the checks accept every `AbstractLearnedDensity`."""
+"""Learned densities of the package, as named in errors. The checks accept every `AbstractLearnedDensity`."""
 
 
 def check_density(caller: str, density: Any, kind: type = AbstractLearnedDensity) -> None:
-    """Raise a TypeError unless `density` is a learned density of a kind."""
+    """Raise a TypeError unless `density` is a learned density of the given kind."""
     if not isinstance(density, kind):
         expected = KINDS if kind is AbstractLearnedDensity else kind
         check_kind(caller, "density", density, expected, _density_line(density))
 
 
 def check_learned(caller: str, name: str, value: Any, fix: str) -> None:
-    """Raise a TypeError with a fix of the caller's unless the argument called `name` is a learned density."""
+    """Raise a TypeError with the given fix unless the argument called `name` is a learned density."""
     if not isinstance(value, AbstractLearnedDensity):
         check_kind(caller, name, value, KINDS, fix)
 

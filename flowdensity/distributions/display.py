@@ -1,4 +1,4 @@
-"""A learned density in a few lines of text. Nothing is computed: leaves may be stacked, traced or missing."""
+"""Text description of a learned density. Nothing is computed, since leaves may be stacked, traced or missing."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import numpy as np
 from numpyro.distributions import constraints
 
 MAX_NAMES = 6
-"""Number of sites whose names are displayed; of the others only how many there are."""
+"""Maximum number of sites whose names are displayed. The other sites are only counted."""
 
 
 def described(density: Any, parts: Any, network: Any = None) -> str:
-    """Events, context and batch shape of a density, and how `log_prob` is computed.
+    """Describe the events, the context and the batch shape of a density, and how `log_prob` is computed.
 
     Args:
         density: the density.
-        parts: its model, divergence and solver as they are held, which may be stacks.
-        network: the network that has the log density; None if it is integrated along the ODE.
+        parts: its model, divergence and solver as they are stored, possibly as stacks.
+        network: the network that computes the log density; None if it is integrated along the ODE.
     """
     model, divergence, solver = parts
     stack = np.shape(model.scaling.location)[:-1]

@@ -1,4 +1,4 @@
-"""The evidence lower bound, differentiated along the path of the samples alone."""
+"""Evidence lower bound with a gradient along the path of the samples only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,12 @@ from .._typing import Key
 class PathGradientELBO(ELBO):
     r"""`Trace_ELBO` with the gradient of Roeder et al. (2017, arXiv 1703.09194), "sticking the landing".
 
-    Its value is that of the evidence lower bound. Its gradient leaves out that of $\log q_\lambda(z)$ at a fixed $z$, whose mean
-    is zero, so that the gradient has no variance at a perfect guide. For that, the log density of the guide is evaluated a second
-    time at its sample: for a flow, a second solve. Every latent site must be reparametrized.
+    Its value is the evidence lower bound. Its gradient leaves out the gradient of $\log q_\lambda(z)$ at a fixed $z$, whose mean
+    is zero. The gradient therefore has no variance for a perfect guide. To compute it, the log density of the guide is evaluated
+    a second time at its sample, which takes a second solve for a flow. Every latent site must be reparametrized.
 
     Args:
-        num_particles: samples in each estimate.
+        num_particles: number of samples in each estimate.
         vectorize_particles: as in numpyro's `ELBO`.
 
     Raises:
@@ -48,7 +48,8 @@ class PathGradientELBO(ELBO):
         def particle(key: Key) -> Any:
             model_key, draw_key, density_key = jr.split(key, 3)
             drawn = trace(seed(substitute(guide, data=param_map), draw_key)).get_trace(*args, **kwargs)
-            # A plate keeps its rows. A Delta follows from other sites, and would have to meet its own value to the last bit.
+            # Plates are included to keep their rows. A Delta is left out: it follows from other sites, and its recomputed value
+            # may differ in the last bit from a fixed one.
             values = {
                 name: site["value"]
                 for name, site in drawn.items()

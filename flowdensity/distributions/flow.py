@@ -14,25 +14,25 @@ from .learned import AbstractLearnedDensity
 
 @final
 class FlowDensity(AbstractLearnedDensity):
-    r"""The density of a probability flow, for `numpyro.sample`.
+    r"""Density of a probability flow, for `numpyro.sample`.
 
-    `log_prob` solves the flow from the event back to its standard-normal noise and integrates the divergence on the way;
-    `sample` solves it forwards. Both are deterministic given their arguments and differentiable in the event, the context
-    and the weights.
+    `log_prob` solves the flow from the event back to its standard-normal noise and integrates the divergence along the way.
+    `sample` solves the flow forwards. Both are deterministic given their arguments, and differentiable with respect to the event,
+    the context and the weights.
 
     Args:
         model: the probability flow.
-        context: what to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays if the density was learned
-            with names; None leaves a conditional density without its context, to be `given` later.
+        context: values to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays if the density was
+            learned with names. None leaves a conditional density without a context, which `given` can add later.
         divergence: the divergence of the velocity; `ExactDivergence()` by default.
         solver: the ODE solver; `FixedStep()` by default.
         validate_args: as in numpyro.
 
-    A `context` that is not traced and lies far outside those of the fit is warned about, once for each model: the model sees it
-    as one at their edge.
+    There is a warning, once for each model, if a `context` that is not traced lies far outside the contexts of the fit. The model
+    treats such a context as if it were at their edge.
 
     Raises:
-        TypeError, ValueError: if an argument is of the wrong kind, or `context` does not fit the model.
+        TypeError, ValueError: if an argument has the wrong type, or `context` does not fit the model.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class FlowDensity(AbstractLearnedDensity):
 
     @property
     def state_log_prob(self) -> SolvedLogProb:
-        """Log density of one whitened state given one whitened context, in nats, by solving the ODE."""
+        """Callable for the log density of one whitened state given one whitened context, in nats, by solving the ODE."""
         return SolvedLogProb(*self._parts)
 
     def sample_with_intermediates(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> tuple[Array, list[Any]]:
-        """A sample, and its log density from the same solve, which `log_prob` then returns without a second one."""
+        """Draw a sample and its log density in one solve. `log_prob` then returns this value without another solve."""
         noise = self._draw_base("sample_with_intermediates", key, sample_shape)
         context = self._given("sample_with_intermediates", "key")
         event, log_density = batching.events_and_log_probs(self._parts, noise, context)

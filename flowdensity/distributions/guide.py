@@ -27,22 +27,22 @@ from .flow import FlowDensity
 from .sites import JointSite, sample_joint
 
 GUIDE_REACH = 8.0
-"""Reach of a guide, which has no data to measure it from, in multiples of the root of the dimension, the radius of the noise."""
+"""Reach of a guide, in multiples of the square root of the dimension, which is the radius of the noise. A guide has no data."""
 
 
 def flow_module(name: str, density: FlowDensity) -> FlowDensity:
-    """Register the weights of a density's network as parameters of a guide or a model, which start at their present values.
+    """Register the weights of a density's network as parameters of a guide or a model, initialized at their current values.
 
-    A distilled divergence would be stale after a step. The density that comes back has its exact one in up to sixteen
-    dimensions and above a fresh Hutchinson probe in every step, which leaves the gradient of an ELBO unbiased. When the
-    training is done, `fit_divergence` distills it.
+    A distilled divergence would be stale after one step. The returned density therefore uses the exact divergence in up to
+    sixteen dimensions, and a new Hutchinson probe in every step in more, which leaves the gradient of an ELBO unbiased. After
+    training, `fit_divergence` distills the divergence.
 
     Args:
-        name: the parameters are called `name$params`.
-        density: the density to start from; if conditional, with its context.
+        name: prefix of the parameters, which are called `name$params`.
+        density: the density to start from, with its context if it is conditional.
 
     Returns:
-        The density with the parameters' current values.
+        The density with the current values of the parameters.
 
     Raises:
         TypeError: if `density` is not a `FlowDensity`.
@@ -50,26 +50,26 @@ def flow_module(name: str, density: FlowDensity) -> FlowDensity:
     """
     _check_density("flow_module", density)
     model = density.model
-    # Once its weights follow an ELBO, a model's states follow no Gaussian path.
+    # The states of a model trained with an ELBO do not follow a Gaussian probability path.
     model = off_path(model)
     model = with_network(model, eqx_module(name, model.network))
     key = numpyro.prng_key()
-    # Without a seed nothing is being trained: a handler has substituted everything random.
+    # Without a seed there is no training, because a handler has substituted all random values.
     divergence = ExactDivergence() if key is None else unbiased_divergence(key, model.dim)
     return density._variant(model=model, divergence=divergence)
 
 
 def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str, Any]]:
-    """A guide from a fitted density, for `SVI`, `Predictive` and importance sampling, whose weights are trained further.
+    """Create a guide from a fitted density for `SVI`, `Predictive` and importance sampling. Its weights are trained further.
 
     Args:
-        density: over named values, which are the guide's sites, or else over the one site `name`; if conditional, with its
-            context.
-        name: of the joint site of named values, which is auxiliary and needs a name that no site of the model has, or of the one
-            site; the weights are `name$params`.
+        density: a density over named values, which become the sites of the guide, or over the single site `name`. A conditional
+            density needs its context.
+        name: name of the single site, or of the joint site of named values. The joint site is auxiliary, and no site of the
+            model may have its name. The weights are called `name$params`.
 
     Returns:
-        A guide, which takes whatever arguments the model takes and returns values by name.
+        A guide. It takes the arguments of the model and returns values by name.
 
     Raises:
         TypeError, ValueError: as `flow_module`.
@@ -90,24 +90,24 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
 
 
 class AutoFlow(AutoContinuous):
-    r"""A guide for any model with continuous latent variables: a probability flow over all of them, on the real line.
+    r"""Guide for any model with continuous latent variables: a probability flow over all of them in unconstrained space.
 
-    The posterior is the image of $N(0, I)$ under an ODE whose network starts at zero, then scaled by `<prefix>_scale` and
-    moved by `<prefix>_loc`: training starts at a diagonal normal guide. Samples are reparametrized, and come with their
-    log density from the same solve. The divergence is that of `flow_module`.
+    The posterior is the image of $N(0, I)$ under an ODE, scaled by `<prefix>_scale` and shifted by `<prefix>_loc`. The initial
+    output of the network is zero, so training starts from a diagonal normal guide. Samples are reparametrized, and their log
+    density comes from the same solve. The divergence is that of `flow_module`.
 
     Args:
         model: a numpyro model.
-        prefix: of the names of parameters and of the auxiliary site.
+        prefix: prefix of the names of parameters and of the auxiliary site.
         init_loc_fn: as in numpyro's automatic guides.
-        init_scale: standard deviation to start at, in unconstrained units.
-        network: the vector field; by default a `ResidualMLP` of width 64 without experts, whose
-            steep fields would ask for more steps of the solver than a guide takes.
-        solver: how the ODE is solved; `FixedStep(8)` by default.
+        init_scale: initial standard deviation, in unconstrained units.
+        network: the vector field. The default is a `ResidualMLP` of width 64 without experts, because the steep fields of experts
+            would need more solver steps than a guide takes.
+        solver: the ODE solver; `FixedStep(8)` by default.
 
     Raises:
-        TypeError: if `model`, `network` or `solver` is of another kind.
-        ValueError: if `init_scale` is not above 0 or, when it first meets the model, `network` is of another dimension.
+        TypeError: if `model`, `network` or `solver` has the wrong type.
+        ValueError: if `init_scale` is not above 0, or the dimension of `network` does not match the model at its first call.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class AutoFlow(AutoContinuous):
         elif (self.network.dim, self.network.context_dim) != (dim, 0):
             raise ValueError(
                 f"AutoFlow expected a `network` for the {dim} unconstrained coordinates of this model and no context; got one "
-                f"for {self.network.dim} and {self.network.context_dim}. Fix: network=None"
+                f"for {self.network.dim} coordinates and {self.network.context_dim} of context. Fix: network=None"
             )
 
     def _get_posterior(self) -> FlowDensity:
@@ -159,14 +159,14 @@ class AutoFlow(AutoContinuous):
         return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))
 
     def get_transform(self, params: dict[str, Any]) -> NoReturn:
-        """Raise, since the map is an ODE; `from_base` of `get_posterior(params)` carries noise to latent variables."""
+        """Raise an error, since the map is an ODE. `from_base` of `get_posterior(params)` maps noise to latent variables."""
         raise NotImplementedError(
-            "AutoFlow expected a use that needs no `get_transform`, as NeuTraReparam does: its map is an ODE. "
-            "Other guides can. Fix: guide = numpyro.infer.autoguide.AutoBNAFNormal(model)"
+            "AutoFlow expected a use without `get_transform`, which NeuTraReparam needs: the map of AutoFlow is an ODE. "
+            "Other guides have a transform. Fix: guide = numpyro.infer.autoguide.AutoBNAFNormal(model)"
         )
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDensity:
-        """The density of the unconstrained latent variables, with its exact divergence; `fit_divergence` distills it."""
+        """Density of the unconstrained latent variables, with its exact divergence. `fit_divergence` can distill it."""
         posterior: Any = handlers.substitute(self._get_posterior, data=params)()
         return posterior.with_divergence(ExactDivergence())
 

@@ -1,10 +1,11 @@
-"""Values that handlers would give to a site of some name, whether or not the model samples such a site.
+"""Values that handlers would give to a site of a given name, whether or not the model samples such a site.
 
-A joint site holds several named values in one vector, and `FlowReparam` samples the noise of a site in its place. numpyro's
-handlers know about neither: they ignore a value for a name that no sample site has. So the handlers are queried. One message
-for the name goes through them as that of a sample site would, and a control message for a name that no model has. A handler that
-answers both alike, as the initialization strategies do, has made its answer up; a handler that answers them differently holds a
-value for that name. No kind of handler is treated specially, so a user's handlers count like numpyro's own.
+A joint site holds several named values in one vector, and `FlowReparam` samples the noise of a site in place of the site.
+numpyro's handlers know about neither: they ignore a value for a name without a sample site. The functions of this module
+therefore query the handlers. They send two messages through them as if they came from sample sites: one for the name, and a
+control message for a name that no model has. A handler that answers both alike, as initialization strategies do, does not know
+the name. A handler that answers them differently holds a value for the name. No kind of handler is treated specially, so the
+handlers of a user work like numpyro's own.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,26 +25,26 @@ from numpyro.primitives import Messenger
 from .._numpyro import HANDLERS
 
 UNKNOWN_NAME = "_flowdensity_name_that_nobody_knows"
-"""Name in the control message, which no site has."""
+"""Name in the control message. No site has this name."""
 
 
 class Query(dist.ImproperUniform):
-    """Distribution in a message that queries handlers. It has a support and a shape, and no draws."""
+    """Distribution in a message that queries handlers. It has a support and a shape, and cannot be sampled."""
 
 
 class HandlerValue(NamedTuple):
     """The value that a handler gives to a site.
 
     Attributes:
-        name: of the site.
-        value: of the site; None if the handler does something else to it.
-        handler: the handler that gives it.
-        prefix: what the scopes inside the handler have put before the name of the site.
-        observed: whether the site becomes an observed one, as under `condition`.
-        intervened: whether the site itself is sampled all the same, and only what follows sees the value, as under `do`.
+        name: name of the site.
+        value: value of the site; None if the handler does something else to it.
+        handler: the handler that gives the value.
+        prefix: prefix that the scopes inside the handler have added to the name of the site.
+        observed: whether the site becomes observed, as under `condition`.
+        intervened: whether the site is still sampled and only later sites see the value, as under `do`.
         is_start: whether the handler gives a value to every site, as initialization strategies do.
-        is_auxiliary: whether the value is that of an auxiliary site of a guide.
-        problem: what the handler does that cannot be honored; empty otherwise.
+        is_auxiliary: whether the value belongs to an auxiliary site of a guide.
+        problem: an action of the handler that cannot be applied to the site; empty if there is none.
     """
 
     name: str
@@ -58,7 +59,7 @@ class HandlerValue(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A message after one handler."""
+    """State of a message after one handler."""
 
     handler: Any
     called: str
@@ -70,7 +71,7 @@ class _Step(NamedTuple):
 
 
 class _Isolation(Messenger):
-    """Keeps the messages that handlers send while they are queried from all other handlers, and records their names."""
+    """Handler that hides messages from all other handlers while one is queried, and records the names of these messages."""
 
     def __init__(self, key: Any):
         super().__init__()
@@ -88,11 +89,11 @@ class _Isolation(Messenger):
 
 
 class Override(Messenger):
-    """A handler that gives one site a value; `overriding` puts it where a handler gave its parts.
+    """Handler that gives one site a value. `overriding` inserts it at the position of the handler that gave the value.
 
     Args:
-        is_meant: whether a name, as scopes have made it there, is that of the site.
-        value_of: value of the site, given its message.
+        is_meant: whether a name is that of the site. Scopes may have added a prefix to the name.
+        value_of: value of the site as a function of its message.
         observed: whether the site is observed.
     """
 
@@ -114,13 +115,14 @@ class Override(Messenger):
 def overriding(handler: Override, outside: Any) -> Iterator[Override]:
     """Put a handler directly outside another one for the duration of a `with` block.
 
-    An initialization strategy that gives values to all sites comes first, and a `block` farther out hides neither.
+    Initialization strategies, which give values to all sites, do not override its value, and a `block` farther out does not hide
+    the site from it.
     """
     HANDLERS.insert(_position(outside), handler)
     try:
         yield handler
     finally:
-        # An error that went through other handlers may have taken it off already.
+        # An error in another handler may already have removed it.
         if handler in HANDLERS:
             HANDLERS.remove(handler)
 
@@ -131,22 +133,22 @@ def outermost(found: Iterable[HandlerValue]) -> HandlerValue:
 
 
 def innermost(is_meant: Callable[[Any], bool]) -> Any:
-    """The first handler of some kind that a message reaches; None if there is no such handler."""
+    """The first handler that satisfies a condition on the way of a message; None if there is none."""
     return next((handler for handler in reversed(HANDLERS) if is_meant(handler)), None)
 
 
 def handler_value(name: str, fn: Query, outside: Any = None) -> HandlerValue | None:
-    """The value that handlers would give to a sample site.
+    """Find the value that handlers would give to a sample site.
 
     Args:
-        name: of the site.
-        fn: its support and shape.
-        outside: only handlers outside of this one are queried; None queries all of them.
+        name: name of the site.
+        fn: support and shape of the site.
+        outside: query only handlers outside of this one; None queries all handlers.
 
     Returns:
         The value; None if the handlers do not know the name.
     """
-    # Made-up values are compared, so they have to be concrete even while a model is being compiled.
+    # The two answers are compared, so their values must be concrete even while a model is being compiled.
     with jax.ensure_compile_time_eval():
         asked, made_up = _steps(name, fn, outside), _steps(UNKNOWN_NAME, fn, outside)
         if not asked:
@@ -180,7 +182,7 @@ def handler_value(name: str, fn: Query, outside: Any = None) -> HandlerValue | N
 
 
 def is_taken(name: str) -> bool:
-    """Whether a site of this name has been recorded, in the scope at hand."""
+    """Whether a site with this name has been recorded in the current scope."""
     fn = Query(constraints.real, (), ())
     with jax.ensure_compile_time_eval():
         return any(isinstance(step.handler, trace) and step.called in step.handler.trace for step in _steps(name, fn))
@@ -198,7 +200,7 @@ def fresh_key(name: str, fn: Query) -> Any:
 
 
 def _steps(name: str, fn: Query, outside: Any = None) -> list[_Step]:
-    # The message has its own key. Otherwise it would take one from a `seed`, whose later draws would change.
+    # The message has its own key. Otherwise it would take a key from a `seed` and change its later draws.
     message = _message(name, fn, jr.key(0))
     return _sent(message, HANDLERS[: None if outside is None else _position(outside)])
 
@@ -220,7 +222,7 @@ def _message(name: str, fn: Query, key: Any) -> dict[str, Any]:
 
 
 def _sent(message: dict[str, Any], handlers: list[Any]) -> list[_Step]:
-    """Send a message through handlers without a trace of it in any of them."""
+    """Send a message through handlers without changing their state."""
     steps: list[_Step] = []
     handlers = list(reversed(handlers))
     aside = _Isolation(jr.key(0))
@@ -238,7 +240,7 @@ def _step(handler: Any, message: dict[str, Any], aside: _Isolation) -> _Step:
     aside.sent.clear()
     try:
         handler.process_message(message)
-    except Exception as raised:  # Any error of a handler at an unexpected site is its answer.
+    except Exception as raised:  # Any error that a handler raises at an unexpected site counts as its answer.
         error = raised
     observed = bool(message.get("is_observed", False))
     auxiliary = bool(message.get("infer", {}).get("is_auxiliary"))
@@ -246,7 +248,7 @@ def _step(handler: Any, message: dict[str, Any], aside: _Isolation) -> _Step:
 
 
 def _alike(one: _Step, other: _Step) -> bool:
-    """Whether two messages came out with equal values, or with the same kind of error."""
+    """Whether two messages ended with equal values or with the same type of error."""
     if one.error is not None or other.error is not None:
         return type(one.error) is type(other.error) and one.handler is other.handler
     return _equal(one.value, other.value)

@@ -1,4 +1,4 @@
-"""Contexts and events that a density is given: checked, as arrays of the right shape."""
+"""Checking the contexts and events that a density is given, and converting them to arrays of the right shape."""
 
 import weakref
 from typing import Any
@@ -18,19 +18,19 @@ from ..data.tables import Named
 from ..models.flows import AbstractProbabilityFlow
 
 _WARNED: set[int] = set()
-"""Models that have been warned about, by the identity of the array that holds their reach."""
+"""Models that have been warned about, identified by the array that holds their reach."""
 
 
 def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike | Named | None) -> Any:
-    """`context` with its own axes flattened into one, shape `(*batch_shape, context_dim)`.
+    """Flatten the axes of each context into one, shape `(*batch_shape, context_dim)`.
 
     Args:
-        caller: class whose name the errors carry.
+        caller: name of the class for errors.
         model: the probability flow that the context is for.
-        context: an array, or a dict of arrays if the model was learned with names; None if there is none.
+        context: an array, or a dict of arrays if the model was learned with names; None for no context.
 
     Returns:
-        The array. It is empty for an unconditional model; for a conditional one without a context it is None.
+        The array, which is empty for an unconditional model; None for a conditional model without a context.
 
     Raises:
         TypeError, ValueError: if `context` does not fit the model.
@@ -74,13 +74,13 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
 
 
 def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
-    """Warn, once for each model, if contexts lie beyond the radius at which its networks see all contexts alike.
+    """Warn, once for each model, if contexts lie beyond the radius up to which its networks resolve contexts.
 
-    Traced contexts are not checked: a sampler would warn about a state that it leaves in its next step.
+    Traced contexts are not checked, since a sampler would warn about a state that it leaves in its next step.
 
     Args:
-        model: a probability flow; without a `context_reach` it has no such radius.
-        contexts: flat contexts in the user's units, shape `(*batch_shape, context_dim)`; None if there are none.
+        model: a probability flow. Without a `context_reach` it has no such radius.
+        contexts: flat contexts in the user's units, shape `(*batch_shape, context_dim)`; None for no contexts.
     """
     reach = getattr(model, "context_reach", None)
     if reach is None or contexts is None or id(reach) in _WARNED:
@@ -103,27 +103,27 @@ def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
     column = int(np.nanargmax(np.abs(white[row])))
     name = str(column) if scaling.sites is None else repr(scaling.sites.site_of(column))
     warn(
-        f"{int(np.sum(radii > limit))} of {len(table)} contexts lie far outside those of the fit; the density sees them as at "
-        f"the edge of these. The farthest is {radii[row]:.3g} from the mean in whitened units, and the model reaches "
+        f"{int(np.sum(radii > limit))} of {len(table)} contexts lie far outside those of the fit; the density treats them as if "
+        f"they were at the edge. The farthest is {radii[row]:.3g} from the mean in whitened units, beyond the model's reach of "
         f"{limit:.3g}. Its coordinate {name} is {table[row, column]:.6g}, {white[row, column]:+.3g} standard deviations from the "
-        "mean of the fit. This is said once for each model. A fit with rows whose `context` is as far out knows more. "
+        "mean of the fit. This warning appears once per model. Fit with rows that cover these contexts. "
         "Fix: density, report = fd.fit_flow(key, data, context)"
     )
 
 
 def event_array(caller: str, name: str, value: Any, shape: tuple[int, ...], sites: Sites | None) -> Array:
-    """Events as an array of shape `(*batch, *event_shape)`.
+    """Convert events to an array of shape `(*batch, *event_shape)`.
 
     Args:
-        caller: method whose name the errors carry.
-        name: of its argument.
+        caller: name of the method for errors.
+        name: name of its argument.
         value: the events.
         shape: shape of one event.
         sites: names and shapes of the values in one event; None if they have no names.
 
     Raises:
-        TypeError: if `value` is not made of real numbers.
-        ValueError: if the shape is not that of events.
+        TypeError: if `value` does not consist of real numbers.
+        ValueError: if the trailing axes do not have the shape of an event.
     """
     array = real_jax_array(caller, name, value, f"{name} = {_event_line(value, name, sites)}")
     if array.shape[array.ndim - len(shape) :] != shape:
@@ -135,7 +135,7 @@ def event_array(caller: str, name: str, value: Any, shape: tuple[int, ...], site
 
 
 def _event_line(value: Any, name: str, sites: Sites | None) -> str:
-    """Code for an array in place of something else: what `pack` makes of named values, or a draw."""
+    """Code that makes an array for `value`: packed named values, the real part, or a draw."""
     if is_complex(value):
         return f"jax.numpy.real({name})"
     if not hasattr(value, "keys"):
@@ -148,7 +148,7 @@ def _event_line(value: Any, name: str, sites: Sites | None) -> str:
 
 
 def _without_names(context: Any) -> str:
-    """A line of code for the array that named contexts make."""
+    """Code that makes an array from named contexts."""
     if is_a(context, "pandas", "DataFrame"):
         return "context.to_numpy(float)"
     return "numpy.stack([context[name] for name in context], axis=-1)"

@@ -1,4 +1,4 @@
-"""The interface of every learned density, and all that they have in common."""
+"""Base class of all learned densities."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -29,26 +29,27 @@ Density = TypeVar("Density", bound="AbstractLearnedDensity")
 
 
 class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMeta):
-    r"""A density that was learned from samples, for `numpyro.sample`.
+    r"""Density that was learned from samples, for `numpyro.sample`.
 
-    Every learned density has a probability flow in it, which carries standard-normal noise to events. `sample`, `from_base`,
-    `to_base` and the support are those of the flow; a density differs from its flow in `log_prob`.
+    Every learned density contains a probability flow, which maps standard-normal noise to events. The flow defines `sample`,
+    `from_base`, `to_base` and the support. Subclasses differ in `log_prob`.
 
-    An implementer defines two properties: `flow` and `state_log_prob`. The constructor hands the parts of the flow, and whatever
-    else the density is made of as `own`, to this one. Batch axes, plates, `vmap`, `scan` and the pytree are then taken care of.
-    If samples do not follow the flow, the implementer also overrides `base`, `_draw_noise` and `sample_diffusion`.
+    A subclass defines two properties: `flow` and `state_log_prob`. Its constructor passes the parts of the flow to this
+    constructor, and everything else that the density consists of as `own`. This class then takes care of batch axes, plates,
+    `vmap`, `scan` and the pytree. If samples do not follow the flow, the subclass also overrides `base`, `_draw_noise` and
+    `sample_diffusion`.
 
     Args:
         model: the probability flow.
-        context: what to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays if the density was learned
-            with names; None leaves a conditional density without its context, to be `given` later.
+        context: values to condition on, shape `(*batch_shape, *context_shape)`, or a dict of such arrays if the density was
+            learned with names. None leaves a conditional density without a context, which `given` can add later.
         divergence: the divergence of the velocity; `ExactDivergence()` by default.
         solver: the ODE solver; `FixedStep()` by default.
-        own: a pytree of what the density is made of beside its flow.
+        own: a pytree of everything that the density consists of besides its flow.
         validate_args: as in numpyro.
 
     Raises:
-        TypeError, ValueError: if an argument is of the wrong kind, or `context` does not fit the model.
+        TypeError, ValueError: if an argument has the wrong type, or `context` does not fit the model.
     """
 
     is_amortized: ClassVar[bool] = False
@@ -82,7 +83,8 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         if np.ndim(model.scaling.location) > 1:
             raise ValueError(
                 f"{caller} expected one `model`; got a stack of {len(model.scaling.location)}, whose arrays have a leading "
-                "axis, as after jax.vmap or jax.tree.map. jax.vmap makes a stack of densities, and is wanted again to use it. "
+                "axis, as after jax.vmap or jax.tree.map. jax.vmap creates a stack of densities, and is also needed to evaluate "
+                "it. "
                 f"Fix: jax.vmap(fd.{caller})(model)"
             )
         self._arrays, self._rest = split((model, divergence, solver))
@@ -92,20 +94,20 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         batch_shape = () if self.context is None else self.context.shape[:-1]
         super().__init__(batch_shape, model.event_shape, validate_args=validate_args)
 
-    # What an implementer defines -----------------------------------------------------------------
+    # Methods that a subclass defines ---------------------------------------------------------------
 
     @property
     @abstractmethod
     def flow(self) -> "AbstractLearnedDensity":
-        """The `FlowDensity` with the same context: this one itself, or the one that it was distilled or derived from."""
+        """The `FlowDensity` with the same context: this density, or the one that it was distilled or derived from."""
 
     @property
     @abstractmethod
     def state_log_prob(self) -> Callable[[State, Context], Scalar]:
-        """Log density of ONE whitened state given ONE whitened context, in nats: a pytree that can be called."""
+        """Log density of a single whitened state given a single whitened context, in nats, as a callable pytree."""
 
     def _draw_noise(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """Draws of `base`, shape `(*shape, dim)`."""
+        """Draw from `base`, shape `(*shape, dim)`."""
         return jr.normal(key, (*shape, self.model.dim))
 
     # The parts -----------------------------------------------------------------------------------
@@ -120,30 +122,30 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
 
     def _merged(self, arrays: Any, rest: Any) -> Any:
         parts = in_session(merge(arrays, rest))
-        # numpyro's scan stacks copies of everything, one for each step, and these become batch axes. A model has no batch axes of
-        # its own, and what a step does not sample is the same in all steps.
+        # numpyro's scan stacks a copy of every array for each step, and the copies would become batch axes. A model has no batch
+        # axes of its own, and values that are not sampled in a step are the same in all steps.
         return without_copies(parts, copied_axes(arrays, rest)) if self._is_one else parts
 
     @property
     def _is_one(self) -> bool:
-        """Whether the batch axes are those of contexts, and not, as after `vmap`, of several densities."""
+        """Whether the batch axes are those of contexts, and not those of several densities, as after `vmap`."""
         return self.context is not None and np.shape(self.context)[:-1] == self.batch_shape
 
     def _inside(self, kind: type[Density]) -> Density:
-        """A density of another kind with the same flow, context and batch shape, and nothing of its own."""
+        """A density of another kind with the same flow, context and batch shape, and no parts of its own."""
         other = object.__new__(kind)
-        # Not by the constructor, which refuses a stack of models: a stack of densities has a stack of flows.
+        # The constructor cannot be used, since it refuses a stack of models, and a stack of densities has a stack of flows.
         vars(other).update(vars(self))
         other._own_arrays, other._own_rest = split(None)
         return other
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the constructor `FlowDensity` that make the flow of this density."""
+        """Arguments with which the constructor of `FlowDensity` makes the flow of this density."""
         model, divergence, solver = self._parts
         context = self.context
         if context is not None:
-            # Held flat, the context is handed over in its own shape.
+            # The context is stored flat, and the constructor takes it in its own shape.
             context = context.reshape(*context.shape[:-1], *model.context_shape) if context.shape[-1] else None
         parts = {"model": model, "context": context, "divergence": divergence, "solver": solver}
         return parts | {"validate_args": own_validation(self)}
@@ -170,7 +172,7 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
 
     @property
     def sites(self) -> Sites | None:
-        """Names and shapes of the values that one event is made of; None if the density was learned without names."""
+        """Names and shapes of the values in one event; None if the density was learned without names."""
         return self.model.scaling.sites
 
     def __repr__(self) -> str:
@@ -180,24 +182,24 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     # Named values --------------------------------------------------------------------------------
 
     def pack(self, values: Named) -> Array:
-        """The event that is made of named values, shape `(*batch, *event_shape)`; their batch axes broadcast.
+        """Pack named values into an event, shape `(*batch, *event_shape)`. The batch axes of the values broadcast.
 
         Args:
-            values: a value of each site by name, in a dict, a DataFrame, an arviz posterior or an xarray object.
+            values: the value of each site by name, in a dict, a DataFrame, an arviz posterior or an xarray object.
 
         Raises:
             TypeError: if the density was learned without names.
-            ValueError: if a site is missing, too many, or of another shape.
+            ValueError: if a site is missing or unknown, or a value has the wrong shape.
         """
         sites = self._named("pack", "jax.numpy.stack(list(values.values()), axis=-1)")
         return sites.pack(self._called("pack"), values)
 
     def unpack(self, event: ArrayLike) -> dict[str, Array]:
-        """The named values that an event, shape `(*batch, *event_shape)`, is made of, each `(*batch, *shape)`.
+        """Unpack an event, shape `(*batch, *event_shape)`, into named values, each of shape `(*batch, *shape)`.
 
         Raises:
-            TypeError: if the density was learned without names, or the event is not made of real numbers.
-            ValueError: if the event has another shape.
+            TypeError: if the density was learned without names, or the event does not consist of real numbers.
+            ValueError: if the event has the wrong shape.
         """
         sites = self._named("unpack", "{'event': event}")
         return sites.unpack(event_array(self._called("unpack"), "event", event, self.event_shape, sites))
@@ -205,37 +207,37 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     # Variants ------------------------------------------------------------------------------------
 
     def given(self, context: ArrayLike | Named) -> Self:
-        """The density conditional on `context`.
+        """Return the density conditioned on `context`.
 
         Args:
-            context: shape `(*batch_shape, *context_shape)`, batch axes leading; if the density was learned with names, a dict of
-                such arrays, whose batch axes broadcast against each other.
+            context: shape `(*batch_shape, *context_shape)`; or a dict of such arrays if the density was learned with names. The
+                batch axes of the arrays broadcast against each other.
 
         Raises:
             TypeError, ValueError: if `context` does not fit the model.
         """
-        # Warn here, and not in the constructor alone: numpyro calls that one, and a warning names the line that called.
+        # The constructor warns too, but numpyro calls it later. Warning here names the line of the caller.
         warn_if_far(self.model, flat_context(type(self).__name__, self.model, context))
         return self._variant(context=context)
 
     def with_divergence(self, divergence: AbstractDivergence) -> Self:
-        """The same density with another divergence of its velocity, for example `ExactDivergence()`.
+        """Return the same density with another divergence of its velocity, for example `ExactDivergence()`.
 
         Raises:
-            TypeError: if `divergence` is of another kind, or `log_prob` uses no divergence.
+            TypeError: if `divergence` has the wrong type, or `log_prob` does not use a divergence.
         """
         if self.is_amortized:
             raise TypeError(
-                f"{self._called('with_divergence')} expected a density whose `log_prob` integrates a divergence; that of "
-                f"{type(self).__name__} is one pass of a network. Its flow has the divergence. Fix: density = density.flow"
+                f"{self._called('with_divergence')} expected a density whose `log_prob` integrates a divergence; the `log_prob` "
+                f"of {type(self).__name__} is a single pass of a network. Its flow has a divergence. Fix: density = density.flow"
             )
         return self._variant(divergence=divergence)
 
     def with_solver(self, solver: AbstractSolver) -> Self:
-        """The same density with another ODE solver, for example `FixedStep(steps=32)`.
+        """Return the same density with another ODE solver, for example `FixedStep(steps=32)`.
 
         Raises:
-            TypeError: if `solver` is of another kind.
+            TypeError: if `solver` has the wrong type.
         """
         return self._variant(solver=solver)
 
@@ -251,7 +253,7 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         support = self.model.scaling.support
         if support is constraints.real and self.event_dim <= 2:
-            # By the names that numpyro's own distributions have for them, which mixtures compare.
+            # Use the constraints of numpyro's own distributions, which mixtures compare by identity.
             return (constraints.real, constraints.real_vector, constraints.real_matrix)[self.event_dim]
         more = self.event_dim - support.event_dim
         return constraints.independent(support, more) if more else support
@@ -269,28 +271,29 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     def sample_diffusion(
         self, key: Key, sample_shape: tuple[int, ...] = (), *, steps: int = 64, strength: float = 1.0
     ) -> Array:
-        r"""Samples by the reverse diffusion instead of the ODE, which corrects errors of the velocity on its way.
+        r"""Draw samples with the reverse diffusion instead of the ODE, which corrects errors of the velocity along the way.
 
-        Their law is not exactly that of `log_prob`, which is the law of the ODE; the two agree to the extent that the model has
-        learned its data. It stops where the model's times do: at the data, or at the least noise it was trained with.
+        Their distribution is not exactly that of `log_prob`, which is the distribution of the ODE. The two agree as far as the
+        model has learned its data. The diffusion stops at the last time of the model: at the data, or at the smallest noise level
+        of its training.
 
         Args:
             key: JAX PRNG key.
             sample_shape: leading axes.
-            steps: steps of the solver.
-            strength: how much noise is added and removed on the way; 0 is the ODE.
+            steps: number of solver steps.
+            strength: amount of noise that is added and removed along the way; 0 gives the ODE.
 
         Returns:
             Events, shape `(*sample_shape, *batch_shape, *event_shape)`.
 
         Raises:
-            TypeError: if the model follows no Gaussian path, or `key` is no key.
+            TypeError: if the model does not follow a Gaussian probability path, or `key` is not a key.
             ValueError: if `steps` or `strength` is out of range, or a context is missing.
         """
         caller, model = self._called("sample_diffusion"), self.model
         if not follows_path(model):
             raise TypeError(
-                f"{caller} expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}. "
+                f"{caller} expected a model that follows a Gaussian path, where its score is known; got {type(model).__name__}. "
                 "Fix: density.sample(key)"
             )
         check_key(caller, key)
@@ -305,7 +308,7 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
-        """Log density in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
+        """Log density in nats, with the shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
         value, context = self._checked("log_prob", value)
         if intermediates:
             return intermediates[0]
@@ -316,11 +319,11 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
 
     @property
     def base(self) -> dist.Distribution:
-        """The standard normal that the flow starts from: event shape `(dim,)`, this density's batch shape."""
+        """Standard normal from which the flow starts, with event shape `(dim,)` and the batch shape of this density."""
         return dist.Normal(0.0, 1.0).expand((*self.batch_shape, self.model.dim)).to_event(1)
 
     def from_base(self, noise: Float[Array, "*batch dim"]) -> Array:
-        """Events that the flow carries `noise` to, shape `(*batch, *event_shape)`."""
+        """Map `noise` to events with the flow, shape `(*batch, *event_shape)`."""
         context, dim = self._given("from_base", "noise"), self.model.dim
         caller = self._called("from_base")
         noise = real_jax_array(caller, "noise", noise, "noise = density.base.sample(key)")
@@ -332,7 +335,7 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         return batching.events(self._parts, noise, context)
 
     def to_base(self, value: ArrayLike) -> Array:
-        """Noise that the flow carries to the events `value`, shape `(*batch, dim)`."""
+        """Map events `value` back to noise with the inverse of the flow, shape `(*batch, dim)`."""
         return batching.noises(self._parts, *self._checked("to_base", value))
 
     # Checks --------------------------------------------------------------------------------------
@@ -341,14 +344,14 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         return f"{type(self).__name__}.{method}"
 
     def _checked(self, method: str, value: ArrayLike) -> tuple[Array, Array]:
-        """Events as an array of the right shape, and flat contexts."""
+        """Return events as an array of the right shape, and flat contexts."""
         context = self._given(method, "value")
-        # The sites matter to the message alone, if named values came in place of an event.
+        # The sites are only used in the error message for named values in place of an event.
         sites = self.sites if hasattr(value, "keys") else None
         return event_array(self._called(method), "value", value, self.event_shape, sites), context
 
     def _given(self, method: str, argument: str) -> Array:
-        """Flat contexts; `argument` is what the call of `method` has, as in the fix for a stack."""
+        """Return flat contexts; `argument` is the argument of `method`, for the fix in the error about a stack."""
         self._check_one(method, argument)
         if self.context is None:
             raise ValueError(
@@ -381,5 +384,5 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
 
 
 def exact_density(density: AbstractLearnedDensity) -> AbstractLearnedDensity:
-    """The density without approximations: with its exact divergence, and in place of an amortized density its flow."""
+    """Return the density without approximations: with the exact divergence, and with its flow if it is amortized."""
     return (density.flow if density.is_amortized else density).with_divergence(ExactDivergence())

@@ -1,4 +1,4 @@
-"""A learned prior as a change of variables."""
+"""Reparametrization of a learned prior by its flow."""
 
 from typing import Any
 
@@ -16,18 +16,19 @@ from .learned import AbstractLearnedDensity
 
 
 def base_name(name: str) -> str:
-    """Name of the noise that a site is the image of."""
+    """Name of the noise site for a reparametrized site."""
     return f"{name}_base"
 
 
 class FlowReparam(Reparam):
     r"""Sample the standard-normal base of a learned prior and push it through the flow.
 
-    A strategy for `numpyro.handlers.reparam(config={"theta": FlowReparam()})`. In the noise $z \sim N(0, I)$ the prior
-    has one mode whatever it looks like in $\theta$, so a chain crosses between modes; no divergence is needed. The site
-    `theta` becomes deterministic, and `theta_base` is what is sampled.
+    Use it as a strategy in `numpyro.handlers.reparam(config={"theta": FlowReparam()})`. In the noise $z \sim N(0, I)$ the prior
+    has a single mode for any shape in $\theta$, so a chain can cross between modes. No divergence is needed. The site `theta`
+    becomes deterministic, and `theta_base` is sampled instead.
 
-    A value of `theta` that handlers or initialization strategies give is carried to the noise. An observed `theta` is refused.
+    If a handler or an initialization strategy provides a value of `theta`, it is mapped to the noise. An observed `theta` raises
+    an error.
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[Any, Any]:
@@ -53,11 +54,11 @@ class FlowReparam(Reparam):
     def _value_of(
         self, name: str, fn: dist.Distribution, base: dist.Distribution, obs: Array | None
     ) -> HandlerValue | None:
-        """The value that handlers give to the site; None if they do not know it, or give its noise."""
+        """The value that handlers give to the site; None if they give none, or if they give its noise."""
         if obs is None and handler_value(base_name(name), Query(constraints.real, base.batch_shape, base.event_shape)):
             return None
         support: Any = fn.support
-        # Scopes inside the handler that holds this strategy have changed the name already.
+        # Scopes inside the handler that contains this strategy have already changed the name.
         outside = None if obs is not None else innermost(lambda handler: self._is_held_by(handler, name))
         value = handler_value(name, Query(support, fn.batch_shape, fn.event_shape), outside)
         if (obs is not None and value is None) or (value is not None and value.observed):

@@ -23,16 +23,16 @@ from ..data.rounding import units_of
 from ..data.supports import free_size
 
 MAX_EVENTS = 2**16
-"""Largest number of events whose density is evaluated at once. With more, a few points of every cell are taken at a time."""
+"""Maximum number of events whose density is evaluated at once. Beyond it, the points of each cell are split into blocks."""
 
 
 class _Recorded(constraints.Constraint):
-    """Any finite number, in the middle of its cell. By numpyro's custom the class has the underscore."""
+    """Any finite number, as the middle of a cell. The class has an underscore by numpyro's convention."""
 
     is_discrete = True
 
     def __call__(self, x: Any) -> Any:
-        # As numpyro's own: numpy stays numpy, so that constants are checked under jit too.
+        # As in numpyro, numpy input gives numpy output, so that constants are checked under jit too.
         return np.isfinite(x) if isinstance(x, np.ndarray | np.number | float | int) else jnp.isfinite(x)
 
     def feasible_like(self, prototype: Any) -> Array:
@@ -53,20 +53,21 @@ class Rounded(dist.Distribution):
 
     $$\log P(x) = \log\int_{[-1/2, 1/2]^D} p(x + w \odot u)\,\mathrm{d}u + \sum_{i: w_i > 0}\log w_i ,$$
 
-    over a scrambled Sobol sequence (Owen 1998, J. Complexity 14, 466), the same for every value: it is deterministic, and smooth
-    in the parameters of `base`. The part of a cell beyond the support of `base` counts for nothing. A coordinate whose unit is 0
-    is not rounded, and `log_prob` is then a density in it. The number of points that are needed grows with the dimension and with
-    the cells: docs, "Real columns".
+    where $w$ holds the units. The integral is computed with a scrambled Sobol sequence (Owen 1998, J. Complexity 14, 466), which
+    is the same for every value. The result is therefore deterministic, and smooth in the parameters of `base`. The part of a cell
+    outside the support of `base` does not contribute. A coordinate whose unit is 0 is not rounded, and `log_prob` is then a
+    density in that coordinate. The required number of points grows with the dimension and with the size of the cells; see "Real
+    columns" in the docs.
 
     Args:
         base: a continuous distribution, such as a `FlowDensity` that was learned from `dequantize`d rows.
-        unit: the values are rounded to multiples of it; a shape that broadcasts to the event shape.
-        points: evaluations of `base` for each value, a power of 2; 1 uses the density in the middle of the cell.
+        unit: unit to whose multiples the values are rounded; its shape must broadcast to the event shape.
+        points: number of evaluations of `base` for each value, a power of 2; 1 uses the density in the middle of the cell.
         validate_args: as in numpyro.
 
     Raises:
-        TypeError: if `base` is not a distribution, or `unit` is not known before tracing.
-        ValueError: if `base` is discrete or on a surface, such as a simplex; if a unit is negative or of another shape; if
+        TypeError: if `base` is not a distribution, or `unit` is traced.
+        ValueError: if `base` is discrete or on a surface, such as a simplex; if a unit is negative or has the wrong shape; if
             `points` is not a power of 2.
     """
 
@@ -83,7 +84,7 @@ class Rounded(dist.Distribution):
         if isinstance(unit, Tracer):
             raise TypeError(
                 "Rounded expected `unit` as numbers that are known before tracing; got a traced array. "
-                "A numpy array is known, too. Fix: fd.Rounded(base, unit=1.0)"
+                "A numpy array also works. Fix: fd.Rounded(base, unit=1.0)"
             )
         units = np.broadcast_to(units_of("Rounded", unit, shape), shape)
         points = check_count("Rounded", "points", points, fix=64)
@@ -110,12 +111,12 @@ class Rounded(dist.Distribution):
 
     @property
     def offsets(self) -> Array:
-        """Points of a cell about its middle, shape `(points, *event_shape)`."""
+        """Points of a cell relative to its middle, shape `(points, *event_shape)`."""
         return self._one_cell[1]
 
     @property
     def _one_cell(self) -> tuple[Array, Array]:
-        # Units are constants: copies that a scan has made of them are alike.
+        # Units are constants, so the copies that a scan makes of them are equal.
         return in_session(without_copies(self._cells, np.ndim(self._cells[0]) - self.event_dim))
 
     @constraints.dependent_property(is_discrete=True)  # type: ignore[arg-type]
@@ -124,7 +125,7 @@ class Rounded(dist.Distribution):
 
     @property
     def has_rsample(self) -> bool:
-        """Samples are steps: they have no derivative."""
+        """False, since rounded samples are piecewise constant and have no useful derivative."""
         return False
 
     def sample(self, key: Key | None, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -134,7 +135,7 @@ class Rounded(dist.Distribution):
 
     @validate_sample
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
-        """Log probability in nats, shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
+        """Log probability in nats, with the shape `value.shape[:-event_dim]` broadcast with `batch_shape`."""
         value = real_jax_array("Rounded.log_prob", "value", value, "value = distribution.sample(key)")
         axes = value.ndim - self.event_dim
         if axes < 0 or value.shape[axes:] != self.event_shape:
@@ -142,7 +143,7 @@ class Rounded(dist.Distribution):
                 f"Rounded.log_prob expected `value` with shape (..., {', '.join(map(str, self.event_shape))}); got "
                 f"{value.shape}. Fix: {reshaping('value', value.shape, self.event_shape)}"
             )
-        # The points are in front of all axes of the batch, so these must all be there.
+        # The axis of points precedes all batch axes, so the batch axes must all be present.
         batch = jnp.broadcast_shapes(value.shape[:axes], self.batch_shape)
         points = len(self.offsets)
         middles = jnp.broadcast_to(value, (*batch, *self.event_shape))
@@ -158,41 +159,41 @@ class Rounded(dist.Distribution):
         return logsumexp(log_probs, axis=0) - math.log(points) + volume
 
     def _log_probs(self, middles: Array, offsets: Array) -> Array:
-        """Log densities of `base` at some points of each cell, shape `(points, *batch)`; minus infinity beyond the support."""
+        """Log densities of `base` at some points of each cell, shape `(points, *batch)`; minus infinity outside the support."""
         batch = middles.shape[: middles.ndim - self.event_dim]
         inside = middles + offsets.reshape(len(offsets), *[1] * len(batch), *self.event_shape)
         support: Any = self.base.support
         kept = jnp.broadcast_to(support(inside), (len(offsets), *batch))
-        # Beyond the support a density may be nan, and so would be its gradient; on an edge it may be infinite.
+        # Outside the support the density and its gradient may be NaN, and on an edge the density may be infinite.
         somewhere = jnp.where(kept.reshape(*kept.shape, *[1] * self.event_dim), inside, support.feasible_like(inside))
         return jnp.where(kept, self.base.log_prob(interior_point(support, somewhere)), -jnp.inf)
 
 
 @functools.lru_cache(maxsize=32)
 def _cube(dim: int, points: int) -> np.ndarray:
-    """Points of a cube of side 1 about the origin; one point is its middle."""
+    """Points of a cube of side 1 around the origin. A single point is its middle."""
     return qmc.Sobol(dim, rng=0).random(points) - 0.5 if points > 1 else np.zeros((1, dim))
 
 
 def _check_cells(caller: str, base: dist.Distribution) -> None:
-    """That a distribution has cells: continuous, with as many coordinates as it has dimensions, and not too many of them."""
+    """Check that `base` has cells: it is continuous, has as many dimensions as coordinates, and not too many coordinates."""
     size = math.prod(base.event_shape)
     if base.is_discrete:
         raise ValueError(
-            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete and has "
-            "probabilities itself. Fix: base"
+            f"{caller} expected a continuous `base`; got {type(base).__name__}, which is discrete and already has "
+            "probabilities. Fix: base"
         )
     free = free_size(base.support, base.event_shape)  # type: ignore[arg-type]
     if free != size:
         raise ValueError(
             f"{caller} expected a `base` with as many dimensions as coordinates; got {type(base).__name__} on "
-            f"{base.support}, with {free} for {size}. {free} of the coordinates determine the others. "
+            f"{base.support}, with {free} dimensions for {size} coordinates. {free} of the coordinates determine the others. "
             f"Fix: density, report = fd.fit_flow(key, data[..., :{free}]); base = density"
         )
     if size > qmc.Sobol.MAXDIM:
         raise ValueError(
-            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. In so many, "
-            "the density in the middle of a cell times its volume is near enough. Fix: base"
+            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. In this many coordinates, "
+            "use the density at the center of the cell times its volume. Fix: base"
         )
 
 

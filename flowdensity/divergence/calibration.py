@@ -1,4 +1,4 @@
-"""Checking a learned divergence against the identity it was learned from, and taking out what bias is left."""
+"""Checking a learned divergence against the Stein identity, and removing its remaining bias."""
 
 from dataclasses import dataclass
 
@@ -15,19 +15,20 @@ from .kernel import Kernel, MeanJacobian, SteinTerms, map_kernels, stein_terms
 from .stein import DivergenceHead
 
 NUM_BINS = 8
-"""Bins of time for which residuals are averaged."""
+"""Number of time bins over which residuals are averaged."""
 
 
 @savable
 @dataclass(frozen=True)
 class Residuals:
-    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ per bin of time: zero when $g = \nabla\cdot F$.
+    r"""Means of the Stein residual $(g - T)f - r\cdot\nabla f$ in each time bin, which are zero when $g = \nabla\cdot F$.
 
     Attributes:
-        times: edges of the bins in the model's own time, which is an angle for a model on the circle, shape `(bins + 1,)`.
+        times: edges of the bins in the model's own time, which is an angle for a model on a Gaussian probability path, shape
+            `(bins + 1,)`.
         functions: names of the test functions $f$, length `functions`.
-        mean: shape `(bins, functions)`, nats per unit of time times the unit of $f$.
-        standard_error: same shape.
+        mean: means, shape `(bins, functions)`, in nats per unit of time times the unit of $f$.
+        standard_error: standard errors of the means, same shape.
     """
 
     times: np.ndarray
@@ -37,14 +38,14 @@ class Residuals:
 
     @property
     def z(self) -> np.ndarray:
-        """Means in standard errors, shape `(bins, functions)`."""
+        """Means divided by their standard errors, shape `(bins, functions)`."""
         return self.mean / self.standard_error
 
     @property
     def bias(self) -> tuple[float, float]:
-        """Mean error of `log_prob` over samples of the model that this implies, in nats, and its standard error.
+        """Implied mean error of `log_prob` over samples of the model, in nats, and its standard error.
 
-        It is minus the integral of the mean for f = 1.
+        It is minus the integral over time of the mean for f = 1.
         """
         widths = np.diff(self.times)
         return (
@@ -63,15 +64,15 @@ def _all_terms(
 def stein_residuals(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
 ) -> Residuals:
-    r"""Means of $(g - T)f - r\cdot\nabla f$ in eight bins of time, for $f$ = 1, $g$ and each coordinate of $y$.
+    r"""Compute means of $(g - T)f - r\cdot\nabla f$ in eight time bins, for $f$ = 1, $g$ and each coordinate of $y$.
 
-    All are zero, within their standard errors, when $g = \nabla\cdot F$; none needs a Jacobian. They are in nats per unit of
-    time, whatever the velocity's unit.
+    If $g = \nabla\cdot F$, all means are zero within their standard errors. None needs a Jacobian. They are in nats per unit of
+    time for any velocity scale.
     """
     terms = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _all_terms(head, model, control, kernels))
     error = terms.value - terms.target
     unit = np.asarray(jax.vmap(lambda t: jnp.asarray(model.velocity_scale(t), float))(kernels.time), np.float64)
-    # Means over each frame: its draws are not independent.
+    # The draws of a frame are not independent, so they are averaged first.
     columns = unit[:, None] * np.column_stack(
         [
             error.mean(1),
@@ -83,7 +84,7 @@ def stein_residuals(
     first, last = np.asarray(model.times(1), np.float64)
     edges = np.linspace(first, last, NUM_BINS + 1)
     which = np.clip(np.floor((time - first) / (last - first) * NUM_BINS), 0, NUM_BINS - 1)
-    # Times are drawn as they were in training: each frame counts for as much of the model's time as lies about its own.
+    # Times have the distribution of the training. Each frame is weighted by the length of time around its own time.
     about = np.empty_like(time)
     order = np.argsort(time)
     about[order] = np.gradient(time[order])
@@ -106,17 +107,17 @@ def _weighted(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
 def calibrate(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
 ) -> DivergenceHead:
-    r"""Take out of the head the mean error that its Stein residuals show, as a smooth function of the angle.
+    r"""Remove from the head the mean error that its Stein residuals show, as a smooth function of the angle.
 
-    The residual $g - T$ is regressed on a few cosines of the angle; each coefficient is shrunk by the positive part of
-    $1 - \mathrm{se}^2/\hat\beta^2$, so that what is not there beyond its standard error is left alone.
+    The residual $g - T$ is regressed on a few cosines of the angle. Each coefficient is shrunk by the positive part of
+    $1 - \mathrm{se}^2/\hat\beta^2$, so that coefficients within their standard error have no effect.
     """
     terms = _all_terms(head, model, control, kernels)
     basis = np.asarray(jax.vmap(jax.vmap(head.basis, in_axes=(None, 0)))(kernels.time, terms.point), np.float64)
     error = np.asarray(terms.value - terms.target, np.float64)
     inverse = np.linalg.inv(np.einsum("nfi,nfj->ij", basis, basis))
     coefficients = inverse @ np.einsum("nfi,nf->i", basis, error)
-    # One score for each frame: its draws are not independent.
+    # The draws of a frame are not independent, so each frame has one score.
     scores = np.einsum("nfi,nf->ni", basis, error - basis @ coefficients)
     variance = np.diag(inverse @ (scores.T @ scores) @ inverse)
     shrunk = coefficients * np.maximum(0.0, 1.0 - variance / np.square(coefficients))

@@ -1,7 +1,8 @@
-r"""Where kernels are drawn: about points of a Gaussian path, or about a model's own trajectories.
+r"""Kernel centers: points of a Gaussian probability path, or points on a model's own trajectories.
 
-The Langevin-Stein identity holds about any centers. They decide only where an imperfect head spends its errors, and so they are
-where `log_prob` will be evaluated: around the trajectories of data and of the model's own samples, and farther out.
+The Langevin-Stein identity holds for any centers. They only determine where an imperfect head makes its errors. They are
+therefore placed where `log_prob` will be evaluated: around the trajectories of the data and of the model's own samples, and
+farther out.
 """
 
 from abc import abstractmethod
@@ -18,13 +19,13 @@ from ..models.paths import stratified_times
 from .kernel import Kernel, draw_frame
 
 MIN_KERNEL_WIDTH = 0.01
-"""Smallest kernel width in whitened units: below it, differences of the velocity drown in float32 rounding."""
+"""Smallest kernel width in whitened units. For smaller widths, float32 rounding dominates differences of the velocity."""
 MAX_INFLATION = 10.0
-"""Largest factor by which a center is moved outwards: beyond the reach of the data log densities level off."""
+"""Largest factor by which a center is moved outwards, since log densities level off beyond the reach of the data."""
 
 
 class AbstractCenters(eqx.Module):
-    """A law of kernel centers and widths."""
+    """Distribution of kernel centers and widths."""
 
     @property
     @abstractmethod
@@ -39,20 +40,20 @@ class AbstractCenters(eqx.Module):
             key: JAX PRNG key.
             count: number of kernels.
             rho: kernel width, as a fraction of the noise on a path or of the spread of trajectories.
-            tails: fraction of centers that are moved outwards by a factor between 1 and 10, uniform in its logarithm, because
-                a sampler visits where there are no data; and fraction of those that have the context of another.
-            directions: draws about each center.
+            tails: fraction of centers that are moved outwards, because a sampler also visits regions without data. The factor is
+                between 1 and 10, uniform in its logarithm. The same fraction of centers have the context of another center.
+            directions: number of draws around each center.
         """
 
 
 class PathCenters(AbstractCenters):
     r"""Centers $\sin\phi\,x_1 + \sqrt{1-\rho^2}\cos\phi\,e'$ with kernels of width $\max(\rho\cos\phi, 0.01)$.
 
-    A draw about them has the law of the path from noise to the sample; $\rho = 1$ is the plain denoising form.
+    Draws around them have the distribution of the path from noise to the sample. $\rho = 1$ gives the plain denoising form.
 
     Args:
-        sample: what $x_1$ is drawn from.
-        model: the model, of which the angles are used.
+        sample: sample from which $x_1$ is drawn.
+        model: model whose distribution of angles is used.
     """
 
     sample: Sample
@@ -79,13 +80,13 @@ class PathCenters(AbstractCenters):
 
 
 class TrajectoryCenters(AbstractCenters):
-    """Centers on a model's own trajectories, with kernels of a fraction of a width that is given at each time.
+    """Centers on a model's own trajectories, with kernels whose width is a fraction of a given width at each time.
 
     Args:
         times: times of the nodes, shape `(nodes,)`.
-        states: whitened states there, shape `(rows, nodes, dim)`.
+        states: whitened states at these times, shape `(rows, nodes, dim)`.
         contexts: whitened contexts, shape `(rows, context_dim)`.
-        widths: shape `(nodes,)`; by default the spread of the trajectories.
+        widths: widths at the nodes, shape `(nodes,)`; by default the spread of the trajectories.
     """
 
     times: Times
@@ -135,7 +136,7 @@ class TrajectoryCenters(AbstractCenters):
 
 
 class HalvedCenters(AbstractCenters):
-    """Half of the centers from one law and half from another; of an odd number the second has one more."""
+    """Half of the centers from one distribution and half from another. For an odd count, the second provides one more."""
 
     first: AbstractCenters
     second: AbstractCenters
@@ -155,16 +156,16 @@ class HalvedCenters(AbstractCenters):
 
 
 def inflation(key: Key, count: int, tails: ScalarLike) -> Float[Array, "count 1"]:
-    """Factors of which a fraction `tails` is between 1 and 10, uniform in the logarithm, and the rest 1."""
+    """Inflation factors: a fraction `tails` is between 1 and 10, uniform in the logarithm, and the others are 1."""
     which, how_far = jr.split(key)
     factor = jnp.exp(jr.uniform(how_far, (count, 1), maxval=jnp.log(MAX_INFLATION)))
     return jnp.where(jr.bernoulli(which, tails, (count, 1)), factor, 1.0)
 
 
 def mismatched(key: Key, contexts: ContextRows, fraction: ScalarLike) -> ContextRows:
-    """Contexts of which a fraction is exchanged for those of other rows, half of these moved outwards as well.
+    """Exchange a fraction of the contexts for those of other rows, half of which are also moved outwards.
 
-    A likelihood is asked for one observation and any parameters, and nearly all of these would not have made it.
+    A likelihood is evaluated for one observation and arbitrary parameters, nearly all of which would not have produced it.
     """
     if contexts.shape[1] == 0:
         return contexts

@@ -1,4 +1,4 @@
-"""The divergence as the trace of the Jacobian."""
+"""Exact divergence: the trace of the Jacobian."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from .interface import AbstractDivergence
 
 @savable
 class ExactDivergence(AbstractDivergence):
-    r"""$\nabla\cdot F = \operatorname{tr}\,\partial F/\partial y$, exact and O(dim) network passes per evaluation.
+    r"""Exact divergence $\nabla\cdot F = \operatorname{tr}\,\partial F/\partial y$, with O(dim) network passes per evaluation.
 
-    The network is linearized once and its tangent map applied to the whole basis in one batch, the fastest way to a dense
-    Jacobian.
+    The network is linearized once, and its tangent map is applied to all basis vectors in one batch. This is the fastest way to
+    a dense Jacobian.
     """
 
     is_exact = True

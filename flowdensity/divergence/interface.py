@@ -1,4 +1,4 @@
-"""The one interface to divergences."""
+"""Interface of all divergences."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -13,19 +13,19 @@ from ..models.flows import AbstractProbabilityFlow
 class AbstractDivergence(eqx.Module):
     """Computes a velocity and its divergence.
 
-    An implementer defines `__call__` for ONE state and ONE context and, if they are true of it, the two class attributes.
+    Subclasses define `__call__` for a single state and a single context. If applicable, they set the two class attributes.
     """
 
     is_exact: ClassVar[bool] = False
-    """Whether it is the trace of the Jacobian, for every model."""
+    """Whether it is the trace of the Jacobian for every model."""
     is_learned: ClassVar[bool] = False
-    """Whether it was learned for one frozen model, and is stale for any other; its network is then called `head`."""
+    """Whether it was learned for one frozen model and is wrong for any other. Its network is then its attribute `head`."""
 
     @abstractmethod
     def __call__(
         self, model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context
     ) -> tuple[State, Scalar]:
-        """Velocity, shape `(dim,)`, and its divergence, a scalar in nats per unit of the model's time.
+        """Compute the velocity, shape `(dim,)`, and its divergence, a scalar in nats per unit of the model's time.
 
         Args:
             model: the probability flow.

@@ -1,25 +1,25 @@
 r"""Gaussian kernels and the Langevin-Stein identity.
 
-$F$ stands here for the network's part of the velocity in its unit (`seen_field`), whose divergence is learned. Draw
-$y = c + h\eta$ with $\eta \sim N(0, I)$ about any center $c$. Stein's identity for the kernel, whose score is
-$-\eta/h$, says for every smooth $F$ and every smooth scalar $f$ that, with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$,
+Here $F$ is the network's contribution to the velocity, divided by the velocity scale (`seen_field`), and $g$ learns its
+divergence. Draw $y = c + h\eta$ with $\eta \sim N(0, I)$ around any center $c$. The score of this kernel is $-\eta/h$. With
+$r = F(c) - F(y)$ and $T = -r\cdot\eta/h$, Stein's identity says for every smooth $F$ and every smooth scalar $f$ that
 
 $$\mathbb{E}[T f(y) + r\cdot\nabla f(y)] = \mathbb{E}[f(y)\,\nabla\cdot F(y)] ,$$
 
 so that $\mathbb{E}[g^2 - 2 g T - 2 r\cdot\nabla g] = \mathbb{E}[(g - \nabla\cdot F)^2] + \mathrm{const}$ for any $h > 0$ and any
-distribution of centers: $F$ is evaluated and never differentiated. See "How it works" in the docs.
+distribution of centers. $F$ is evaluated but never differentiated. See "How it works" in the docs.
 
-The constant $F(c)$ is a control variate: any field that is fixed once the center is known may be taken out of $F$, and
-its divergence put back. A better one is linear, $F(c) + (A_\phi + a I)(y - c)$:
+The constant $F(c)$ is a control variate. Any field that is fixed given the center may be subtracted from $F$ if its divergence is
+added back. A better field is linear, $F(c) + (A_\phi + a I)(y - c)$:
 
 $$r \to r + h (A_\phi + a I)\eta , \qquad T \to \operatorname{tr}(A_\phi + a I) - r\cdot\eta/h .$$
 
-$A_\phi$ is the mean Jacobian at that angle, which the same identity gives from evaluations of $F$ alone (`mean_jacobian`),
-and $a$ sets the trace to $g(c)$, the current estimate at the center. What is left of the noise is that of the *departure* of
-the Jacobian from its mean, traceless part only.
+$A_\phi$ is the mean Jacobian at the angle $\phi$. The same identity gives it from evaluations of $F$ alone (`mean_jacobian`). The
+number $a$ sets the trace to $g(c)$, the current estimate at the center. The remaining noise comes from the traceless part of the
+*departure* of the Jacobian from its mean.
 
-That is taken out by drawing about each center not one $\eta$ but a *frame* of them: standard-normal vectors of one common
-length at right angles to each other. Each of them is $N(0, I)$, so the identity holds for each; over a whole frame of D the
+To remove this noise as well, a *frame* of draws replaces the single $\eta$ around each center: orthogonal standard-normal
+vectors of the same length. Each of them is $N(0, I)$, so the identity holds for each. Over a whole frame of D vectors the
 traceless part of $\eta^\top J\eta$ sums to zero.
 """
 
@@ -41,7 +41,7 @@ from .stein import DivergenceHead, seen_field
 class Kernel(NamedTuple):
     """A frame of draws from one Gaussian kernel.
 
-    `time`, `center`, shape `(dim,)`, `width` and whitened `context` are shared; `noise`, shape `(directions, dim)`, has a
+    The draws share `time`, `center`, shape `(dim,)`, `width` and whitened `context`. `noise`, shape `(directions, dim)`, has a
     standard-normal vector for each draw.
     """
 
@@ -53,24 +53,24 @@ class Kernel(NamedTuple):
 
 
 def draw_frame(key: Key, directions: int, dim: int) -> Rows:
-    """Standard-normal vectors of one length at right angles to each other, shape `(directions, dim)`, directions <= dim."""
+    """Draw orthogonal standard-normal vectors of the same length, shape `(directions, dim)`, with directions <= dim."""
     vectors = jr.normal(key, (dim, directions)).T
-    # The basis is uniform; the length is that of a standard-normal vector, and independent.
+    # The basis is uniform. Its common length is independent of it, and distributed as the length of a standard-normal vector.
     return jnp.linalg.norm(vectors[0]) * gram_schmidt(vectors)
 
 
 def frame_size(dim: int) -> int:
-    """How many directions to draw about each center: a whole frame in up to eight dimensions; above, centers are worth more."""
+    """Number of draws around each center: a whole frame in up to eight dimensions, and one in more, where centers matter more."""
     return dim if dim <= 8 else 1
 
 
 def map_kernels(function: Callable[[Kernel], Any], kernels: Kernel) -> Any:
-    """`function` of each of many kernels, a few thousand draws at a time."""
+    """Apply `function` to each of many kernels, a few thousand draws at a time."""
     return jax.lax.map(function, kernels, batch_size=max(1, 4096 // kernels.noise.shape[1]))
 
 
 class MeanJacobian(eqx.Module):
-    """The mean Jacobian of a velocity in its unit as a function of time, linear between nodes.
+    """Mean Jacobian of the network's contribution to the velocity, divided by the velocity scale; piecewise linear in time.
 
     Args:
         nodes: increasing times, shape `(nodes,)`.
@@ -81,11 +81,11 @@ class MeanJacobian(eqx.Module):
     matrices: Float[Array, "nodes dim dim"] | Float[Array, "nodes dim"]
 
     def weights(self, time: Scalar) -> Times:
-        """Weight of each node at `time`, shape `(nodes,)`: the hat functions of linear interpolation."""
+        """Weights of the nodes at `time`, shape `(nodes,)`: the hat functions of linear interpolation."""
         return jax.vmap(lambda values: jnp.interp(time, self.nodes, values))(jnp.eye(len(self.nodes)))
 
     def times(self, time: Scalar, vector: State) -> State:
-        """Product with a vector, shape `(dim,)`."""
+        """Product with a vector at `time`, shape `(dim,)`."""
         products = self.matrices @ vector if self.matrices.ndim == 3 else self.matrices * vector[None]
         return self.weights(time) @ products
 
@@ -97,14 +97,14 @@ class MeanJacobian(eqx.Module):
 
 @eqx.filter_jit
 def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel) -> MeanJacobian:
-    r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, with no derivative.
+    r"""Estimate $\mathbb{E}[\partial F/\partial y]$ as $\mathbb{E}[(F(y) - F(c))\,\eta^\top]/h$, without derivatives.
 
-    Above 256 dimensions only its diagonal, as only that of the covariance was taken out of the data.
+    Above 256 dimensions only its diagonal is estimated, because the whitening uses only the diagonal of the covariance there.
 
     Args:
         model: the model.
         nodes: increasing times, shape `(nodes,)`.
-        kernels: draws with a leading axis; each counts for the nodes next to its time.
+        kernels: draws with a leading axis. Each contributes to the nodes next to its time.
     """
     hats = MeanJacobian(nodes, jnp.zeros((len(nodes), 0)))
 
@@ -116,7 +116,7 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
 
     slopes = map_kernels(changes, kernels)
     weights = jax.vmap(hats.weights)(kernels.time)
-    # A node that no draw is next to has no weight anywhere, and is left at zero.
+    # A node without neighboring draws has weight zero everywhere and keeps a zero matrix.
     totals = jnp.maximum(jnp.sum(weights, axis=0), jnp.finfo(weights.dtype).tiny)
     weights = weights / (totals * kernels.noise.shape[1])[None]
     if kernels.center.shape[1] > FULL_COVARIANCE_LIMIT:
@@ -126,7 +126,7 @@ def mean_jacobian(model: AbstractProbabilityFlow, nodes: Times, kernels: Kernel)
 
 
 class SteinTerms(NamedTuple):
-    r"""What the Langevin-Stein identity is made of, for one kernel draw.
+    r"""Terms of the Langevin-Stein identity for one kernel draw.
 
     `value` is $g(y)$ and `target` is $T$ (both nats per unit of time), `displacement` is $r$, `slope` is
     $r\cdot\nabla g(y)$ and `point` is $y$.
@@ -142,7 +142,7 @@ class SteinTerms(NamedTuple):
 def stein_terms(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
 ) -> SteinTerms:
-    """Evaluate both sides of the identity for each draw of a frame, which is the leading axis of the result."""
+    """Evaluate the terms of the identity for each draw of a frame, which is the leading axis of the result."""
     time, center, noise, width, context = kernel
     at_center, seen_at_center = seen_field(model, time, center, context)
     rate = jax.lax.stop_gradient(head(time, center, seen_at_center))

@@ -1,8 +1,8 @@
-r"""What a divergence head is trained on.
+r"""Training objectives of a divergence head.
 
-All three objectives are least at $g = \nabla\cdot F$, the divergence of the network's part of the velocity in its unit, and see
-it through kernels
-$y = c + h\eta$ (`flowdensity.divergence.kernel`). They differ in what they know and in their variance.
+All three objectives are minimized by $g = \nabla\cdot F$, where $F$ is the network's contribution to the velocity, divided by the
+velocity scale. All use kernel draws $y = c + h\eta$ (`flowdensity.divergence.kernel`). They differ in the quantities that they
+need and in their variance.
 """
 
 from abc import abstractmethod
@@ -23,16 +23,16 @@ Source = Literal["both", "data", "model"]
 
 
 class AbstractObjective(eqx.Module):
-    """A loss of a divergence head over kernel draws.
+    """Loss of a divergence head over kernel draws.
 
-    `source` is what their centers are drawn about: the data, the model's own samples, or both.
+    `source` says where the centers of the kernels come from: the data, samples of the model, or both.
     """
 
     source: eqx.AbstractVar[Source]
 
     @abstractmethod
     def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
-        """Kernels for the loss with a leading axis, `draws` draws in all or a little more: frames are whole."""
+        """Draw kernels for the loss, with a leading axis. The number of draws is `draws`, rounded up to whole frames."""
 
     @abstractmethod
     def loss(
@@ -41,9 +41,9 @@ class AbstractObjective(eqx.Module):
         """Loss of one frame of draws, up to an additive constant.
 
         Args:
-            head: the divergence head, which is trained.
+            head: the divergence head that is trained.
             model: the frozen model.
-            control: the mean Jacobian, a control variate.
+            control: the mean Jacobian, used as a control variate.
             kernel: one frame of draws.
 
         Returns:
@@ -53,7 +53,7 @@ class AbstractObjective(eqx.Module):
     def mean_loss(
         self, head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernels: Kernel
     ) -> Scalar:
-        """Mean of `loss` over kernels with a leading axis, in units of the head's scale."""
+        """Mean of `loss` over kernels with a leading axis, divided by the square of the head's scale."""
         losses = jax.vmap(lambda kernel: self.loss(head, model, control, kernel))(kernels)
         return jnp.mean(losses) / jnp.square(jax.lax.stop_gradient(head.scale))
 
@@ -61,17 +61,17 @@ class AbstractObjective(eqx.Module):
 class LangevinStein(AbstractObjective):
     r"""The Langevin-Stein loss in its kernel form, the default: $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$.
 
-    The velocity is evaluated and never differentiated for its divergence, no score is needed, and centers may be anywhere
-    (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How it works" for this one).
+    The velocity is evaluated but never differentiated for its divergence. No score is needed, and centers may be anywhere
+    (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How it works" for this form).
 
     Args:
-        rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]; 1 is the plain
-            denoising form.
+        rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]; 1 gives the
+            plain denoising form.
         tails: fraction of centers that are moved outwards beyond the data, in [0, 1].
         source: "both", "data" or "model".
 
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if an argument is out of range.
     """
 
     rho: float = eqx.field(static=True, default=0.1)
@@ -95,14 +95,14 @@ class LangevinStein(AbstractObjective):
 class ScoreStein(AbstractObjective):
     r"""The Langevin-Stein loss in its plain form, with an explicit score: $\mathbb{E}[g^2 + 2g\,s\cdot F + 2\,F\cdot\nabla g]$.
 
-    The paper's (Jagwani et al. 2026, arXiv 2605.16486). The score is the model's own, so the model must follow a Gaussian
-    path; points are on that path, since farther out no score is known.
+    This is the loss of the paper (Jagwani et al. 2026, arXiv 2605.16486). It uses the score of the model, so the model must
+    follow a Gaussian probability path. All points are on that path, since no score is known farther out.
 
     Args:
         source: "both", "data" or "model".
 
     Raises:
-        ValueError: if it is unknown.
+        ValueError: if `source` is unknown.
     """
 
     source: Source = eqx.field(static=True, default="both")
@@ -111,7 +111,7 @@ class ScoreStein(AbstractObjective):
         _check("ScoreStein", self.source, 0.0)
 
     def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
-        # The center itself is the point; nothing is drawn about it.
+        # The center itself is the point of evaluation, so the noise is not used.
         return _draw(key, centers, draws, 0.0, 0.0, 1)
 
     def loss(
@@ -129,14 +129,14 @@ class ScoreStein(AbstractObjective):
 class HutchinsonRegression(AbstractObjective):
     r"""Least squares on Hutchinson's estimate, $\mathbb{E}[(g - \eta^\top (\partial F/\partial y)\,\eta)^2]$.
 
-    The limit of `LangevinStein` for narrow kernels, with a derivative of the network in place of its difference.
+    This is the limit of `LangevinStein` for narrow kernels, with a derivative of the network in place of a difference.
 
     Args:
         tails: fraction of points that are moved outwards beyond the data, in [0, 1].
         source: "both", "data" or "model".
 
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if an argument is out of range.
     """
 
     tails: float = eqx.field(static=True, default=0.15)
@@ -146,7 +146,7 @@ class HutchinsonRegression(AbstractObjective):
         _check("HutchinsonRegression", self.source, self.tails)
 
     def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
-        # The center itself is the point; what is drawn about it are the probes.
+        # The center itself is the point of evaluation, and the noise vectors are the probes.
         return _draw(key, centers, draws, 0.0, self.tails, frame_size(centers.dim))
 
     def loss(
@@ -159,7 +159,7 @@ class HutchinsonRegression(AbstractObjective):
 
 
 def _draw(key: Key, centers: AbstractCenters, draws: int, rho: float, tails: float, directions: int) -> Kernel:
-    # As arrays, rho and tails are no constants of what is compiled.
+    # As arrays, rho and tails are not compile-time constants.
     rho_tails = {"rho": jnp.asarray(rho, float), "tails": jnp.asarray(tails, float)}
     return centers.draw(key, -(-draws // directions), **rho_tails, directions=directions)
 
@@ -170,7 +170,7 @@ def _check(name: str, source: str, tails: float) -> None:
 
 
 def check_objective(caller: str, objective: object, model: AbstractProbabilityFlow) -> None:
-    """Raise a TypeError unless `objective` is one that a head for `model` can be trained on."""
+    """Raise a TypeError unless a head for `model` can be trained on `objective`."""
     check_kind(caller, "objective", objective, AbstractObjective, "objective = fd.objectives.LangevinStein()")
     if isinstance(objective, ScoreStein):
         _scored(model)
@@ -179,7 +179,7 @@ def check_objective(caller: str, objective: object, model: AbstractProbabilityFl
 def _scored(model: AbstractProbabilityFlow) -> AbstractGaussianFlow:
     if not follows_path(model):
         raise TypeError(
-            f"ScoreStein expected a model that follows a Gaussian path, since it has a score; got {type(model).__name__}"
+            f"ScoreStein expected a model that follows a Gaussian path, where its score is known; got {type(model).__name__}"
             f"{', trained on its likelihood' if isinstance(model, AbstractGaussianFlow) else ''}. "
             "Fix: objective = fd.objectives.LangevinStein()"
         )

@@ -1,4 +1,4 @@
-"""The learned divergence: a scalar head on the frozen model's own features."""
+"""Learned divergence: a scalar head on the hidden features of a frozen model."""
 
 import equinox as eqx
 import jax
@@ -14,8 +14,10 @@ from .interface import AbstractDivergence
 
 
 def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-    """What a network contributes to the velocity, in its unit, and what a head reads: the model's hidden features or, where it
-    shows none, that contribution."""
+    """Return the network's contribution to the velocity, divided by the velocity scale, and the features that a head reads.
+
+    The features are the model's hidden features or, if the model has none, the scaled contribution itself.
+    """
     contribution, hidden = model.network_velocity(time, state, context)
     field = contribution / model.velocity_scale(time)
     return field, field if hidden is None else hidden
@@ -23,21 +25,21 @@ def seen_field(model: AbstractProbabilityFlow, time: Scalar, state: State, conte
 
 @savable
 class DivergenceHead(eqx.Module):
-    r"""Scalar network $g(s, y)$, the divergence of a network's part of the velocity in its unit, that reads what the model shows.
+    r"""Scalar network $g(s, y)$ for the divergence of the network's contribution to the velocity, divided by the velocity scale.
 
-    $g = m^2\,(B\tanh(k/B) + b(\phi))$ with $k$ the network, summed over the places of an image where the hidden features have a
-    row for each, $m$ the radial factor of `squash`, $B$ the bound, $b$ the calibration, and $\phi \in [0, \pi/2]$ the share of
-    the model's time that has passed: smooth, bounded, and fading beyond the reach of the data like $|y|^{-2}$, as the divergence
-    of the velocity itself does there.
+    $g = m^2\,(B\tanh(k/B) + b(\phi))$. Here $k$ is a network on the features $s$ and the state, summed over the places of an
+    image if the hidden features have a row for each place, $m$ is the radial factor of `squash`, $B$ is the bound, $b$ is the
+    calibration, and $\phi \in [0, \pi/2]$ is the elapsed fraction of the model's time, as an angle. $g$ is smooth and bounded.
+    Beyond the reach of the data it decays like $|y|^{-2}$, as the divergence of the velocity does.
 
     Args:
         key: JAX PRNG key of the initial weights.
         dim: dimension of the state.
-        visible_shape: shape of the model's hidden features, `(width,)` or `(places, width)`, or, where it shows none, `(dim,)`.
+        visible_shape: shape of the model's hidden features, `(width,)` or `(places, width)`, or `(dim,)` if it has none.
         span: first and last time of the model, shape `(2,)`.
-        reach: radius of the data in whitened units, infinite for a model that does not fade.
-        scale: typical size of the divergence, nats per unit of the model's time.
-        bound: $B$, same unit.
+        reach: radius of the data in whitened units, infinite for a model whose velocity does not decay.
+        scale: typical size of the divergence, in nats per unit of the model's time.
+        bound: $B$, in the same unit.
         width: units of each hidden layer.
         depth: number of hidden layers after the first.
     """
@@ -77,18 +79,18 @@ class DivergenceHead(eqx.Module):
         self.frequencies = frequencies
 
     def basis(self, time: Scalar, state: State) -> Float[Array, " basis"]:
-        r"""Functions that calibration may add: $m^2\cos 2k\phi$ for k = 0, 1, 2, 3."""
+        r"""Functions that the calibration may add: $m^2\cos 2k\phi$ for k = 0, 1, 2, 3."""
         _, factor = squash(state, jax.lax.stop_gradient(self.reach))
         return jnp.square(factor) * jnp.cos(2.0 * self._angle(time) * jnp.arange(4))
 
     def __call__(self, time: Scalar, state: State, seen: Hidden) -> Scalar:
-        # The optimizer must not move constants of the data or of the calibration.
+        # The optimizer must not change constants that describe the data or the calibration.
         reach, scale, bound, offset = jax.lax.stop_gradient((self.reach, self.scale, self.bound, self.offset))
         near, factor = squash(state, reach)
         told = angle_embedding(self._angle(time), self.frequencies)
         rows = jnp.concatenate([seen.reshape(self.places, -1), near.reshape(self.places, -1)], axis=1)
         each = jax.vmap(lambda row: self.network(jnp.concatenate([row, told])))(rows)
-        # A sum of independent contributions from each place would grow like the root of their number.
+        # A sum of independent contributions grows like the square root of the number of places.
         total = jnp.sum(each) / jnp.sqrt(self.places)
         value = bound * jnp.tanh(total * scale / bound)
         return jnp.square(factor) * value + jnp.dot(offset, self.basis(time, state))
@@ -100,11 +102,12 @@ class DivergenceHead(eqx.Module):
 
 @savable
 class SteinDivergence(AbstractDivergence):
-    """A divergence distilled with the Langevin-Stein operator: one network pass gives velocity and divergence.
+    """Divergence distilled with the Langevin-Stein operator. One network pass gives both velocity and divergence.
 
-    The head learns the divergence of the network's contribution to the velocity; that of the rest has a closed form.
+    The head learns the divergence of the network's contribution to the velocity. The divergence of the reference velocity has a
+    closed form.
 
-    It belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`), and is stale for any other.
+    The head belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`) and is wrong for any other.
     Jagwani et al. 2026, "Stein Amortized Divergence", arXiv 2605.16486.
 
     Raises:

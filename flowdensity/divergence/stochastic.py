@@ -17,29 +17,29 @@ from .gram_schmidt import gram_schmidt
 from .interface import AbstractDivergence
 
 MAX_EXACT_DIMENSION = 16
-"""Up to this dimension a model in training has its exact divergence; above it a noisy probe is the better use of time."""
+"""Up to this dimension a model in training uses its exact divergence. Above it, noisy probes give more progress per time."""
 
 Probes = Literal["rademacher", "gaussian"]
 MAX_PROBES = 100_000
-"""Maximum number of probes: a larger number is a slip, or a malicious file."""
+"""Maximum number of probes. A larger number is a mistake or comes from a malicious file."""
 
 
 @savable
 class HutchinsonDivergence(AbstractDivergence):
-    r"""$\frac1k \sum_i v_i^\top (\partial F/\partial y)\, v_i$ with random probes $v_i$ (Hutchinson 1989).
+    r"""Hutchinson's estimate $\frac1k \sum_i v_i^\top (\partial F/\partial y)\, v_i$ with random probes $v_i$ (Hutchinson 1989).
 
-    Unbiased for the divergence, with a standard deviation that grows with the off-diagonal Jacobian. The probes
-    follow from the key alone: the same for every event and every time, so `log_prob` is a deterministic, smooth
-    function, and only another key gives another error.
+    It is unbiased, with a standard deviation that grows with the off-diagonal Jacobian. The probes depend only on the key: they
+    are the same for every event and every time. `log_prob` is therefore a deterministic, smooth function, and its error changes
+    only with the key.
 
     Args:
         key: JAX PRNG key of the probes.
-        probes: number of probes, each of which takes one product with the Jacobian.
+        probes: number of probes. Each takes one product with the Jacobian.
         distribution: "rademacher", whose error is never larger, or "gaussian".
 
     Raises:
-        TypeError: if `key` is no key.
-        ValueError: if `probes` is no integer of at least 1, or the distribution is unknown.
+        TypeError: if `key` is not a key.
+        ValueError: if `probes` is not an integer of at least 1, or the distribution is unknown.
     """
 
     key: Key
@@ -61,23 +61,24 @@ class HutchinsonDivergence(AbstractDivergence):
 
 @savable
 class HutchPlusPlusDivergence(AbstractDivergence):
-    r"""Hutchinson's estimate of what a low-rank part of the Jacobian leaves (Meyer et al. 2021, arXiv 2010.09649).
+    r"""Hutch++ estimate: an exact trace on a low-rank subspace and Hutchinson's estimate on the rest (arXiv 2010.09649).
 
-    A third of the products with the Jacobian $J$ finds an orthonormal basis $Q$ of its range, a third takes the trace on it,
-    and the last estimates that on the rest: with $P = I - QQ^\top$,
+    The products with the Jacobian $J$ are divided into thirds (Meyer et al. 2021). One third finds an orthonormal basis $Q$ of
+    the range of $J$, one third computes the trace on $Q$, and one third estimates the trace on the rest. With $P = I - QQ^\top$,
+    the estimate is
 
     $$\operatorname{tr}(Q^\top J Q) + \frac1m \sum_i v_i^\top P J P\, v_i .$$
 
-    Unbiased, and better than Hutchinson's at the same cost where few singular values dominate. The probes follow from the key
-    alone, as in `HutchinsonDivergence`. With $m \ge D$ it is exact.
+    It is unbiased, and more accurate than Hutchinson's estimate at the same cost if few singular values dominate. With
+    $m \ge D$ it is exact. The probes depend only on the key, as in `HutchinsonDivergence`.
 
     Args:
         key: JAX PRNG key of the probes.
-        probes: number of products with the Jacobian in all; a multiple of 3.
-        distribution: of the $v_i$, "rademacher" or "gaussian".
+        probes: total number of products with the Jacobian; a multiple of 3.
+        distribution: distribution of the $v_i$, "rademacher" or "gaussian".
 
     Raises:
-        TypeError: if `key` is no key.
+        TypeError: if `key` is not a key.
         ValueError: if `probes` is not a positive multiple of 3, or the distribution is unknown.
     """
 
@@ -103,7 +104,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
         sketch_key, probe_key = jr.split(self.key)
         sketch = jr.normal(sketch_key, (min(third, state.size), state.size), state.dtype)
         probes = _draw(probe_key, (third, state.size), state.dtype, self.distribution)
-        # A trace of the sketch itself keeps the basis, and its derivative, defined where the Jacobian vanishes.
+        # The added multiple of the sketch keeps the basis and its derivative defined where the Jacobian vanishes.
         image = jax.vmap(tangent)(sketch) + jnp.sqrt(jnp.finfo(state.dtype).eps) * sketch
         basis = gram_schmidt(image)
         left = probes - (probes @ basis.T) @ basis
@@ -111,10 +112,10 @@ class HutchPlusPlusDivergence(AbstractDivergence):
 
 
 def unbiased_divergence(key: Key, dim: int, probes: int = 1) -> AbstractDivergence:
-    """What a model that is still being trained uses, for which a distilled divergence would be stale after a step.
+    """Return the divergence for a model that is still being trained, for which a distilled one would be stale after a step.
 
-    Exact in up to sixteen dimensions, or in as many as there are probes; above, Hutchinson's estimate leaves gradients unbiased
-    if every step has a fresh key (Grathwohl et al. 2019, arXiv 1810.01367).
+    It is exact in up to sixteen dimensions, or in as many as there are probes. Above, it is Hutchinson's estimate, which leaves
+    gradients unbiased if every step has a new key (Grathwohl et al. 2019, arXiv 1810.01367).
     """
     return ExactDivergence() if dim <= max(MAX_EXACT_DIMENSION, probes) else HutchinsonDivergence(key, probes)
 

@@ -1,4 +1,4 @@
-"""Models: the probability flows that are learned or wrapped, and the references that they depart from."""
+"""Models: learned and wrapped probability flows, and the reference densities that they build on."""
 
 from ..references.conditional import ConditionalMixture
 from ..references.mixture import GaussianMixture

@@ -1,4 +1,4 @@
-"""A velocity of the user's own, whatever it is written in."""
+"""Probability flows from the user's own velocity, given as any callable."""
 
 import inspect
 import math
@@ -24,25 +24,26 @@ from .flows import AbstractProbabilityFlow, zero_velocity
 class VelocityField(AbstractProbabilityFlow):
     r"""Any callable `(t, x, context) -> velocity` as a probability flow from a Gaussian base.
 
-    $dx/dt = v(t, x, c)$ carries the base, at the first of `times`, to the density, at the last. The callable sees one event in
-    its own units and one context, or None. It may be an equinox or a flax.nnx module; a function of parameters is handed over
-    as `jax.tree_util.Partial(function, parameters)`, so that they are part of the model. If it returns a pair, the second is
-    taken as hidden features for a learned divergence to read: an array of any shape or, for an image, one with a last axis of
-    features at each place.
+    The ODE $dx/dt = v(t, x, c)$ carries the base at the first of `times` to the density at the last. The callable receives one
+    event in its own units, and one context or None. It may be an equinox or a flax.nnx module. Pass a function with parameters
+    as `jax.tree_util.Partial(function, parameters)`, so that the parameters are part of the model. If the callable returns a
+    pair, the second element is used as hidden features for a learned divergence. It is an array of any shape; for an image it
+    may have a last axis of features at each pixel.
 
-    Nothing is known of a callable far from its data. That `exp(log_prob)` is integrable, and that chains come home,
-    holds where the callable itself is Lipschitz and does not grow.
+    The package cannot control a callable far from its training data. `exp(log_prob)` is integrable, and chains return from the
+    tails, if the callable itself is Lipschitz and does not grow.
 
     Args:
         network: the callable.
         base: a normal distribution without batch axes, such as `dist.Normal(0, 1).expand([3]).to_event(1)` or a
             `MultivariateNormal`; its event shape is that of the density.
-        times: the callable's own time at the base and at the data; the first may be the larger.
+        times: the callable's own time at the base and at the data; the first may be larger than the second.
         context_shape: shape of one context; None for an unconditional velocity.
 
     Raises:
-        TypeError: if `network` cannot be called with these arguments, `base` is not normal, or `context_shape` no shape.
-        ValueError: if the shape of a velocity is not that of its event, or `times` are unusable.
+        TypeError: if `network` cannot be called with these arguments, `base` is not a normal distribution, or `context_shape`
+            is not a shape.
+        ValueError: if a velocity does not have the shape of its event, or `times` are not two different finite numbers.
     """
 
     network: Callable[..., Any]
@@ -80,8 +81,8 @@ class VelocityField(AbstractProbabilityFlow):
     def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
         event = self.scaling.unwhiten(state)
         velocity, hidden = call(self.network, time, event, context, self.context_shape, self.has_features)
-        # The map to whitened coordinates is affine: its tangent carries velocities.
-        tangent = jnp.asarray(velocity, event.dtype)  # a network may have a precision of its own
+        # Velocities transform by the Jacobian of the map to whitened coordinates, which is constant because the map is affine.
+        tangent = jnp.asarray(velocity, event.dtype)  # The network may return another dtype.
         _, whitened = jax.jvp(lambda x: self.scaling.whiten(x)[0], (event,), (tangent,))
         return whitened, hidden
 
@@ -96,31 +97,32 @@ class VelocityField(AbstractProbabilityFlow):
 
 
 def identity_scaling(shape: tuple[int, ...]) -> Scaling:
-    """The map that leaves events of a shape as they are, flattened."""
+    """Scaling that flattens events of a shape and changes nothing else."""
     size = math.prod(shape)
     return Scaling(np.zeros(size), np.ones(size), constraints.real, shape)
 
 
 def context_identity(caller: str, shape: tuple[int, ...] | None) -> Scaling:
-    """The same for contexts, of which there are none without a shape.
+    """Scaling that flattens contexts of a shape; None means that there are no contexts.
 
     Raises:
-        TypeError: if `shape` is none.
+        TypeError: if `shape` is not a shape.
     """
-    absent = shape is None or shape == (0,)  # as `context_shape` of an unconditional model says it
+    absent = shape is None or shape == (0,)  # `context_shape` of an unconditional model is (0,).
     return identity_scaling((0,) if absent else check_shape(caller, "context_shape", shape, fix="(3,)"))
 
 
 def wrap(network: Callable[..., Any]) -> Callable[..., Any]:
-    """A callable of the user's with its arrays as JAX arrays.
+    """Convert the numpy arrays of the user's callable to JAX arrays.
 
     Raises:
-        TypeError: if it cannot be called.
+        TypeError: if `network` is not callable.
     """
     if not callable(network):
         raise TypeError(
             f"A velocity was expected as a callable (t, x, context); got {type(network).__name__}. "
-            "A function with parameters is `jax.tree_util.Partial(function, parameters)`; one of 0 leaves the base as it is. "
+            "Wrap a function with parameters in `jax.tree_util.Partial(function, parameters)`. A velocity of 0 leaves the base "
+            "unchanged. "
             "Fix: network = lambda t, x, context: jax.numpy.zeros_like(x)"
         )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, network)
@@ -134,7 +136,7 @@ def call(
     context_shape: tuple[int, ...],
     has_features: bool,
 ) -> tuple[Float[Array, "*event"], Hidden | None]:
-    """Output of a callable of the user's, and what hidden features it returned."""
+    """Call the user's callable; return its output and its hidden features, or None if it returns no features."""
     output = network(time, event, None if context_shape == (0,) else context.reshape(context_shape))
     if not has_features:
         return output, None
@@ -151,11 +153,13 @@ def check_output(
     context_scaling: Scaling,
     own: Callable[..., Any] | None = None,
 ) -> bool:
-    """Whether a callable returns features beside its output; `own` is the user's, where `network` has it inside.
+    """Check the output of a callable, and return whether it also returns hidden features.
+
+    If `network` wraps the user's callable, `own` is the callable inside.
 
     Raises:
-        TypeError: if it does not take the three arguments.
-        ValueError: if the shape of the output is not that of the event.
+        TypeError: if the callable does not accept the three arguments.
+        ValueError: if the output does not have the shape of the event.
     """
     time, event = jnp.zeros(()), jax.ShapeDtypeStruct(scaling.event_shape, jnp.result_type(float))
     shape = context_scaling.event_shape
@@ -178,23 +182,23 @@ def check_output(
 
 
 def _check_arguments(caller: str, network: Callable[..., Any]) -> None:
-    """Raise a TypeError if a callable that has raised one does not take the three arguments."""
+    """Raise a TypeError with a fix if the signature of a callable does not accept the three arguments."""
     try:
         signature = inspect.signature(network)
     except ValueError:
-        return  # of a callable that is not written in Python nothing is known
+        return  # A callable that is not written in Python may have no signature.
     try:
         signature.bind(None, None, None)
     except TypeError as error:
         raise TypeError(
-            f"{caller} expected a callable of (t, x, context), context being None where there is none; got one with the "
-            f"signature {signature}: {error}. "
+            f"{caller} expected a callable (t, x, context), where context is None for an unconditional velocity; got one with "
+            f"the signature {signature}: {error}. "
             "Fix: network = jax.tree_util.Partial(lambda network, t, x, context: network(t, x), network)"
         ) from error
 
 
 def _base_scaling(base: dist.Distribution) -> Scaling:
-    # A mask would be lost.
+    # Masked distributions are not unwrapped, because the mask would be lost.
     inner = unwrapped(base, masked=False)
     if not isinstance(inner, dist.Normal | dist.MultivariateNormal) or base.batch_shape != ():
         raise TypeError(
@@ -211,11 +215,11 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
     if isinstance(inner, dist.MultivariateNormal):
         scale = np.asarray(inner.scale_tril, np.float64)
     else:
-        # Not the root of the variance, which float32 may not hold.
+        # Read the scale itself: the variance may overflow or underflow in float32.
         scale = np.ravel(np.broadcast_to(np.asarray(inner.scale, np.float64), base.event_shape))
     return Scaling(location, scale, constraints.real, base.event_shape)
 
 
 def _event_of(base: Any) -> list[int]:
-    """Shape of the events that a base was meant to have: with its batch axes; a vector of 2 where it has no shape."""
+    """Event shape that the user probably meant: batch axes and event axes of the base, or `[2]` if it has no shape."""
     return [*getattr(base, "batch_shape", ()), *getattr(base, "event_shape", ())] or [2]

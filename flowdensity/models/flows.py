@@ -1,8 +1,8 @@
-r"""Probability flows: the ODEs that carry a Gaussian to the data.
+r"""Probability flows: ODEs that carry a Gaussian to the data.
 
-A probability flow is $dy/ds = F(s, y, c)$ in whitened coordinates, from $N(0, I)$ at the first of its times to
-the data at the last. Divergences, solvers and distributions only use `AbstractProbabilityFlow`; what needs a Gaussian
-probability path to the data uses `AbstractGaussianFlow`.
+A probability flow is the ODE $dy/ds = F(s, y, c)$ in whitened coordinates, from $N(0, I)$ at the first of its times to
+the data at the last. Divergences, solvers and distributions only use `AbstractProbabilityFlow`. Code that needs a Gaussian
+probability path, for example for a score, uses `AbstractGaussianFlow`.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from .networks import AbstractNetwork
 from .paths import AbstractPath
 
 Prediction = Literal["velocity", "noise", "data", "score"]
+"""Quantities that a network on a Gaussian path can predict."""
 ANGLE_CUT = 0.01
 """Angle by which the path is cut short at an end where the network's prediction does not determine the velocity."""
 
@@ -31,8 +32,8 @@ ANGLE_CUT = 0.01
 class AbstractProbabilityFlow(eqx.Module):
     """An ODE from standard-normal noise to whitened data, for ONE event and ONE context.
 
-    `scaling` maps events to whitened states, `context_scaling` contexts to whitened contexts; everything else lives in
-    whitened coordinates and in the model's own time. `reach` is the radius beyond which the velocity fades; it is infinite
+    `scaling` maps events to whitened states, and `context_scaling` maps contexts to whitened contexts. Everything else uses
+    whitened coordinates and the model's own time. `reach` is the radius beyond which the velocity fades; it is infinite
     for a velocity that does not fade.
     """
 
@@ -43,7 +44,7 @@ class AbstractProbabilityFlow(eqx.Module):
 
     @abstractmethod
     def network_velocity(self, time: Scalar, state: State, context: Context) -> tuple[State, Hidden | None]:
-        """The network's part of the velocity, shape `(dim,)`, and its hidden features, or None if it shows none.
+        """The network's part of the velocity, shape `(dim,)`, and its hidden features, or None if it returns none.
 
         Args:
             time: the model's own time.
@@ -60,11 +61,11 @@ class AbstractProbabilityFlow(eqx.Module):
 
     @abstractmethod
     def velocity_scale(self, time: Scalar) -> Scalar | float:
-        """Scale of errors of the velocity at a time; it exceeds one where the network determines the velocity poorly."""
+        """Scale of the errors of the velocity at a time; it exceeds 1 where the network determines the velocity poorly."""
 
     @abstractmethod
     def times(self, steps: int) -> Times:
-        """Ends of `steps` steps from noise to data, shape `(steps + 1,)`."""
+        """Endpoints of `steps` steps from noise to data, shape `(steps + 1,)`."""
 
     @final
     def velocity(self, time: Scalar, state: State, context: Context) -> State:
@@ -88,22 +89,22 @@ class AbstractProbabilityFlow(eqx.Module):
 
 
 class AbstractGaussianFlow(AbstractProbabilityFlow):
-    r"""A probability flow along the Gaussian path $y_\phi = \sin\phi\,x_1 + \cos\phi\,e$, timed by $\phi \in [0, \pi/2]$.
+    r"""A probability flow on the Gaussian path $y_\phi = \sin\phi\,x_1 + \cos\phi\,e$, whose time is $\phi \in [0, \pi/2]$.
 
-    On the path, the velocity, the score and the posterior means of data and noise determine each other,
+    On the path, the velocity, the score and the posterior means of data and noise determine each other:
 
     $$\hat x = \sin\phi\,y + \cos\phi\,F, \quad \hat e = \cos\phi\,y - \sin\phi\,F, \quad
     \nabla\log p_\phi(y) = -\hat e/\cos\phi .$$
 
-    `follows_path` is False for a model whose weights were trained on its likelihood: it solves the same ODE, but its states no
-    longer follow the path, and it has no score, no noise and no denoiser.
+    `follows_path` is False for a model whose weights were trained on its likelihood. Such a model solves the same ODE, but its
+    states no longer follow the path, so `score`, `noise` and `denoised` raise an error.
     """
 
     follows_path: bool = eqx.field(static=True, default=True, kw_only=True)
 
     @abstractmethod
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Angle at path time t in [0, 1]. Training draws t uniformly, and solvers step at equal steps of t."""
+        """Angle at path time t in [0, 1]; training draws t uniformly, and solvers take equal steps in t."""
 
     def denoised(self, angle: Scalar, state: State, context: Context) -> State:
         r"""Mean of the data given the state, $\hat x = \mathbb{E}[x_1 \mid y_\phi = y]$, shape `(dim,)`."""
@@ -116,7 +117,7 @@ class AbstractGaussianFlow(AbstractProbabilityFlow):
         return jnp.cos(angle) * state - jnp.sin(angle) * self.velocity(angle, state, context)
 
     def score(self, angle: Scalar, state: State, context: Context) -> State:
-        r"""Gradient of $\log p_\phi$ at the state, shape `(dim,)`; at $\phi = \pi/2$ it is not determined."""
+        r"""Gradient of $\log p_\phi$ at the state, shape `(dim,)`; the velocity does not determine it at $\phi = \pi/2$."""
         return -self.noise(angle, state, context) / jnp.cos(angle)
 
     def _check_path(self, method: str) -> None:
@@ -129,34 +130,35 @@ class AbstractGaussianFlow(AbstractProbabilityFlow):
 
 @savable
 class GaussianFlow(AbstractGaussianFlow):
-    r"""A network on a Gaussian path, which predicts velocity, noise, data or score: flow matching and diffusion in one.
+    r"""A network on a Gaussian path that predicts velocity, noise, data or score, for flow matching and diffusion.
 
-    The network's output $n$ is a departure from what the reference predicts, so that a network of zeros *is* the reference.
-    It fades beyond the data's reach: $n = m\,f(\phi, m y, c)$ with the network $f$ and the radial squash $y \to m y$. So $F$ is
-    bounded and Lipschitz, and far from the data the log density differs from the reference's by a bounded amount. With
-    the fitted Gaussian as the reference,
+    The network's output $n$ is added to the prediction of the reference, so a network of zeros gives the reference.
+    The output fades beyond the reach of the data: $n = m\,f(\phi, m y, c)$ with the network $f$ and the radial squash
+    $y \to m y$. The velocity $F$ is therefore bounded and Lipschitz, and far from the data the log density differs from that of
+    the reference by a bounded amount. With the fitted Gaussian as the reference, the four predictions are
 
     $$F = n, \qquad \hat e = \cos\phi\,y + n, \qquad \hat x = \sin\phi\,y + n, \qquad
     \cos\phi\,\nabla\log p_\phi = -\cos\phi\,y + n .$$
 
-    The velocity is $F = \beta n$ with $\beta = 1$, $-1/\sin\phi$, $1/\cos\phi$ and $1/\sin\phi$. Noise and score do not
-    determine it at $\phi = 0$, nor data at $\phi = \pi/2$, and there the path is cut short by 0.01: the first two start
-    from the density at that angle as if it were standard normal; the last stops at the density of the data with noise of a
-    hundredth of their standard deviation.
+    The velocity is $F = \beta n$ with $\beta = 1$, $-1/\sin\phi$, $1/\cos\phi$ and $1/\sin\phi$ respectively. The noise and the
+    score do not determine the velocity at $\phi = 0$, and the data do not determine it at $\phi = \pi/2$, so the path is cut
+    short there by an angle of 0.01. With "noise" or "score", the flow starts at that angle, and the density there is treated as
+    standard normal. With "data", the flow stops at the density of the data with added noise of a hundredth of their standard
+    deviation.
 
     Args:
         network: the vector field $f$.
-        path: where on the quarter circle to train and to step.
-        scaling: events to whitened states.
-        context_scaling: contexts to whitened contexts.
+        path: the path, which sets the angles of training and of the solver's steps.
+        scaling: map from events to whitened states.
+        context_scaling: map from contexts to whitened contexts.
         reach: radius of the data in whitened units, a scalar.
         prediction: "velocity", "noise", "data" or "score".
         reference: the density that a network of zeros gives; None is the fitted Gaussian.
-        context_reach: radius of the contexts in whitened units, a scalar; a context beyond it is moved to it. None is no
-            bound.
+        context_reach: radius of the contexts in whitened units, a scalar; a context beyond it is pulled back to it along its
+            ray. None means no bound.
 
     Raises:
-        TypeError: if `network` or `path` is of another kind.
+        TypeError: if `network` is not an `AbstractNetwork` or `path` is not an `AbstractPath`.
         ValueError: if `prediction` is unknown.
     """
 
@@ -190,14 +192,14 @@ class GaussianFlow(AbstractGaussianFlow):
 
     def _gain(self, angle: Scalar) -> Scalar:
         gain = velocity_coefficients(self.prediction, angle)[1]
-        # The score grows as 1/cos at the data: the network predicts the cosine times the score.
+        # The score grows like 1 / cos near the data, so the network predicts the cosine times the score.
         return gain / jnp.cos(angle) if self.prediction == "score" else gain
 
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.clip(self.path.angle(t), *self._ends)
 
     def times(self, steps: int) -> Times:
-        # Rescaled rather than clipped: clipping could leave steps of length zero.
+        # Rescale the grid: clipping could give steps of length zero.
         first, last = self._ends
         return first + (last - first) / (0.5 * math.pi) * over_quarter_circle(self.path.grid(steps))
 
@@ -213,25 +215,25 @@ GaussianModel = TypeVar("GaussianModel", bound=AbstractGaussianFlow)
 
 
 def with_network(model: Model, network: Any) -> Model:
-    """The same model with another network."""
+    """Return a copy of a model with another network."""
     return eqx.tree_at(lambda m: m.network, model, network)
 
 
 def with_reference(model: GaussianFlow, reference: GaussianMixture | ConditionalMixture | None) -> GaussianFlow:
-    """The same model with another reference."""
+    """Return a copy of a model with another reference."""
     return eqx.tree_at(lambda m: m.reference, model, reference, is_leaf=lambda leaf: leaf is None)
 
 
 def follows_path(model: AbstractProbabilityFlow) -> TypeGuard[AbstractGaussianFlow]:
-    """Whether the states of a model follow a Gaussian path, so that it has a score."""
+    """Return whether the states of a model follow a Gaussian path, so that it has a score."""
     return isinstance(model, AbstractGaussianFlow) and model.follows_path
 
 
 def off_path(model: Model) -> Model:
-    """The same ODE without the promise that its states follow a Gaussian path, for weights trained on the likelihood."""
+    """Mark a model as no longer following its Gaussian path, after its weights were trained on the likelihood."""
     if not follows_path(model):
         return model
-    # A subclass may have an `__init__` of its own, so `dataclasses.replace` would not do.
+    # `dataclasses.replace` calls `__init__`, which may have another signature in a subclass.
     copy = object.__new__(type(model))
     for field in dataclasses.fields(model):
         object.__setattr__(copy, field.name, getattr(model, field.name))
@@ -240,7 +242,7 @@ def off_path(model: Model) -> Model:
 
 
 def velocity_coefficients(prediction: Prediction, angle: Scalar) -> tuple[Scalar, Scalar]:
-    r"""Coefficients $\alpha$ and $\beta$ of $F = \alpha y + \beta O$, where $O$ is what a network predicts.
+    r"""Coefficients $\alpha$ and $\beta$ of the velocity $F = \alpha y + \beta O$, where $O$ is the network's prediction.
 
     | $O$ | $\alpha$ | $\beta$ |
     |---|---|---|
@@ -267,12 +269,12 @@ def zero_velocity(state: State) -> tuple[State, Scalar]:
 
 
 def scale_of_gain(gain: Scalar) -> Scalar:
-    """Velocity scale of a model whose velocity is `gain` times a network's output: one, until a fifth of the gain exceeds it."""
+    """Velocity scale of a model whose velocity is `gain` times the network's output: a fifth of the gain, but at least 1."""
     return jnp.maximum(1.0, 0.2 * jnp.abs(gain))
 
 
 def over_quarter_circle(grid: Times) -> Times:
-    r"""The same steps, from $\phi = 0$ to $\phi = \pi/2$ wherever the path itself starts and stops."""
+    r"""Move the first and last angle of a grid to $\phi = 0$ and $\phi = \pi/2$, for paths that start later or stop earlier."""
     return grid.at[0].set(0.0).at[-1].set(0.5 * jnp.pi)
 
 

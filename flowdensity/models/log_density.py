@@ -1,4 +1,4 @@
-"""One network for a whole log density: what a solved flow is distilled into."""
+"""A scalar network for a log density, into which a solved flow is distilled."""
 
 import equinox as eqx
 import jax
@@ -16,21 +16,21 @@ from .flows import standard_normal_log_prob
 from .networks import Activation, ScalarMLP, linear
 
 DIRECTIONS_PER_INPUT = 8
-"""Random directions for each input."""
+"""Number of directions of the quadratic functions for each input."""
 MAX_DIRECTIONS = 512
-"""Largest number of random directions."""
+"""Maximum number of directions of the quadratic functions."""
 
 
 @savable
 class QuadraticExperts(eqx.Module):
     r"""A mixture of quadratic functions $\sum_k \pi_k(h)\,\tfrac12\sum_m w_{km}\,(p_m \cdot z + c_m)^2$, which starts at zero.
 
-    The shares $\pi$ are a softmax of what a network makes of $z$. About a cluster a log density is nearly quadratic, with a
-    matrix that depends on the cluster (Jacobs et al. 1991, "Adaptive mixtures of local experts"). The functions share their
-    directions $p_m$, several for each input, so that one costs little more than its weights.
+    The shares $\pi$ are a softmax of a linear map of the hidden layer $h$. Near a cluster a log density is nearly quadratic,
+    with a matrix that depends on the cluster (Jacobs et al. 1991, "Adaptive mixtures of local experts"). The functions share
+    their directions $p_m$, several for each input, so that each additional function costs little more than its weights.
 
     Args:
-        key: JAX PRNG key of the initial weights.
+        key: JAX PRNG key for the initial weights.
         inputs: length of $z$.
         width: length of the hidden layer $h$.
         experts: number of quadratic functions.
@@ -54,32 +54,32 @@ class QuadraticExperts(eqx.Module):
 
 @savable
 class LogDensityNetwork(eqx.Module):
-    r"""Log density of a whitened state: that of a reference, and a scalar network's departure from it.
+    r"""Log density of a whitened state, as a reference plus the output of a scalar network.
 
     $$\log p(y \mid c) = \log p_\mathrm{ref}(y \mid \sigma(c)) + s\,h(\sigma(y), \sigma(c)) - b\cdot(1, \sigma(c))$$
 
-    The reference is the standard normal or a mixture of Gaussians. $h$ is a perceptron, with a mixture of quadratic functions
-    beside its last layer if there are `experts`. It sees the state squashed to within the reach of the data, on which it is
-    bounded and Lipschitz: far out only the reference is left, with gradients that point home. A context beyond those that it
-    was fitted to is seen as one of them, so that no far context is likely because of what the network makes of it. $b$ is the
-    log normalizer, and zero until it is measured.
+    The reference is the standard normal or a mixture of Gaussians. $h$ is a multilayer perceptron; with `experts`, a mixture of
+    quadratic functions is added to its last layer. The radial squash $\sigma$ moves the state to within the reach of the data,
+    where $h$ is bounded and Lipschitz. Far from the data only the reference changes with the distance, and its gradients point
+    back to the data. A context beyond `context_reach` is squashed in the same way, so that extrapolation of the network cannot
+    make distant contexts likely. $b$ is the log normalizer, which is zero until it is estimated.
 
     Args:
-        key: JAX PRNG key of the initial weights.
+        key: JAX PRNG key for the initial weights.
         dim: dimension of the state.
         context_dim: dimension of the context, 0 for none.
-        reach: radius beyond which the network no longer sees how far a state is, in whitened units.
-        context_reach: the same of contexts; None, of no context, is no bound.
+        reach: radius to which states are squashed before the network sees them, in whitened units.
+        context_reach: radius to which contexts are squashed, in whitened units; None means no bound.
         reference: the density that a network of zeros gives; None is the standard normal.
-        scale: $s$, typical size of the departure in nats.
+        scale: $s$, typical size of the network's contribution in nats.
         width: units in each hidden layer.
         depth: number of residual layers after the first.
         experts: number of quadratic functions.
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
-        TypeError: if `key` is no key.
-        ValueError: if a size is no integer in its range, or the activation unknown.
+        TypeError: if `key` is not a PRNG key.
+        ValueError: if a size is not an integer in its range, or the activation is unknown.
     """
 
     network: ScalarMLP
@@ -130,16 +130,16 @@ class LogDensityNetwork(eqx.Module):
         return self.reference_log_prob(state, context) + self.departure(state, context)
 
     def reference_log_prob(self, state: State, context: Context) -> Scalar:
-        """Log density of the reference in nats."""
+        """Log density of the reference, in nats."""
         if self.reference is None:
             return standard_normal_log_prob(state)
-        # Nothing of the reference is trained.
+        # The reference is fitted before training and stays fixed.
         reference, reach = jax.lax.stop_gradient((self.reference, self.context_reach))
         return reference.given(context_seen(context, reach)).log_prob(state)
 
     def departure(self, state: State, context: Context) -> Scalar:
-        """Log density less that of the reference, in nats."""
-        # What describes the data, and what is measured afterwards, is not for the optimizer to move.
+        """Log density minus that of the reference, in nats."""
+        # These are computed from the data or estimated after training, so the optimizer must not change them.
         reach, scale, normalizer = jax.lax.stop_gradient((self.reach, self.scale, self.normalizer))
         near, _ = squash(state, reach)
         features = self.normalizer_features(context)
@@ -151,6 +151,6 @@ class LogDensityNetwork(eqx.Module):
         return scale * departure - jnp.dot(normalizer, features)
 
     def normalizer_features(self, context: Context) -> Float[Array, " coefficients"]:
-        """What the log normalizer is linear in: one, and the context as it is seen."""
+        """Features of which the log normalizer is a linear function: 1 and the squashed context."""
         seen = context_seen(context, jax.lax.stop_gradient(self.context_reach))
         return jnp.concatenate([jnp.ones(1), seen])

@@ -15,10 +15,11 @@ from .._registry import savable
 from .._typing import Array, Context, Float, Hidden, Key, Scalar, State
 
 Activation = Literal["silu", "gelu", "tanh", "softplus"]
+"""Names of the available activation functions, all smooth."""
 
 
 def activation_function(name: Activation) -> Callable[[Array], Array]:
-    """A smooth activation by name; names, unlike functions, hash, compare and can be saved."""
+    """Return the smooth activation function of a name; names, unlike functions, can be hashed, compared and saved."""
     check_choice(
         "A network",
         "activation",
@@ -31,14 +32,14 @@ def activation_function(name: Activation) -> Callable[[Array], Array]:
 
 
 def angle_embedding(angle: Scalar, frequencies: int) -> Float[Array, " embedding"]:
-    r"""Cosines and sines of $2k\phi$ for k up to `frequencies`, shape `(2 * frequencies,)`, with $\phi \in [0, \pi/2]$."""
+    r"""Cosines and sines of $2k\phi$ for k from 1 to `frequencies`, shape `(2 * frequencies,)`, with $\phi \in [0, \pi/2]$."""
     phases = 2.0 * angle * jnp.arange(1, frequencies + 1)
     return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)])
 
 
 def linear(key: Key, inputs: int, outputs: int | Literal["scalar"]) -> eqx.nn.Linear:
     """A linear layer with initial weights of variance 1 / inputs (LeCun et al. 1998) and no initial bias."""
-    # Of the library's layer only the form: its own initial weights are not drawn.
+    # Only the structure of the layer is needed, so equinox's own initial weights are not drawn.
     layer = eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, key=key)
     weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(inputs)
     bias = jnp.zeros(() if outputs == "scalar" else outputs)
@@ -50,7 +51,7 @@ class ScalarMLP(eqx.Module):
     """Residual multilayer perceptron with one output, which starts at zero.
 
     Args:
-        key: JAX PRNG key of the initial weights.
+        key: JAX PRNG key for the initial weights.
         inputs: length of the input.
         width: units in each hidden layer.
         depth: number of residual layers after the first.
@@ -77,7 +78,7 @@ class ScalarMLP(eqx.Module):
         return self.outward(self.features(row))
 
     def features(self, row: Float[Array, " inputs"]) -> Float[Array, " width"]:
-        """The last hidden layer."""
+        """Compute the last hidden layer, shape `(width,)`."""
         act = activation_function(self.activation)
         layer = act(self.inward(row))
         for middle in self.middle:
@@ -86,7 +87,7 @@ class ScalarMLP(eqx.Module):
 
 
 class AbstractNetwork(eqx.Module):
-    """A vector field on a Gaussian path, which also returns its last hidden layer."""
+    """A vector field on a Gaussian path that also returns its last hidden layer."""
 
     dim: eqx.AbstractVar[int]
     context_dim: eqx.AbstractVar[int]
@@ -96,38 +97,39 @@ class AbstractNetwork(eqx.Module):
 
     @abstractmethod
     def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
-        """Output, shape `(dim,)`, and last hidden features, shape `(width,)` or, of an image, `(places, width)`."""
+        """Output, shape `(dim,)`, and last hidden features, shape `(width,)`, or `(pixels, width)` for an image."""
 
 
 @savable
 class ResidualMLP(AbstractNetwork):
-    r"""Residual multilayer perceptron with the angle added in every block, and a mixture of linear maps beside its last layer.
+    r"""Residual multilayer perceptron with an angle embedding in every block and a mixture of linear maps at the output.
 
-    $f(\phi, y, c) = W h + b + \sum_k \pi_k(h)\,A_k\,(y, c)$, where $h(\phi, y, c)$ is the last hidden layer and $\pi$ a softmax
-    of it. About a cluster the velocity is nearly linear in the state, with a matrix that depends on the cluster: the experts
-    have that to begin with (Jacobs et al. 1991, "Adaptive mixtures of local experts"), where a perceptron alone spends its
-    rows on it. With `fourier_features` the perceptron also sees cosines and sines of random projections of the state, of
-    unit variance in each coordinate: in few dimensions they let it learn sharp edges in a fraction of the steps (Tancik et al.
-    2020, "Fourier features let networks learn high frequency functions in low dimensional domains", arXiv 2006.10739).
+    The output is $f(\phi, y, c) = W h + b + \sum_k \pi_k(h)\,A_k\,(y, c)$, where $h(\phi, y, c)$ is the last hidden layer and
+    $\pi$ is the softmax of a linear map of $h$. Near a cluster the velocity is nearly linear in the state, with a matrix that
+    depends on the cluster. The linear maps, or experts, represent this directly (Jacobs et al. 1991, "Adaptive mixtures of local
+    experts"), while a perceptron alone needs many rows to learn it. With `fourier_features` the perceptron also receives cosines
+    and sines of random projections of the state, whose coefficients have unit variance. In few dimensions these let it learn
+    sharp edges in a fraction of the steps (Tancik et al. 2020, "Fourier features let networks learn high frequency functions in
+    low dimensional domains", arXiv 2006.10739).
 
-    The last layer and the experts start at zero, so that an untrained network is the zero field, and with it the flow is
-    its start. There is no normalization layer and no power of the inputs: on the bounded inputs that `squash` hands
-    it, the network is bounded and Lipschitz.
+    The last layer and the experts start at zero, so an untrained network is the zero field and the untrained flow is its
+    reference. There is no normalization layer and no power of the inputs, so the network is bounded and Lipschitz on the bounded
+    inputs that `squash` gives it.
 
     Args:
-        key: JAX PRNG key of the initial weights.
+        key: JAX PRNG key for the initial weights.
         dim: dimension of the state.
         context_dim: dimension of the context, 0 for none.
         width: units in each hidden layer.
         depth: number of residual blocks, of two layers each.
         experts: number of linear maps.
         frequencies: harmonics of the angle embedding.
-        fourier_features: number of random projections of the state; they are not trained.
+        fourier_features: number of random projections of the state, which are not trained.
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
-        TypeError: if `key` is no key.
-        ValueError: if a size is no integer in its range, or the activation unknown.
+        TypeError: if `key` is not a PRNG key.
+        ValueError: if a size is not an integer in its range, or the activation is unknown.
     """
 
     inward: eqx.nn.Linear

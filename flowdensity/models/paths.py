@@ -1,15 +1,15 @@
-r"""Gaussian paths from noise to data, seen as one circle.
+r"""Gaussian probability paths from noise to data, with the angle as common time.
 
 A path $x_t = a(t)\,x_1 + s(t)\,e$ with $e \sim N(0, I)$, divided by $q = \sqrt{a^2 + s^2}$, is a quarter circle
 in the angle $\phi = \operatorname{atan2}(a, s)$,
 
 $$y_\phi = \sin\phi\,x_1 + \cos\phi\,e .$$
 
-So paths do not differ in the ODE that is solved but in *where along the circle* they train and step: both follow the
-path's own time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
+All paths therefore share one ODE. They differ in the angles at which the network is trained and the solver steps: both are
+set by the path's own time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
 
-Some paths start at an angle above 0 (`VariancePreserving` at $a(0) > 0$, `VarianceExploding` at a finite largest noise), and
-some stop below $\pi/2$ (`VarianceExploding` at its smallest noise). What that means is the model's matter.
+Some paths start at an angle above 0: `VariancePreserving` because $a(0) > 0$, and `VarianceExploding` because its largest noise
+is finite. `VarianceExploding` also stops below $\pi/2$, at its smallest noise. Each model decides how to treat these ends.
 """
 
 from abc import abstractmethod
@@ -32,21 +32,21 @@ class AbstractPath(eqx.Module):
 
     @abstractmethod
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        """Coefficient `a` of the data and `s` of the noise, at path time t in [0, 1]."""
+        """Coefficients `a` of the data and `s` of the noise at path time t in [0, 1]."""
 
     def angle(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        r"""Angle $\phi = \operatorname{atan2}(a(t), s(t))$ in $[0, \pi/2]$, at path time t in [0, 1]."""
+        r"""Angle $\phi = \operatorname{atan2}(a(t), s(t))$ in $[0, \pi/2]$ at path time t in [0, 1]."""
         a, s = self.coefficients(t)
         return jnp.arctan2(a, s)
 
     def grid(self, steps: int) -> Times:
-        """Angles of `steps` equal steps of path time, from where the path starts to where it stops, shape `(steps + 1,)`."""
+        """Angles at the endpoints of `steps` equal steps of path time, from the start of the path, shape `(steps + 1,)`."""
         return self.angle(jnp.linspace(0.0, 1.0, steps + 1))
 
 
 @savable
 class CondOT(AbstractPath):
-    r"""Straight lines from noise to data, $a = t$, $s = 1 - t$ (Lipman et al. 2023, arXiv 2210.02747)."""
+    r"""The path of straight lines from noise to data, $a = t$, $s = 1 - t$ (Lipman et al. 2023, arXiv 2210.02747)."""
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return t, 1.0 - t
@@ -54,7 +54,7 @@ class CondOT(AbstractPath):
 
 @savable
 class Trigonometric(AbstractPath):
-    r"""Constant speed on the circle, $a = \sin(\pi t/2)$, $s = \cos(\pi t/2)$ (Albergo et al. 2023, arXiv 2303.08797)."""
+    r"""The path of constant angular speed, $a = \sin(\pi t/2)$, $s = \cos(\pi t/2)$ (Albergo et al. 2023, arXiv 2303.08797)."""
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
@@ -62,17 +62,17 @@ class Trigonometric(AbstractPath):
 
 @savable
 class VariancePreserving(AbstractPath):
-    r"""The variance-preserving diffusion with a linear rate, $a^2 + s^2 = 1$ (Song et al. 2021, arXiv 2011.13456).
+    r"""The path of the variance-preserving diffusion with a linear rate, $a^2 + s^2 = 1$ (Song et al. 2021, arXiv 2011.13456).
 
-    $a = \exp(-B/2)$ with $B = \beta_{\min}\tau + (\beta_{\max} - \beta_{\min})\tau^2/2$ at diffusion time
-    $\tau = 1 - t$. It starts at the angle $\arcsin a(0)$, 0.0066 by default, and stops at $\pi/2$.
+    The coefficient of the data is $a = \exp(-B/2)$ with $B = \beta_{\min}\tau + (\beta_{\max} - \beta_{\min})\tau^2/2$ at
+    diffusion time $\tau = 1 - t$. The path starts at the angle $\arcsin a(0)$, 0.0066 by default, and stops at $\pi/2$.
 
     Args:
-        beta_min: rate at the data, per unit of time.
-        beta_max: rate at the noise, per unit of time.
+        beta_min: rate at the data, per unit of diffusion time.
+        beta_max: rate at the noise, per unit of diffusion time.
 
     Raises:
-        ValueError: if a rate is not above 0, or the first above the second.
+        ValueError: if a rate is not above 0, or `beta_min` is above `beta_max`.
     """
 
     beta_min: float = eqx.field(static=True, default=0.1)
@@ -95,17 +95,17 @@ class VariancePreserving(AbstractPath):
 
 @savable
 class VarianceExploding(AbstractPath):
-    r"""The variance-exploding diffusion, $a = 1$ and $s = \sigma_{\max}^{1 - t}\sigma_{\min}^{t}$ (Song et al. 2021, 2011.13456).
+    r"""The path of the variance-exploding diffusion, $a = 1$ and $s = \sigma_{\max}^{1 - t}\sigma_{\min}^{t}$.
 
-    It starts at the angle $\arctan(1/\sigma_{\max})$ and stops at $\arctan(1/\sigma_{\min})$, 0.01 from either end of
-    the quarter circle by default.
+    See Song et al. (2021, arXiv 2011.13456). The path starts at the angle $\arctan(1/\sigma_{\max})$ and stops at
+    $\arctan(1/\sigma_{\min})$. By default both are 0.01 from the ends of the quarter circle.
 
     Args:
-        sigma_min: least noise, in standard deviations of the data.
-        sigma_max: largest noise, same unit.
+        sigma_min: smallest noise level, in standard deviations of the data.
+        sigma_max: largest noise level, in standard deviations of the data.
 
     Raises:
-        ValueError: if one is not above 0, or the first not below the second.
+        ValueError: if a noise level is not above 0, or `sigma_min` is not below `sigma_max`.
     """
 
     sigma_min: float = eqx.field(static=True, default=0.01)
@@ -126,5 +126,5 @@ class VarianceExploding(AbstractPath):
 
 
 def stratified_times(key: Key, count: int) -> Times:
-    """One uniform time in each of `count` equal parts of [0, 1]."""
+    """Draw one uniform time in each of `count` equal parts of [0, 1]."""
     return (jnp.arange(count) + jr.uniform(key, (count,))) / count

@@ -1,8 +1,8 @@
-r"""Pretrained diffusion networks, from their own conventions to the Gaussian path.
+r"""Pretrained diffusion networks, converted from their own conventions to the Gaussian path.
 
-A network of the variance-preserving family is handed $x_t = \sqrt{\bar\alpha}\,x_1 + \sqrt{1 - \bar\alpha}\,e$. This is $y_\phi$
-itself with $\sin\phi = \sqrt{\bar\alpha}$. One of the variance-exploding family is handed
-$x_1 + \sigma e = y_\phi/\sin\phi$ with $\sigma = \cot\phi$. `velocity_coefficients` turns what it predicts into a velocity.
+The input of a variance-preserving network is $x_t = \sqrt{\bar\alpha}\,x_1 + \sqrt{1 - \bar\alpha}\,e$, which is $y_\phi$
+with $\sin\phi = \sqrt{\bar\alpha}$. The input of a variance-exploding network is $x_1 + \sigma e = y_\phi/\sin\phi$ with
+$\sigma = \cot\phi$. `velocity_coefficients` turns the network's prediction into a velocity.
 """
 
 import math
@@ -25,11 +25,11 @@ from .flows import AbstractGaussianFlow, Prediction, scale_of_gain, velocity_coe
 from .paths import AbstractPath, VarianceExploding
 
 DDPM_SCHEDULE = "betas = numpy.linspace(1e-4, 0.02, 1000)"
-"""The line of code that makes the schedule of DDPM."""
+"""Line of code that makes the noise schedule of DDPM."""
 
 
 class AbstractClock(eqx.Module):
-    """The time that a network is told, as a function of the angle."""
+    """The network's own time, as a function of the angle."""
 
     @abstractmethod
     def __call__(self, angle: Scalar) -> Scalar:
@@ -42,7 +42,7 @@ class Table(AbstractClock):
 
     Args:
         angles: increasing angles, shape `(steps,)`.
-        labels: what the network is told at each, shape `(steps,)`.
+        labels: the network's own time at each angle, shape `(steps,)`.
     """
 
     angles: Times
@@ -54,7 +54,7 @@ class Table(AbstractClock):
 
 @savable
 class Sigma(AbstractClock):
-    r"""$\sigma = \sigma_{\mathrm{data}}\cot\phi$, in the units of the data.
+    r"""The noise level $\sigma = \sigma_{\mathrm{data}}\cot\phi$ as the network's time, in the units of the data.
 
     Args:
         sigma_data: standard deviation of the data.
@@ -68,7 +68,7 @@ class Sigma(AbstractClock):
 
 @savable
 class Discrete(AbstractPath):
-    """A path given by its angles at equal steps of its time.
+    """A path given by its angles at equally spaced times.
 
     Args:
         angles: increasing angles, shape `(steps,)`.
@@ -83,10 +83,10 @@ class Discrete(AbstractPath):
 
 @savable
 class PretrainedDiffusion(AbstractGaussianFlow):
-    r"""A pretrained diffusion network on its Gaussian path; made by `from_ddpm` and `from_edm`.
+    r"""A pretrained diffusion network on its Gaussian path, made by `from_ddpm` or `from_edm`.
 
-    It runs from the angle where its training started, from $N(0, I)$, to that where it stopped: `log_prob` is that of the
-    data with noise of $\cos\phi$ at that last angle.
+    The flow starts from $N(0, I)$ at the angle of the largest noise in training, and stops at the angle of the smallest.
+    `log_prob` is the log density of the data with the noise that remains at that last angle, of size $\cos\phi$.
     """
 
     network: Callable[..., Any]
@@ -125,16 +125,16 @@ def from_ddpm(
     predicts: Prediction = "noise",
     context_shape: tuple[int, ...] | None = None,
 ) -> PretrainedDiffusion:
-    r"""A network trained under the DDPM convention, as a probability flow (Ho et al. 2020, arXiv 2006.11239).
+    r"""Convert a network trained under the DDPM convention to a probability flow (Ho et al. 2020, arXiv 2006.11239).
 
     Step $i$ of $0, \dots, T - 1$ mixes data and noise as $x = \sqrt{\bar\alpha_i}\,x_1 + \sqrt{1 - \bar\alpha_i}\,e$ with
-    $\bar\alpha_i = \prod_{j \le i}(1 - \beta_j)$. The flow runs over all of them, with $i$ as a continuous number.
+    $\bar\alpha_i = \prod_{j \le i}(1 - \beta_j)$. The flow runs over all steps, with $i$ as a continuous number.
 
     Args:
-        network: `(i, x, context) -> prediction`, of one event in the scaling it was trained with; context is None for an
-            unconditional network. If it returns a pair, the second is taken as hidden features.
+        network: `(i, x, context) -> prediction` for one event, in the scaling of its training; context is None for an
+            unconditional network. If it returns a pair, the second element is used as hidden features.
         event_shape: shape of one event.
-        betas: the schedule, shape `(T,)`, first step first.
+        betas: the noise schedule, shape `(T,)`, first step first.
         predicts: "noise" $e$, "data" $x_1$, "score" of $x$, or "velocity" $v = \sqrt{\bar\alpha}\,e - \sqrt{1 - \bar\alpha}\,x_1$
             (Salimans and Ho 2022, arXiv 2202.00512).
         context_shape: shape of one context; None for an unconditional network.
@@ -143,8 +143,8 @@ def from_ddpm(
         The model, for `FlowDensity` and `fit_divergence`.
 
     Raises:
-        TypeError: if `network` cannot be called as it should, or a shape is none.
-        ValueError: if the schedule, `predicts` or the shape of the prediction is unusable.
+        TypeError: if `network` cannot be called with these arguments, or a shape argument is not a shape.
+        ValueError: if the schedule or `predicts` is invalid, or the prediction does not have the shape of the event.
     """
     rates = real_array("from_ddpm", "betas", betas, Fixes(categories=DDPM_SCHEDULE))
     if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
@@ -179,19 +179,18 @@ def from_edm(
     preconditioned: bool = False,
     context_shape: tuple[int, ...] | None = None,
 ) -> PretrainedDiffusion:
-    r"""A network trained under the EDM convention, as a probability flow (Karras et al. 2022, arXiv 2206.00364).
+    r"""Convert a network trained under the EDM convention to a probability flow (Karras et al. 2022, arXiv 2206.00364).
 
-    In units of `sigma_data` the raw network $F_\theta$ of the preconditioned denoiser
-    $D = c_{\mathrm{skip}}x + c_{\mathrm{out}}F_\theta(c_{\mathrm{in}}x, c_{\mathrm{noise}})$ *is* the
-    velocity on the Gaussian path.
+    The preconditioned denoiser is $D = c_{\mathrm{skip}}x + c_{\mathrm{out}}F_\theta(c_{\mathrm{in}}x, c_{\mathrm{noise}})$.
+    In units of `sigma_data`, its raw network $F_\theta$ *is* the velocity on the Gaussian path.
 
     Args:
-        network: the raw network `(c_noise, x, context)`, with $c_{\mathrm{noise}} = \ln(\sigma)/4$ and its input of unit
+        network: the raw network `(c_noise, x, context)`, with $c_{\mathrm{noise}} = \ln(\sigma)/4$ and an input of unit
             variance; or, if `preconditioned`, the denoiser `(sigma, x, context)` around it.
         event_shape: shape of one event.
         sigma_data: standard deviation of the data, as in training.
-        sigma_min: least noise; the density is that of the data with noise of this size.
-        sigma_max: largest noise.
+        sigma_min: smallest noise level; the density is that of the data with noise of this size.
+        sigma_max: largest noise level.
         preconditioned: whether `network` is the denoiser.
         context_shape: shape of one context; None for an unconditional network.
 
@@ -199,8 +198,8 @@ def from_edm(
         The model, for `FlowDensity` and `fit_divergence`.
 
     Raises:
-        TypeError: if `network` cannot be called as it should, or a shape is none.
-        ValueError: if a noise level or the shape of the output is unusable.
+        TypeError: if `network` cannot be called with these arguments, or a shape argument is not a shape.
+        ValueError: if a noise level is invalid, or the output does not have the shape of the event.
     """
     sigma_data = check_number("from_edm", "sigma_data", sigma_data, 0.0, fix=0.5)
     sigma_min = check_number("from_edm", "sigma_min", sigma_min, 0.0, fix=0.002)
@@ -228,7 +227,7 @@ def from_edm(
 
 @savable
 class Negated(eqx.Module):
-    """A callable with its output negated."""
+    """A network with a negated output."""
 
     network: Callable[..., Any]
 
@@ -238,7 +237,7 @@ class Negated(eqx.Module):
 
 @savable
 class Raw(eqx.Module):
-    """EDM's raw network, told the logarithm of the noise."""
+    r"""EDM's raw network as a function of the noise level $\sigma$; the network itself takes $\ln(\sigma)/4$."""
 
     network: Callable[..., Any]
 
@@ -248,7 +247,7 @@ class Raw(eqx.Module):
 
 @savable
 class Denoiser(eqx.Module):
-    """EDM's denoiser, in units of the standard deviation of the data and of the Gaussian path."""
+    """EDM's denoiser, with the input scaled as on the Gaussian path and the output in standard deviations of the data."""
 
     network: Callable[..., Any]
     sigma_data: float = eqx.field(static=True)

@@ -15,12 +15,12 @@ from .networks import AbstractNetwork, Activation, activation_function, angle_em
 
 @savable
 class Block(eqx.Module):
-    """Two 3x3 convolutions beside the identity, with the angle and the context added between them.
+    """Residual block of two 3x3 convolutions, with the angle and the context added between them.
 
     Args:
-        key: JAX PRNG key of the initial weights.
-        channels: channels of input and output.
-        embedding: size of the vector that is added.
+        key: JAX PRNG key for the initial weights.
+        channels: number of channels of the input and of the output.
+        embedding: length of the vector of angle embedding and context.
     """
 
     first: eqx.nn.Conv2d
@@ -43,27 +43,28 @@ class Block(eqx.Module):
 
 @savable
 class UNet(AbstractNetwork):
-    r"""Convolutional network that looks at an image on several scales (Ronneberger et al. 2015, arXiv 1505.04597).
+    r"""Convolutional network for images with several scales (Ronneberger et al. 2015, arXiv 1505.04597).
 
-    One block on each scale on the way down and on the way up, whose features are joined to those of the way down; each scale has
-    half the rows and columns and twice the channels of the one before. As in `ResidualMLP` the last layer starts at zero, and
-    there is no normalization layer and no product of inputs, so that the network is bounded and Lipschitz on bounded inputs.
+    There is one block on each scale on the way down and one on the way up. The features of the way down are concatenated to
+    those of the way up on the same scale. Each scale has half the rows and columns and twice the channels of the one before. As
+    in `ResidualMLP`, the last layer starts at zero, and there is no normalization layer and no product of inputs, so the network
+    is bounded and Lipschitz on bounded inputs.
 
-    Its hidden features have a row for each place in the image: a divergence head reads each by itself and adds up.
+    The hidden features have a row for each pixel. A divergence head reads each row by itself and sums over the rows.
 
     Args:
-        key: JAX PRNG key of the initial weights.
+        key: JAX PRNG key for the initial weights.
         event_shape: rows, columns and channels of an event.
         context_dim: dimension of the context, 0 for none.
-        width: channels on the finest scale.
-        scales: number of scales; rows and columns must divide by `2 ** (scales - 1)`.
+        width: number of channels on the finest scale.
+        scales: number of scales; rows and columns must be divisible by `2 ** (scales - 1)`.
         frequencies: harmonics of the angle embedding.
         activation: one of "silu", "gelu", "tanh", "softplus".
 
     Raises:
-        TypeError: if `key` is no key, or `event_shape` no shape.
-        ValueError: if a size is no integer in its range, the activation unknown, or the events are not images or cannot be halved
-            so often.
+        TypeError: if `key` is not a PRNG key, or `event_shape` is not a shape.
+        ValueError: if a size is not an integer in its range, the activation is unknown, the events are not images, or their rows
+            and columns are not divisible by `2 ** (scales - 1)`.
     """
 
     inward: eqx.nn.Conv2d
@@ -115,7 +116,7 @@ class UNet(AbstractNetwork):
             for fine, coarse, block, step, _, _ in steps
         )
         self.middle = Block(middle, widths[-1], told)
-        # What comes up is joined with what went down on the same scale.
+        # The input of each step up also has the features of the way down on the same scale.
         self.up = tuple(
             (convolution(step, coarse + fine, fine), Block(block, fine, told))
             for fine, coarse, _, _, step, block in reversed(steps)
@@ -144,7 +145,7 @@ class UNet(AbstractNetwork):
 
 
 def convolution(key: Key, inputs: int, outputs: int, *, stride: int = 1) -> eqx.nn.Conv2d:
-    """A 3x3 convolution with initial weights of variance 1 / (9 inputs) and no initial bias, as `linear`."""
+    """A 3x3 convolution with initial weights of variance 1 / (9 inputs) and no initial bias, as in `linear`."""
     layer = eqx.filter_eval_shape(eqx.nn.Conv2d, inputs, outputs, kernel_size=3, stride=stride, padding=1, key=key)
     weight = jr.normal(key, layer.weight.shape) / jnp.sqrt(9 * inputs)
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros((outputs, 1, 1))))
@@ -153,9 +154,9 @@ def convolution(key: Key, inputs: int, outputs: int, *, stride: int = 1) -> eqx.
 def convolve(
     layer: eqx.nn.Conv2d, image: Float[Array, "rows columns inputs"]
 ) -> Float[Array, "new_rows new_columns outputs"]:
-    """What a 3x3 convolution makes of an image whose channels are last: one product with the nine neighbors of each place.
+    """Apply a 3x3 convolution to an image with channels last, as one matrix product with the nine neighbors of each pixel.
 
-    XLA's own convolution takes ten times as long on a CPU within a loop (github.com/jax-ml/jax/issues/12868), and both training
+    XLA's own convolution takes ten times as long on a CPU inside a loop (github.com/jax-ml/jax/issues/12868), and both training
     and solvers are loops.
     """
     assert layer.bias is not None

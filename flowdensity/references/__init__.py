@@ -1,1 +1,1 @@
-"""References: densities in closed form that networks depart from."""
+"""References: closed-form densities to which networks add a learned departure."""

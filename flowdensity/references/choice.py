@@ -1,4 +1,4 @@
-"""The reference of a flow: the fitted Gaussian, or a mixture of Gaussians if held-out rows are likelier under it."""
+"""Choice of the reference: the fitted Gaussian, or a mixture of Gaussians if it has a higher held-out log density."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import tqdm
 from scipy.stats import norm
 
 from .._registry import savable
@@ -24,28 +23,31 @@ from ..data.tables import Sample
 from .fit import fit_reference
 
 COMPONENT_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Numbers of components that are tried. Without a context one component is the fitted Gaussian itself."""
+"""Numbers of mixture components to try; without a context, one component is the fitted Gaussian itself."""
 VARIANCE_FLOORS = (0.001, 0.01, 0.03, 0.1, 0.3)
-"""Values that are tried for what is added to the variances of the components, as a fraction of the variances of all rows."""
+"""Values to try for the constant added to the component variances, as a fraction of the variances of all rows."""
 NUM_FOLDS = 5
-"""Parts of the rows, each of which is held out once."""
+"""Number of folds into which the rows are split for cross-validation."""
+MIN_COMPARED_ROWS = 20
+"""Minimum number of distinct rows for a choice, since the error of a score is unknown with a few held-out rows."""
 MAX_COMPARED_ROWS = 5_000
-"""Maximum number of rows that the candidates are compared on."""
+"""Maximum number of rows used to compare the candidates."""
 MAX_WORSE = 2
-"""A search ends after this many candidates in a row that do worse than the best."""
+"""A search stops after this many consecutive candidates that are worse than the best one."""
 
 
 @savable
 @dataclass(frozen=True)
 class ReferenceChoice:
-    """How the reference of a flow was chosen.
+    """Chosen reference of a flow, with the held-out scores behind the choice.
 
     Attributes:
         components: number of Gaussians in the mixture; None for the fitted Gaussian.
-        floor: what was added to the variances of its components, as a fraction of those of all rows.
-        gain: mean log density of held-out rows under the best mixture less that under the fitted Gaussian, nats, and its
+        floor: constant added to the variances of the components, as a fraction of the variances of all rows.
+        gain: mean held-out log density under the best mixture minus that under the fitted Gaussian, in nats, and its
             standard error.
-        lead: the same under that mixture less that under a flow trained from the fitted Gaussian; None if none was trained.
+        lead: mean held-out log density under that mixture minus that under a flow trained from the fitted Gaussian, in nats,
+            and its standard error; None if no such flow was trained.
     """
 
     components: int | None
@@ -54,32 +56,29 @@ class ReferenceChoice:
     lead: tuple[float, float] | None = None
 
     def summary(self) -> str:
-        """One line of text."""
+        """Describe the choice in one line of text."""
         gain, error = self.gain
         plural = "" if self.components == 1 else "s"
         chosen = (
             "the fitted Gaussian" if self.components is None else f"a mixture of {self.components} Gaussian{plural}"
         )
-        text = f"reference: {chosen}; on held-out rows the best mixture is {gain:+.3f} +- {error:.3f} nats above one Gaussian"
+        text = f"reference: {chosen}; held-out log density: mixture minus Gaussian {gain:+.3f} +- {error:.3f} nats"
         if self.lead is None:
             return text
         lead, error = self.lead
-        return f"{text}, and {lead:+.3f} +- {error:.3f} above a flow trained from that Gaussian"
+        return f"{text}, mixture minus flow from the Gaussian {lead:+.3f} +- {error:.3f}"
 
 
-def choose_reference(
-    key: Key, scaling: Scaling, table: Sample, *, folds: int, progress: bool
-) -> ReferenceChoice | None:
-    """Choose the number of components and the floor of their variances under which held-out rows are likeliest.
+def choose_reference(key: Key, scaling: Scaling, table: Sample, *, folds: int) -> ReferenceChoice | None:
+    """Choose the number of components and the variance floor that maximize the held-out log density.
 
-    A mixture is chosen if it gains more than its standard error over the fitted Gaussian.
+    A mixture is chosen if its gain over the fitted Gaussian exceeds the standard error of the gain.
 
     Args:
-        key: JAX PRNG key of the split.
+        key: JAX PRNG key for the split into folds.
         scaling: the scaling that whitened the rows.
-        table: whitened rows, and their contexts.
-        folds: how many of five parts of the rows are held out, one after another.
-        progress: whether to show a bar.
+        table: whitened rows and their contexts.
+        folds: number of the five folds that are held out, one after another.
 
     Returns:
         The choice; None if there are too few rows, or too many dimensions, for any mixture.
@@ -87,11 +86,11 @@ def choose_reference(
     if len(table.states) > MAX_COMPARED_ROWS:
         table = table.take(jr.permutation(jr.fold_in(key, 0), len(table.states))[:MAX_COMPARED_ROWS])
     dim, context_dim = table.states.shape[1], table.contexts.shape[1]
-    # Rows that are repeated are held out together, and say no more than one.
+    # Equal rows stay in the same fold and count as one observation.
     distinct, kind = table.kinds()
     most = int(0.8 * min(table.effective, len(distinct))) // (dim + min(dim, context_dim) + 1)
     counts = [count for count in COMPONENT_COUNTS if (1 if context_dim else 2) <= count <= most]
-    if dim > FULL_COVARIANCE_LIMIT or not counts:
+    if dim > FULL_COVARIANCE_LIMIT or len(distinct) < MIN_COMPARED_ROWS or not counts:
         return None
     fold = np.asarray(jr.permutation(key, len(distinct)) % NUM_FOLDS)[kind]
     parts = [np.flatnonzero(fold == number) for number in range(folds)]
@@ -113,19 +112,20 @@ def choose_reference(
     def with_floor(floor: float) -> ReferenceChoice:
         return _best(counts, lambda count: tried(count, floor))
 
-    choice = _best(tqdm.tqdm(VARIANCE_FLOORS, desc="reference", unit="floor", disable=not progress), with_floor)
+    choice = _best(VARIANCE_FLOORS, with_floor)
     gain, error = choice.gain
     return choice if gain > error else ReferenceChoice(None, 0.0, choice.gain)
 
 
 def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, Sample]:
-    """Whiten both by the kept rows alone: the fitted Gaussian is a rival here, and must not have seen what is held out.
+    """Whiten both tables with the statistics of the kept rows alone.
 
-    The rows have been whitened by all of them, which is undone first.
+    The fitted Gaussian is one of the candidates, so it must not be fitted to the held-out rows. The rows that are passed in were
+    whitened with the statistics of all rows; this is undone first.
     """
     scale = np.asarray(scaling.scale, np.float64)
     before = [times_rows(scale, np.asarray(each.states, np.float64)) for each in (kept, held)]
-    # A column that varies in the held-out rows alone is not constant in the whole table.
+    # A column may be constant in the kept rows and vary in the held-out rows, so its deviation needs a lower bound.
     deviation = np.linalg.norm(scale, axis=1) if scale.ndim == 2 else scale
     weights = None if kept.weights is None else np.asarray(kept.weights, np.float64)
     location, _, whitener = whitening(before[0], weights, MIN_RELATIVE_DEVIATION * deviation)
@@ -134,7 +134,7 @@ def whiten_again(scaling: Scaling, kept: Sample, held: Sample) -> tuple[Sample, 
 
 
 def _best(candidates: Iterable[float], tried: Callable[..., ReferenceChoice]) -> ReferenceChoice:
-    """The choice with the largest gain; the search ends after two candidates in a row that do worse."""
+    """Return the choice with the largest gain; stop after `MAX_WORSE` consecutive candidates that are worse."""
     best, worse = None, 0
     for candidate in candidates:
         choice = tried(candidate)

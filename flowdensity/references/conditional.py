@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians given a context: a joint mixture of state and context, conditioned on the context."""
+"""Conditional mixtures of Gaussians: a joint mixture of state and context, conditioned on the context."""
 
 import equinox as eqx
 import jax
@@ -13,13 +13,14 @@ from .mixture import GaussianMixture
 class ConditionalMixture(eqx.Module):
     r"""A mixture of Gaussians whose weights and means depend on the context.
 
-    Conditioning a joint mixture of a state and a summary $u = P c$ of the context gives a mixture again: the covariances are
-    Schur complements and do not depend on the context, the means are affine in it, and the weights are proportional to
-    $w_k\,N(u; a_k, U_k)$.
+    A joint mixture of a state and a summary $u = P c$ of the context, conditioned on the context, is again a mixture. Its
+    covariances are Schur complements and do not depend on the context. Its means are affine in the context. Its weights are
+    proportional to $w_k\,N(u; a_k, U_k)$.
 
     Args:
-        mixture: the mixture given a context of zeros, with the weights $w_k$ that the components have without a context.
-        slopes: how the means move with the context, along the axes of their components, shape `(components, dim, context_dim)`.
+        mixture: the mixture at a context of zeros, but with the unconditional weights $w_k$.
+        slopes: slopes of the means with respect to the context, along the principal axes of each component, shape
+            `(components, dim, context_dim)`.
         projection: $P$, shape `(summary, context_dim)`.
         summary_means: $a_k$, shape `(components, summary)`.
         summary_whiteners: inverses of the Cholesky factors of $U_k$, shape `(components, summary, summary)`.

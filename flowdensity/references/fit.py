@@ -1,7 +1,8 @@
-r"""Fitting references: mixtures of Gaussians by expectation and maximization, in float64.
+r"""Fit reference mixtures of Gaussians by expectation-maximization, in float64.
 
-Given contexts, states are first regressed on them, and what the regression predicts is all that the mixture sees of a context:
-the joint mixture is one of residuals, white, and predictions. Its conditional is then written in the states' coordinates.
+With contexts, the states are first regressed on the contexts. The joint mixture is fitted to the whitened residuals and to the
+predictions of the regression, so it sees a context only through these predictions. Its conditional distribution is then
+expressed in the coordinates of the states.
 """
 
 from dataclasses import dataclass
@@ -18,24 +19,24 @@ from .conditional import ConditionalMixture
 from .mixture import GaussianMixture
 
 MAX_ROWS = 20_000
-"""Maximum number of rows that a mixture is fitted to."""
+"""Maximum number of rows used to fit a mixture."""
 RIDGE = 1e-3
-"""Penalty on the coefficients of the regression, in rows: standardized contexts that are nearly collinear need some."""
+"""Ridge penalty of the regression, in units of rows; it stabilizes nearly collinear contexts."""
 MIN_SINGULAR_VALUE = 1e-3
-"""Directions of the predictions that vary less than this, in units of the states, are left out."""
+"""Principal directions of the predictions with a smaller standard deviation, in units of the states, are dropped."""
 
 
 class Regression(NamedTuple):
-    """Affine maps from contexts and states to predictions and white residuals.
+    """Affine regression of states on contexts, with whitened residuals and predictions.
 
     Attributes:
-        intercept: shape `(dim,)`.
-        slopes: shape `(dim, context_dim)`.
+        intercept: intercept of the regression, shape `(dim,)`.
+        slopes: slopes of the regression, shape `(dim, context_dim)`.
         location: mean of the residuals, shape `(dim,)`.
-        scale: root of their covariance, shape `(dim, dim)`.
-        whitener: its inverse.
-        projection: contexts to what the regression predicts, reduced to its principal directions and white, shape
-            `(summary, context_dim)`.
+        scale: root of the covariance of the residuals, shape `(dim, dim)`.
+        whitener: inverse of `scale`.
+        projection: linear map from contexts to summaries, shape `(summary, context_dim)`. The summaries are the whitened
+            principal components of the predictions.
     """
 
     intercept: np.ndarray
@@ -46,20 +47,20 @@ class Regression(NamedTuple):
     projection: np.ndarray
 
     def rows(self, states: np.ndarray, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """White residuals, shape `(n, dim)`, and summaries of the contexts, shape `(n, summary)`."""
+        """Whitened residuals, shape `(n, dim)`, and summaries of the contexts, shape `(n, summary)`."""
         residuals = states - self.intercept - contexts @ self.slopes.T - self.location
         return times_rows(self.whitener, residuals), contexts @ self.projection.T
 
 
 @dataclass(frozen=True)
 class FittedMixture:
-    """A joint mixture of white residuals and summaries.
+    """Joint mixture of Gaussians for whitened residuals and context summaries.
 
     Attributes:
-        regression: what the residuals are of.
-        weights: shape `(components,)`.
-        means: shape `(components, dim + summary)`.
-        covariances: shape `(components, dim + summary, dim + summary)`.
+        regression: the regression that gives the residuals and the summaries.
+        weights: weights of the components, shape `(components,)`.
+        means: means of the components, shape `(components, dim + summary)`.
+        covariances: covariances of the components, shape `(components, dim + summary, dim + summary)`.
     """
 
     regression: Regression
@@ -72,6 +73,11 @@ class FittedMixture:
         """Dimension of the states."""
         return len(self.regression.intercept)
 
+    @property
+    def directions(self) -> int:
+        """Dimension of the summary of a context."""
+        return len(self.regression.projection)
+
     def log_densities(self, table: Sample) -> np.ndarray:
         """Log densities of states given their contexts, in nats, shape `(rows,)`."""
         residuals, summaries = self.regression.rows(*arrays(table))
@@ -80,7 +86,7 @@ class FittedMixture:
         return joint - self._log_joint(summaries, self.dim) - scale
 
     def _log_joint(self, rows: np.ndarray, first: int) -> np.ndarray:
-        """Log densities of the joint mixture's coordinates from `first` on."""
+        """Log densities under the marginal of the joint mixture over the coordinates from `first` on."""
         each = [
             np.log(weight) + _log_normal(rows, mean[first:], covariance[first:, first:])
             for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True)
@@ -88,7 +94,7 @@ class FittedMixture:
         return np.asarray(logsumexp(each, axis=0))
 
     def reference(self) -> GaussianMixture | ConditionalMixture:
-        """The mixture of whitened states, given the context where there is one."""
+        """The mixture for whitened states; with contexts, the mixture conditional on a context."""
         dim, regression = self.dim, self.regression
         means, summary_means = self.means[:, :dim], self.means[:, dim:]
         within, across, summaries = (
@@ -96,7 +102,7 @@ class FittedMixture:
             self.covariances[:, :dim, dim:],
             self.covariances[:, dim:, dim:],
         )
-        # Regression of the residuals on the summary, within each component.
+        # Conditioning each Gaussian on the summary is a linear regression of the residuals within that component.
         gains = np.swapaxes(np.linalg.solve(summaries, np.swapaxes(across, 1, 2)), 1, 2)
         conditional = within - gains @ np.swapaxes(across, 1, 2)
         offsets = means - np.einsum("kij,kj->ki", gains, summary_means)
@@ -120,31 +126,34 @@ class FittedMixture:
         )
 
 
-def fit_reference(table: Sample, components: int, floor: float, starts: int = 1) -> FittedMixture:
-    """Fit a mixture to whitened rows, at most 20,000 of them.
+def fit_reference(
+    table: Sample, components: int, floor: float, starts: int = 1, directions: int | None = None
+) -> FittedMixture:
+    """Fit a mixture to whitened rows, of which at most 20,000 are used.
 
     Args:
-        table: whitened states, and their contexts.
+        table: whitened states and their contexts.
         components: number of Gaussians.
-        floor: what is added to their variances, as a fraction of the variance of the residuals.
-        starts: number of times that expectation and maximization start, of which the best is taken.
+        floor: constant added to the variances of the components, as a fraction of the variance of the residuals.
+        starts: number of initial values for expectation-maximization; the best fit is returned.
+        directions: maximum dimension of the summary of the contexts; None means no maximum.
     """
     states, contexts = arrays(table)
     weights = None if table.weights is None else np.asarray(table.weights, np.float64)
     rows = resampled(np.concatenate([states, contexts], axis=1), weights, min(MAX_ROWS, len(states)))
     states, contexts = np.split(rows, [states.shape[1]], axis=1)
-    regression = _regress(states, contexts) if contexts.shape[1] else _no_regression(states.shape[1])
+    regression = _regress(states, contexts, directions) if contexts.shape[1] else _no_regression(states.shape[1])
     mixture: Any = fit_mixture(np.concatenate(regression.rows(states, contexts), axis=1), components, floor, starts)
     return FittedMixture(regression, mixture.weights_, mixture.means_, mixture.covariances_)
 
 
 def arrays(table: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """The states and the contexts of a table in float64."""
+    """States and contexts of a table, in float64."""
     return np.asarray(table.states, np.float64), np.asarray(table.contexts, np.float64)
 
 
-def _regress(states: np.ndarray, contexts: np.ndarray) -> Regression:
-    """Ridge regression of states on contexts."""
+def _regress(states: np.ndarray, contexts: np.ndarray, most: int | None) -> Regression:
+    """Ridge regression of states on contexts, with at most `most` directions of its predictions."""
     intercept, center = states.mean(axis=0), contexts.mean(axis=0)
     moved = contexts - center
     penalty = RIDGE * np.eye(contexts.shape[1])
@@ -152,8 +161,8 @@ def _regress(states: np.ndarray, contexts: np.ndarray) -> Regression:
     predictions = moved @ slopes.T
     location, scale, whitener = whitening(states - intercept - predictions)
     _, sizes, directions = np.linalg.svd(predictions / np.sqrt(len(states)), full_matrices=False)
-    several = sizes > MIN_SINGULAR_VALUE
-    projection = (directions[several] / sizes[several, None]) @ slopes
+    several = int(np.count_nonzero(sizes > MIN_SINGULAR_VALUE)) if most is None else most
+    projection = (directions[:several] / sizes[:several, None]) @ slopes
     return Regression(intercept - slopes @ center, slopes, location, scale, whitener, projection)
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians: density, and velocity on a Gaussian path with its divergence, in closed form."""
+"""Mixtures of Gaussians: closed-form density, and closed-form velocity and divergence on a Gaussian path."""
 
 import math
 
@@ -19,26 +19,26 @@ EQUAL_WEIGHTS = Fixes(categories="weights = numpy.ones(len(means))")
 
 @savable
 class GaussianMixture(eqx.Module):
-    r"""A mixture of Gaussians $N(m_k, C_k)$, with the velocity that carries noise to it on a Gaussian path.
+    r"""A mixture of Gaussians $N(m_k, C_k)$, with its velocity on the Gaussian path from noise.
 
-    With $S_k = \sin^2\phi\,C_k + \cos^2\phi\,I$, the probability $\pi_k(\phi, y)$ of a component and the score $g_k$ of its law
-    at an angle,
+    Let $S_k = \sin^2\phi\,C_k + \cos^2\phi\,I$ be the covariance of component $k$ at the angle $\phi$, $\pi_k(\phi, y)$ the
+    posterior probability of the component and $g_k$ its score. The velocity is
 
     $$
     f = \sum_k \pi_k f_k, \qquad f_k = \sin\phi\cos\phi\,(C_k - I)\,S_k^{-1}(y - \sin\phi\,m_k) + \cos\phi\,m_k, \qquad
     g_k = -S_k^{-1}(y - \sin\phi\,m_k) .
     $$
 
-    Everything is computed along the components' own axes, where these matrices are diagonal.
+    All computations use the principal axes of each component, along which these matrices are diagonal.
 
     Args:
-        weights: of the components, positive, of any sum, shape `(components,)`.
-        means: whitened, shape `(components, dim)`.
-        covariances: positive definite, shape `(components, dim, dim)`.
+        weights: positive weights of the components, which are normalized to sum 1, shape `(components,)`.
+        means: means of the components in whitened units, shape `(components, dim)`.
+        covariances: positive definite covariances, shape `(components, dim, dim)`.
 
     Raises:
-        TypeError: if one is not made of real numbers.
-        ValueError: if shapes do not belong together, a weight is not positive or a covariance not positive definite.
+        TypeError: if an argument does not consist of real numbers.
+        ValueError: if the shapes are inconsistent, a weight is not positive, or a covariance is not positive definite.
     """
 
     log_weights: Float[Array, " components"]
@@ -47,7 +47,7 @@ class GaussianMixture(eqx.Module):
     variances: Float[Array, "components dim"]
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
-        # In float64, whatever JAX's own precision.
+        # The eigendecomposition is computed in float64, whatever JAX's default dtype.
         given = {"weights": weights, "means": means, "covariances": covariances}
         weights, means, covariances = (
             real_array("GaussianMixture", name, each, EQUAL_WEIGHTS) for name, each in given.items()
@@ -61,8 +61,8 @@ class GaussianMixture(eqx.Module):
         variances, axes = np.linalg.eigh(covariances)
         if not (np.all(weights > 0.0) and np.all(variances > 0.0)):
             raise ValueError(
-                "GaussianMixture expected positive `weights` and positive definite `covariances`; got a least weight of "
-                f"{weights.min():.3g} and a least variance of {variances.min():.3g}. "
+                "GaussianMixture expected positive `weights` and positive definite `covariances`; got a smallest weight of "
+                f"{weights.min():.3g} and a smallest variance of {variances.min():.3g}. "
                 f"Fix: {_made_positive(weights, covariances)}"
             )
         self.log_weights = jnp.asarray(np.log(weights / weights.sum()), float)
@@ -73,10 +73,9 @@ class GaussianMixture(eqx.Module):
     def __check_init__(self) -> None:
         count, dim = self.centers.shape
         shapes = self.log_weights.shape, self.axes.shape, self.variances.shape
-        if shapes != ((count,), (count, dim, dim), (count, dim)):
-            raise ValueError(
-                f"A mixture of {count} components in {dim} dimensions has no arrays of the shapes {shapes}"
-            )
+        expected = (count,), (count, dim, dim), (count, dim)
+        if shapes != expected:
+            raise ValueError(f"GaussianMixture expected arrays of the shapes {expected}; got {shapes}")
 
     def given(self, context: Context) -> "GaussianMixture":
         """The mixture itself, which depends on no context."""
@@ -94,7 +93,7 @@ class GaussianMixture(eqx.Module):
         """Velocity, shape `(dim,)`, and its divergence at a whitened state."""
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
         variances = jnp.square(sine) * self.variances + jnp.square(cosine)
-        # Narrow components magnify what a GPU's own precision for products would leave out.
+        # Narrow components amplify rounding errors, and the default precision of matrix products on a GPU is too low for them.
         turned = jnp.einsum("kij,i->kj", self.axes, state, precision="highest")
         centered = turned - sine * self.centers
         scores = -centered / variances
@@ -103,12 +102,13 @@ class GaussianMixture(eqx.Module):
         velocities = slopes * centered + cosine * self.centers
         each = jnp.einsum("kij,nkj->nki", self.axes, jnp.stack([velocities, scores]), precision="highest")
         velocity, score = jnp.einsum("k,nki->ni", shares, each, precision="highest")
-        # The shares move with the state: their gradients are those of the components' scores less the mean score.
+        # The posterior probabilities depend on the state: the gradient of log(share) is the component's score minus the mean
+        # score.
         moved = jnp.sum((each[0] - velocity[None]) * (each[1] - score[None]), axis=1)
         return velocity, jnp.dot(shares, jnp.sum(slopes, axis=1) + moved)
 
     def faded(self, angle: Scalar, state: State, reach: Scalar) -> tuple[State, Scalar]:
-        r"""Velocity $m f(\phi, m y)$, which fades beyond `reach` as that of a network does, and its divergence."""
+        r"""Velocity $m f(\phi, m y)$ and its divergence. The squash factor $m$ fades it beyond `reach`, as for a network."""
         near, _ = squash(state, reach)
         factor, slope = jax.value_and_grad(lambda y: squash(y, reach)[1])(state)
         (velocity, rate), (change, _) = jax.jvp(lambda y: self(angle, y), (near,), (state,))
@@ -116,7 +116,7 @@ class GaussianMixture(eqx.Module):
 
 
 def _of_one_shape(weights: tuple[int, ...], means: tuple[int, ...], covariances: tuple[int, ...]) -> str:
-    """The lines that give a mixture's arrays the shapes of its means, as a fix."""
+    """Fix that gives the arrays of a mixture the shapes that its means imply."""
     count, dim = means if len(means) == 2 else (1, math.prod(means))
     lines = [] if len(means) == 2 else ["means = numpy.reshape(means, (1, -1))"]
     if weights != (count,):
@@ -130,7 +130,7 @@ def _of_one_shape(weights: tuple[int, ...], means: tuple[int, ...], covariances:
 
 
 def _made_positive(weights: np.ndarray, covariances: np.ndarray) -> str:
-    """The line that leaves components without weight out, or lifts the variances, as a fix."""
+    """Fix that drops components without a positive weight, or increases the variances."""
     if not np.all(weights > 0.0):
         if not np.any(weights > 0.0):
             return "weights = numpy.ones(len(means))"

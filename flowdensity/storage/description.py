@@ -1,8 +1,8 @@
-"""Objects as a tree that JSON can hold and a table of arrays, and back.
+"""Conversion of objects to a JSON tree and a table of arrays, and back.
 
-Code is never saved. Of an equinox module of a user's own class the parts are saved, and whoever loads them hands over the class.
-Of a network that is not an equinox module, or not flowdensity's, only the arrays are saved, and whoever loads them hands over a
-network of the same form.
+Code is never saved. For an equinox module of a user's own class, the parts are saved, and the reader of the file must pass the
+class. For a network that is not an equinox module or not from flowdensity, only the arrays are saved, and the reader must pass a
+network with arrays of the same shapes and types.
 """
 
 import math
@@ -23,26 +23,26 @@ from ..models.networks import AbstractNetwork
 from . import foreign as foreign
 
 NETWORKS = (AbstractNetwork, Callable[..., Any])
-"""Annotations of parts that may be a network of the user's own."""
+"""Annotations of parts that may be a user's own network."""
 
 IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
-"""Generators of random numbers that come with JAX."""
+"""Names of JAX's random number generators."""
 
 
 class Unreadable(ValueError):
-    """A sound file that needs something from its reader, and says what."""
+    """Error for an intact file that needs something from its reader. The message says what."""
 
 
 def describe(value: Any, name: str, tensors: Tensors) -> Any:
-    """A tree that JSON has a form for; arrays go into `tensors` under the path that leads to them.
+    """Convert an object to a tree that can be written as JSON. Arrays are added to `tensors` under their path.
 
     Args:
-        value: made of the types that are listed here.
-        name: path that leads to it.
-        tensors: is added to.
+        value: object to convert.
+        name: path of the object.
+        tensors: table to which arrays are added.
 
     Raises:
-        TypeError: if something in it is of another type.
+        TypeError: if a part has an unsupported type.
     """
     if value is None or type(value) in (bool, int, str):
         return value
@@ -64,7 +64,7 @@ def describe(value: Any, name: str, tensors: Tensors) -> Any:
     for field, hint in kind.fields.items():
         if not is_own and not conforms(parts[field], hint):
             raise _unwritable(f"{name}/{field}", parts[field])
-    # Of a library's class less is saved than it has: the rest must be as it always is.
+    # For classes of other libraries, only some parts are saved. The remaining parts must have their usual values.
     is_module = isinstance(value, eqx.Module) and not is_own
     if is_module and jax.tree.structure(kind.make(**parts)) != jax.tree.structure(value):
         raise _unwritable(name, value)
@@ -78,12 +78,12 @@ def describe(value: Any, name: str, tensors: Tensors) -> Any:
 
 
 class Reader:
-    """Makes of a tree and its arrays what it describes.
+    """Reader that restores an object from a tree and its arrays.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: name of the public function for errors.
         tensors: arrays by name.
-        network: what the arrays of a user's own network belong to; None where there is none.
+        network: network into which the arrays of a user's own network are put; None if there is none.
         classes: the user's own classes by name.
     """
 
@@ -95,11 +95,11 @@ class Reader:
         self.used = False
 
     def restore(self, tree: Any) -> Any:
-        """What `describe` has described.
+        """Restore an object from the tree that `describe` returned.
 
         Raises:
             Unreadable: if the file needs something from its reader.
-            Exception: of any kind, if the tree is not sound.
+            Exception: any type of error, if the tree is invalid.
         """
         match tree:
             case None | bool() | int() | float() | str():
@@ -122,20 +122,20 @@ class Reader:
                 return self._own(name, [self.restore(array) for array in arrays])
             case {"array": str(name), "kind": str(kind), **rest}:
                 return self._array(name, kind, **rest)
-        raise ValueError(f"no value is written as {str(tree)[:80]}")
+        raise ValueError(f"{str(tree)[:80]} does not describe a value")
 
     def _own_object(self, name: str, trees: dict[str, Any]) -> Any:
         cls = self.classes.get(name)
         if cls is None:
             raise Unreadable(
-                f"{self.caller} expected the class {name} in `classes`, since the file has an object of it, and no code. "
+                f"{self.caller} expected the class {name} in `classes`, since the file has an object of this class, but no code. "
                 f"Fix: fd.load(file, classes=[{name.rpartition('.')[2]}])"
             )
         kind = kind_of(cls)
         if trees.keys() != kind.fields.keys():
             raise Unreadable(
-                f"{self.caller} expected the class {name} with the fields {list(trees)}, as it was saved; got one with "
-                f"{list(kind.fields)}. Hand over the class as it was. Fix: classes = [{cls.__name__}]"
+                f"{self.caller} expected the class {name} with the fields {list(trees)}, as saved; got one with "
+                f"{list(kind.fields)}. Pass a class of the same form as the saved one. Fix: classes = [{cls.__name__}]"
             )
         return self._object(name, kind._replace(fields=dict.fromkeys(kind.fields, Any)), trees)
 
@@ -159,8 +159,8 @@ class Reader:
         out = jnp.asarray(array)
         if out.dtype != array.dtype:
             raise Unreadable(
-                f"{self.caller} expected a session with 64-bit numbers, since the file has {name!r} of {array.dtype}, which this "
-                'one would cut short. Fix: jax.config.update("jax_enable_x64", True); fd.load(file)'
+                f"{self.caller} expected a session with 64-bit precision, since the file has {name!r} of {array.dtype}, which "
+                'this session would truncate. Fix: jax.config.update("jax_enable_x64", True); fd.load(file)'
             )
         if kind == "jax":
             return _weak(array) if weak else out
@@ -171,8 +171,9 @@ class Reader:
     def _own(self, name: str, arrays: list[Any]) -> Any:
         if self.network is None:
             raise Unreadable(
-                f"{self.caller} expected `network`, since the file has the arrays of a network that is not flowdensity's, of "
-                f"type {name}, and no code. Hand over one like that which was saved. Fix: fd.load(file, network=network)"
+                f"{self.caller} expected `network`, since the file has the arrays, but not the code, of a network of type "
+                f"{name}, which is not from flowdensity. Pass a network of the same form as the saved one. "
+                "Fix: fd.load(file, network=network)"
             )
         self.used = True
         network = wrap(self.network)
@@ -182,7 +183,7 @@ class Reader:
             (f"{what} {before}", f"{what} {now}")
             for what, before, now in (
                 ("of type", name, _name(network)),
-                ("with a number of arrays of", len(arrays), len(places)),
+                ("whose number of arrays is", len(arrays), len(places)),
                 *(
                     (f"with array {index} of", _form(array), _form(leaves[place]))
                     for index, (array, place) in enumerate(zip(arrays, places, strict=False))
@@ -193,7 +194,7 @@ class Reader:
         if differences:
             before, now = differences[0]
             raise Unreadable(
-                f"{self.caller} expected `network` {before}, as it was saved; got one {now}. "
+                f"{self.caller} expected `network` {before}, as saved; got one {now}. "
                 "Fix: network = density.model.network"
             )
         for place, array in zip(places, arrays, strict=True):
@@ -202,7 +203,7 @@ class Reader:
 
 
 def by_name(caller: str, classes: Any) -> dict[str, type]:
-    """The user's own classes by their names.
+    """Map the names of the user's own classes to the classes.
 
     Raises:
         TypeError: if they are not a list or tuple of equinox modules.
@@ -251,7 +252,7 @@ def _describe_network(network: Any, name: str, tensors: Tensors) -> Any:
 
 
 def _name(network: Any) -> str:
-    # Without its module: a class of a script is another's when that is imported.
+    # The module is left out, since it differs when a class of a script is imported.
     return type(network).__qualname__
 
 
@@ -259,7 +260,7 @@ def _unwritable(name: str, value: Any) -> TypeError:
     what = f"an array of {_form(value)}" if eqx.is_array(value) else f"of type {type(value).__name__}"
     return TypeError(
         f"save expected a density made of equinox modules, arrays, numbers and text; got one whose `{name}` is {what}. "
-        "The arrays alone can be saved, for code that makes the model anew. "
+        "You can save the arrays alone, and create the model in code before you load them. "
         "Fix: equinox.tree_serialise_leaves(file, density.model)"
     )
 
@@ -269,6 +270,6 @@ def _form(array: Any) -> str:
 
 
 def _weak(array: np.ndarray) -> Array:
-    """As a JAX array whose type gives way to another's, as that of a Python number does."""
+    """Convert to a weakly typed JAX array, like a Python number, whose type gives way to that of other arrays."""
     with jax.enable_x64(np.real(array).itemsize == 8):
         return jnp.full(array.shape, np.zeros((), array.dtype).item()).at[...].set(array)

@@ -1,7 +1,8 @@
-"""Densities in files: `save` and `load`.
+"""Saving densities to files, and loading them.
 
-A file is data: arrays, and a description of the objects that they belong to. Only registered classes, and those that the user
-hands over, are made of it; it holds no code. It also has a few values of the density, which the loaded one must reproduce.
+A file contains arrays and a description of the objects they belong to, but no code. Only objects of registered classes, and of
+classes that the user passes, are created from it. A file also contains a few values of the density, which the loaded density must
+reproduce.
 """
 
 import os
@@ -27,11 +28,11 @@ from ..training.report import FitReport
 from .description import Reader, Unreadable, by_name, describe
 
 FORMAT = 1
-"""Format of the files that are written."""
+"""Format version of files that are written."""
 PROBES = 4
-"""States at which a density's own values are kept beside it."""
+"""Number of states at which values of a density are stored in its file."""
 TOLERANCE = 1e-3
-"""Relative difference of those values that other hardware may make, and another network does not."""
+"""Relative difference of these values that is accepted. Other hardware stays within it, and another network does not."""
 
 Made = TypeVar("Made")
 
@@ -39,27 +40,27 @@ Made = TypeVar("Made")
 def save(file: str | os.PathLike[str], density: AbstractLearnedDensity, report: FitReport | None = None) -> None:
     """Write a density to one file: the model and its weights, the whitening, the support, the names, the divergence, the solver.
 
-    `load` gives it back, and arrays bit by bit. Of a network that is not flowdensity's the file has the arrays and not the code.
-    The file is there whole or, if the process ends on the way, not at all.
+    `load` restores the density, with bitwise equal arrays. For a network that is not from flowdensity, the file contains the
+    arrays but not the code. If the process ends during the call, there is no incomplete file.
 
     Args:
-        file: where to; its folder exists. What was there is replaced.
-        density: with or without its context.
-        report: of the fit, which `load_report` gives back.
+        file: path of the file, in an existing folder. An existing file is replaced.
+        density: the density, with or without its context.
+        report: report of the fit, which `load_report` returns.
 
     Returns:
         None.
 
     Raises:
-        TypeError: if `file` is no path, or `density` or `report` of another type or made of something that cannot be written.
-        ValueError: if `file` is a folder, or in one that does not exist.
+        TypeError: if `file` is not a path, if `density` or `report` has the wrong type, or if a part cannot be written.
+        ValueError: if `file` is a folder, or its folder does not exist.
     """
     check_path("save", "file", file, "file", fix="density.flow")
     target = Path(file)
     if target.is_dir() or not target.parent.is_dir():
         inside = target / "density.flow" if target.is_dir() else target
         raise ValueError(
-            f"save expected `file` in a folder that exists, and no folder itself; got {os.fspath(file)!r}. "
+            f"save expected `file` in an existing folder, and not a folder itself; got {os.fspath(file)!r}. "
             f"Fix: os.makedirs({str(inside.parent)!r}, exist_ok=True); file = {str(inside)!r}"
         )
     check_density("save", density)
@@ -79,25 +80,25 @@ def save(file: str | os.PathLike[str], density: AbstractLearnedDensity, report: 
 
 
 def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable[type] = ()) -> AbstractLearnedDensity:
-    """The density that `save` has written.
+    """Load the density that `save` has written.
 
-    Nothing of a file is executed; one that is damaged or made up is an error. The checksum finds accidents. It is no signature:
-    whoever can change a file can write one of another density.
+    Nothing in a file is executed. A damaged or invalid file raises an error. The checksum detects accidental changes, but it is
+    not a signature: anyone who can change a file can replace it with a file of another density.
 
     Args:
-        file: what was written.
-        network: for a density with a network that is not flowdensity's: one like it, into which the arrays are put. It is
-            an equinox or flax.nnx module, `jax.tree_util.Partial` or function, as it was first handed over.
-        classes: your own classes (paths, divergences, solvers) of which the density has objects.
+        file: path of the file.
+        network: for a density with a network that is not from flowdensity: a network of the same form, into which the arrays are
+            put. It is an equinox or flax.nnx module, a `jax.tree_util.Partial` or a function, as it was originally passed.
+        classes: your own classes (paths, divergences, solvers) of which the density contains objects.
 
     Returns:
         The density.
 
     Raises:
-        TypeError: if `file` is no path.
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no file of a density, or damaged, or one of a newer version; if `network` is missing, not wanted, or
-            another than that which was saved.
+        TypeError: if `file` is not a path.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not the file of a density, is damaged or comes from a newer version; if `network` is missing,
+            not needed, or differs from the network that was saved.
     """
 
     own = by_name("load", classes)
@@ -106,10 +107,10 @@ def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable
         reader = Reader("load", tensors, network, own)
         density = reader.restore(header["density"])
         if not isinstance(density, AbstractLearnedDensity):
-            raise TypeError(f"a {type(density).__name__} is no density")
+            raise TypeError(f"a {type(density).__name__} is not a density")
         if network is not None and not reader.used:
             raise Unreadable(
-                f"load expected no `network`, since the file has all of its density; got {type(network).__name__}. "
+                f"load expected no `network`, since the file has the whole density; got {type(network).__name__}. "
                 "Fix: network = None"
             )
         _check_shapes(density)
@@ -120,56 +121,56 @@ def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable
 
 
 def load_report(file: str | os.PathLike[str]) -> FitReport | None:
-    """The report of the fit that was saved with a density.
+    """Load the report of the fit that was saved with a density.
 
     Args:
-        file: what `save` has written.
+        file: path of a file that `save` has written.
 
     Returns:
         The report; None if there was none.
 
     Raises:
-        TypeError: if `file` is no path.
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no file of a density, or damaged, or one of a newer version.
+        TypeError: if `file` is not a path.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not the file of a density, is damaged or comes from a newer version.
     """
 
     def build(header: dict[str, Any], tensors: Tensors) -> FitReport | None:
         report = Reader("load_report", tensors).restore(header["report"])
         if not isinstance(report, FitReport | None):
-            raise TypeError(f"a {type(report).__name__} is no report")
+            raise TypeError(f"a {type(report).__name__} is not a report")
         return report
 
     return _opened("load_report", file, build)
 
 
 def _opened(caller: str, file: str | os.PathLike[str], build: Callable[[dict[str, Any], Tensors], Made]) -> Made:
-    """What `build` makes of a file's header and arrays."""
+    """Open a file and return the result of `build` for its header and arrays."""
     check_path(caller, "file", file, "file", fix="density.flow")
     header, tensors = read(caller, file)
     try:
         number = header["format"]
         if type(number) is not int or number < 1:
-            raise ValueError(f"there is no format {number!r}")
+            raise ValueError(f"format {number!r} does not exist")
         if number > FORMAT:
             raise Unreadable(
                 f"{caller} expected a file of format {FORMAT} or older; got {os.fspath(file)!r} of format {number}, written by "
-                f"flowdensity {header['flowdensity']}. Upgrade with `pip install --upgrade flowdensity`, or write it anew. "
-                f"Fix: {ANEW}"
+                f"flowdensity {header['flowdensity']}. Upgrade with `pip install --upgrade flowdensity`, or save it again with "
+                f"this version. Fix: {ANEW}"
             )
         return build(header, tensors)
     except Unreadable:
         raise
-    # Its checksum is right, but anyone can make one: whatever the content brings about, it is the file that is at fault.
+    # Anyone can write a valid checksum, so every error that the content causes is reported as a fault of the file.
     except Exception as error:
         raise ValueError(
-            f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, whose content makes none of its "
-            f"densities ({type(error).__name__}: {_first_line(error)}). Take another copy of it, or write it anew. Fix: {ANEW}"
+            f"{caller} expected a file as flowdensity wrote it; got {os.fspath(file)!r}, whose content is invalid "
+            f"({type(error).__name__}: {_first_line(error)}). Use another copy of it, or save it again. Fix: {ANEW}"
         ) from error
 
 
 def _check_shapes(density: AbstractLearnedDensity) -> None:
-    """Evaluate everything on shapes alone: what does not fit is found, whatever sizes a file claims, with nothing allocated."""
+    """Evaluate everything on shapes only, which finds mismatches without allocating memory for the sizes that a file claims."""
     model, divergence, solver = density.model, density.divergence, density.solver
 
     def everything(event: Array, context: Array) -> tuple[Any, ...]:
@@ -194,14 +195,14 @@ def _check_shapes(density: AbstractLearnedDensity) -> None:
 
 
 def _probe(density: AbstractLearnedDensity) -> dict[str, np.ndarray]:
-    """A few values of what the density is made of, in units of about one."""
+    """Compute a few values of the parts of a density, in units of about one."""
     model = density.model
     learned = density.divergence if density.divergence.is_learned else None
     network = density.state_log_prob if density.is_amortized else None
     numbers = np.arange(PROBES)[:, None]
     states = jnp.asarray(1.2 * np.cos(1.0 + 2.3 * numbers + 1.7 * np.arange(model.dim)), float)
     contexts = jnp.asarray(np.sin(2.0 + 1.9 * numbers + 1.3 * np.arange(model.context_scaling.dim)), float)
-    # At a GPU's own precision for products, other hardware would differ in the third digit.
+    # With a GPU's default precision of matrix products, other hardware would differ in the third digit.
     with jax.default_matmul_precision("highest"):
         values = _values((model, learned, network), states, contexts)
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
@@ -213,7 +214,7 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
     first, last = model.times(1)
     times = first + (last - first) * (1.0 + jnp.arange(PROBES)) / (PROBES + 1.0)
 
-    # Only what costs one pass of the networks: what else a file asks for, such as a number of probes, may be without bound.
+    # Compute only values that take one pass of the networks. Other sizes in a file, such as a number of probes, are unbounded.
     def one(time: Array, state: State, context: Context) -> dict[str, Array]:
         event = model.scaling.unwhiten(state)
         values = {
@@ -234,7 +235,7 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
 
 
 def _there_and_back(scaling: Scaling, state: State) -> State:
-    """A state by both maps of a scaling, which undo each other: as a tangent, whose digits no location takes away."""
+    """Map a state by both maps of a scaling, which cancel, as a tangent, so that the location costs no digits."""
     return jax.jvp(lambda y: scaling.whiten(scaling.unwhiten(y))[0], (state,), (state,))[1]
 
 
@@ -246,15 +247,15 @@ def _tolerance(density: AbstractLearnedDensity) -> float:
 def _check_probe(values: dict[str, np.ndarray], kept: dict[str, np.ndarray], tolerance: float) -> None:
     shapes, before = ({name: value.shape for name, value in each.items()} for each in (values, kept))
     if shapes != before:
-        raise ValueError(f"it has kept values of the shapes {before}, and what is made of it has {shapes}")
+        raise ValueError(f"the stored values have the shapes {before}, but those of the loaded density have {shapes}")
     for name, value in values.items():
         finite = np.isfinite(kept[name])
         away = np.linalg.norm((value - kept[name])[finite])
         size = np.linalg.norm(kept[name][finite]) + 0.01 * np.sqrt(value.size)
         if (finite != np.isfinite(value)).any() or not away <= tolerance * size:
             raise Unreadable(
-                f"load expected the {name} that the density had when it was saved; what is made of the file has another, by "
-                f"{away:.2g} on {size:.2g}. Other code than that which was saved makes another density. "
+                f"load expected the {name} that the density had when it was saved; the loaded density differs by {away:.2g}, "
+                f"relative to a size of {size:.2g}. A network or class with different code gives a different density. "
                 "Fix: network = density.model.network"
             )
 

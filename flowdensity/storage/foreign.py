@@ -1,6 +1,7 @@
 """Classes of other libraries that files can hold: layers, ODE methods and constraints.
 
-As little of an object is saved as it takes to make it anew, whatever its fields are in another version of the library.
+Only the parts that are needed to create an object again are saved, so that files do not depend on the fields of the class in a
+version of the library.
 """
 
 from collections.abc import Callable
@@ -29,9 +30,9 @@ def _convolution(weight: Array, bias: Array, stride: int) -> eqx.nn.Conv2d:
 
 
 def _layer(make: Callable[..., Any], weight: Array, bias: Array | None) -> Any:
-    """A layer with the given weights."""
+    """Create a layer with the given weights."""
     form = eqx.filter_eval_shape(make, key=jr.key(0))
-    # The bias of a scalar may have an axis or none.
+    # The bias of a scalar layer may or may not have an axis.
     if form.weight.shape != weight.shape or (bias is not None and form.bias.size != bias.size):
         raise ValueError(
             f"no layer has weights of the shapes {[leaf.shape for leaf in jax.tree.leaves((weight, bias))]}"
@@ -64,7 +65,7 @@ METHODS = (
     *(diffrax.Heun, diffrax.Midpoint, diffrax.Ralston),
     *(diffrax.Bosh3, diffrax.Tsit5, diffrax.Dopri5, diffrax.Dopri8),
 )
-"""Explicit Runge-Kutta methods, which have no parts."""
+"""Explicit Runge-Kutta methods, which have no parameters."""
 for method in METHODS:
     register(f"diffrax.{method.__name__}", Kind(method, {}, method))
 
@@ -90,7 +91,7 @@ PARAMETRIZED: dict[str, dict[str, Any]] = {
     "cat": {"cseq": tuple[constraints.Constraint, ...], "dim": int, "lengths": tuple[int, ...]},
     "zero_sum": {"event_dim": int},
 }
-"""Constraints that are made of parts."""
+"""Constraints with parameters, and the annotations of these."""
 for name, fields in PARAMETRIZED.items():
     constraint = getattr(constraints, name)
     register(f"constraints.{name}", Kind(constraint, fields, constraint))

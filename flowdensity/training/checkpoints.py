@@ -1,4 +1,4 @@
-"""What a fit keeps on disk, so that it goes on where it was stopped and ends with the weights that it would have had."""
+"""Checkpoints on disk, from which a fit resumes and ends with the weights of an uninterrupted fit."""
 
 import hashlib
 import os
@@ -16,17 +16,18 @@ from .. import _container
 from .._checks import check_path
 
 SUFFIX = ".checkpoint"
+"""Suffix of the files of a checkpoint."""
 CHECKPOINT_VERSION = 3
-"""Version of the contents of checkpoints: a fit that an older version began is not resumed."""
+"""Version of the contents of checkpoints. A fit that an older version began is not resumed."""
 
 
 class Checkpoint(NamedTuple):
     """A folder with a file for each stage of one fit.
 
     Attributes:
-        caller: public function whose name the errors carry.
-        folder: where the files are.
-        digest: of all that the fit depends on.
+        caller: name of the public function for errors.
+        folder: folder of the files.
+        digest: checksum of everything that the fit depends on.
     """
 
     caller: str
@@ -34,19 +35,19 @@ class Checkpoint(NamedTuple):
     digest: str
 
     def narrowed(self, *inputs: Any) -> "Checkpoint":
-        """The same folder for stages that depend on these too: files of others are those of another fit."""
+        """The same folder for stages that also depend on `inputs`. Files with other inputs belong to another fit."""
         return self._replace(digest=digest_of((self.digest, *inputs)))
 
     def write(self, stage: str, header: dict[str, Any], tree: Any) -> None:
-        """Replace the file of a stage, at once: `header` is for JSON, `tree` has arrays and keys for leaves."""
+        """Replace the file of a stage atomically. `header` is stored as JSON; the leaves of `tree` are arrays and keys."""
         leaves = {str(number): _numbers(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
         _container.write(self._file(stage), header | {"fit": self.digest}, leaves)
 
     def read(self, stage: str, like: Any) -> tuple[dict[str, Any], Any] | None:
-        """Header and tree as they were written, the tree in the structure of `like`; None if the stage has no file yet.
+        """Read the header and the tree of a stage, with the structure of `like`. None if the stage has no file yet.
 
         Raises:
-            ValueError: if the file is damaged, or of another fit.
+            ValueError: if the file is damaged or belongs to another fit.
         """
         file = self._file(stage)
         if not file.exists():
@@ -64,15 +65,15 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inputs: Any) -> Checkpoint | None:
-    """The checkpoint of a fit in a folder, which is made if it is not there; None if none is asked for.
+    """Open the checkpoint of a fit in a folder, which is created if it does not exist. None if no checkpoint is requested.
 
     Args:
-        caller: public function whose name the errors carry.
+        caller: name of the public function for errors.
         checkpoint: the folder.
-        inputs: all that the fit depends on.
+        inputs: everything that the fit depends on.
 
     Raises:
-        TypeError: if `checkpoint` is no path.
+        TypeError: if `checkpoint` is not a path.
         ValueError: if it is a file, or a folder with the checkpoint of another fit.
     """
     if checkpoint is None:
@@ -86,7 +87,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
         )
     folder.mkdir(parents=True, exist_ok=True)
     for partial in folder.glob(f".*{SUFFIX}.*"):
-        partial.unlink()  # of a process that was killed while it wrote
+        partial.unlink()  # left by a process that was killed while writing
     opened = Checkpoint(caller, folder, digest_of((CHECKPOINT_VERSION, caller, *inputs)))
     if opened.read("fit", ()) is None:
         if any(folder.glob(f"*{SUFFIX}")):
@@ -98,7 +99,7 @@ def open_checkpoint(caller: str, checkpoint: str | os.PathLike[str] | None, *inp
 def digest_of(tree: Any) -> str:
     """Checksum of all arrays, keys, numbers and types in a tree."""
     leaves, structure = jax.tree.flatten(tree)
-    # What has no name but its address in memory has another in the next process.
+    # The memory address of an object without a name differs in the next process.
     digest = hashlib.sha256(_without_addresses(str(structure)).encode())
     for leaf in leaves:
         if isinstance(leaf, jax.Array | np.ndarray):
@@ -132,12 +133,12 @@ def _like(leaf: Any, array: np.ndarray) -> Any:
 
 def _foreign(caller: str, folder: Path) -> ValueError:
     return ValueError(
-        f"{caller} expected `checkpoint` as a new folder, or that of this very fit; {os.fspath(folder)!r} is of a fit "
+        f"{caller} expected `checkpoint` as a new folder or the folder of this fit; {os.fspath(folder)!r} belongs to a fit "
         "with another key, other data or other options, or on another kind of machine. "
         f"Fix: checkpoint = {_unused(folder)!r}"
     )
 
 
 def _unused(folder: Path) -> str:
-    """The name of a folder that is not there yet."""
+    """The name of a folder that does not exist yet."""
     return next(name for number in count(2) if not os.path.exists(name := f"{folder}-{number}"))

@@ -1,4 +1,4 @@
-"""Training a network as the departure from a reference: the fitted Gaussian or a mixture."""
+"""Training a network as the departure of a velocity from a reference: the fitted Gaussian or a mixture of Gaussians."""
 
 import dataclasses
 import time
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -14,29 +16,34 @@ from threadpoolctl import threadpool_limits
 
 from .._typing import Array, Float, Key
 from ..data.statistics import mean_and_error, shares
-from ..models.flows import GaussianFlow, with_reference
+from ..models.flows import AbstractProbabilityFlow, GaussianFlow, with_reference
 from ..references.choice import ReferenceChoice, choose_reference
 from ..references.fit import fit_reference
-from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, one_of, stack
+from ..solving import FixedStep
+from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, stack
 from .loop import History
 from .losses import MatchingDraws, Sample
 from .results import activity, final, relay
 
 MAX_SCORED_ROWS = 1024
-"""Maximum number of held-out rows of all folds together whose likelihood is computed at once."""
+"""Maximum number of held-out rows, over all folds, whose likelihood is computed at once."""
 COMPARISON_PROBES = 64
-"""Probes of the divergence in comparisons of models, where one would add more noise than the rows have."""
+"""Number of probes of the divergence in model comparisons, since a single probe would add more noise than the rows have."""
+NUM_TESTED_ROWS = 64
+"""Number of states at which the velocity of a model is compared with that of its reference."""
+COMPARISON_SOLVER = FixedStep(16)
+"""Solver in model comparisons, the default of a density."""
 STARTS = 4
-"""Starts of the mixture that was chosen: one alone may end in a poor local maximum, however good the candidate was."""
+"""Number of random starts for the chosen mixture, since a single start may end in a poor local maximum for any candidate."""
 
 Pair = tuple[Sample, Sample]
-"""Rows to train on, and rows held out."""
+"""Training rows and held-out rows."""
 Departure = tuple[GaussianFlow, History, ReferenceChoice | None]
-"""A model, its losses, and how its reference was chosen, if it was."""
+"""A model, its losses, and the choice of its reference (None if there was no choice)."""
 
 
 class Keys(NamedTuple):
-    """JAX PRNG keys: for the order of the rows, the held-out rows, the training and the reference."""
+    """JAX PRNG keys for the order of the rows, the held-out rows, the training and the reference."""
 
     order: Key
     held: Key
@@ -45,10 +52,10 @@ class Keys(NamedTuple):
 
 
 class Untrained(NamedTuple):
-    """Models at their references, stacked: one for each fold and, in a cross-validation, one more for all rows.
+    """Stacked untrained models at their references: one for each fold and, in a cross-validation, one more for all rows.
 
     Attributes:
-        models: each at the reference that was fitted to its own rows.
+        models: models at the references that were fitted to their own rows.
         scores: log densities of the scored rows under the references of their folds, in nats, shape `(folds, rows)`.
     """
 
@@ -57,7 +64,7 @@ class Untrained(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The training from one reference: the models before, those of the folds after it, and their losses."""
+    """Training run from one reference: the untrained models, the trained models and their losses."""
 
     untrained: Untrained
     trained: GaussianFlow
@@ -74,35 +81,35 @@ def fit_departure(
     *,
     stage: str,
 ) -> Iterator[Departure]:
-    """Train from the fitted Gaussian, and again from a mixture if held-out rows are likelier under it than under the result.
+    """Train from the fitted Gaussian, and again from a mixture if held-out rows are more likely under it than under the result.
 
-    Where a mixture is nearly the truth, a network has little to add to it. Anywhere else a network gets further from one
-    Gaussian: what a mixture of many narrow components has wrong, a network hardly learns to undo. The untrained mixture and the
-    flow trained from the Gaussian are compared by the likelihood of held-out rows, and the lead must exceed its standard error,
-    since a mixture also makes every evaluation of the velocity slower. A mixture, and of few rows any reference, is left
-    untrained unless held-out rows gain more than their standard error by training.
+    If a mixture is close to the true density, a network has little to add. Otherwise a network improves more on a single
+    Gaussian, because it can hardly undo the errors of a mixture of many narrow components. The untrained mixture and the flow
+    trained from the Gaussian are therefore compared by the likelihood of held-out rows. The mixture must lead by more than the
+    standard error, since it also makes every evaluation of the velocity slower. A mixture, and with few rows any reference, is
+    returned untrained unless training improves the likelihood of held-out rows by more than its standard error.
 
     Args:
-        keys: of each part of the work.
-        model: at the fitted Gaussian.
+        keys: a key for each part of the work.
+        model: a model whose velocity is that of the fitted Gaussian.
         table: whitened events and contexts.
-        pairs: the folds, all of one size.
-        draws: matching draws of the folds, by whose loss they are judged in training. None is for few rows: the folds are judged
-            by the likelihood of their held-out rows, and one more model is trained beside them, on all rows.
-        trainer: what the runs have in common.
+        pairs: the folds, all of the same size.
+        draws: matching draws of the folds, whose loss is the validation loss. None if there are few rows: the validation loss
+            is then the likelihood of held-out rows, and one more model is trained beside them, on all rows.
+        trainer: settings that the runs share.
         stage: name of this stage.
 
     Yields:
-        The best model so far, its losses, and how its reference was chosen, if it was.
+        The best model so far, its losses, and the choice of its reference (None if there was no choice).
     """
     began = time.monotonic()
     held_keys = jr.split(keys.held, len(pairs))
     some = [some_of(key, out, MAX_SCORED_ROWS // len(pairs)) for key, (_, out) in zip(held_keys, pairs, strict=True)]
     scored = HeldRows(stack(some), held_keys)
-    # One thread: a sum in another order has other last digits, and a fit that resumes must find the same reference.
-    with threadpool_limits(limits=1):
-        choice = choose_reference(keys.reference, model.scaling, table, folds=len(pairs), progress=trainer.progress)
-        mixture = _mixture(choice, model, table, pairs, scored.sample)
+    # With more threads, sums have another order and other last digits. A fit that resumes must choose the same reference.
+    with threadpool_limits(limits=1), activity("choice of the reference", trainer.progress):
+        choice = choose_reference(keys.reference, model.scaling, table, folds=len(pairs))
+        mixture = _mixture(choice, model, table, pairs, scored)
     if trainer.checkpoint is not None:
         trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(mixture))
     seconds = time.monotonic() - began
@@ -116,7 +123,7 @@ def fit_departure(
     seconds += run.history.seconds
     if choice is not None and mixture is not None:
         with activity("comparison with a mixture", trainer.progress):
-            own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
+            own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES, COMPARISON_SOLVER)
             lead = gain_of(mixture.scores - own, scored.sample)
         choice = dataclasses.replace(choice, lead=lead)
         if is_clear(lead):
@@ -129,20 +136,21 @@ def fit_departure(
     if draws is None or run.untrained is mixture:
         with activity("comparison with the reference", trainer.progress):
             if own is None:
-                own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES)
-            gain = gain_of(own - run.untrained.scores, scored.sample)
+                own = held_log_likelihoods(run.trained, scored, COMPARISON_PROBES, COMPARISON_SOLVER)
+            # At step 0 the difference is only the rounding error of the solver.
+            untrained = history.best_step == 0
+            gain = (0.0, 0.0) if untrained else gain_of(own - run.untrained.scores, scored.sample)
         history = dataclasses.replace(history, gain=gain if draws is None else None)
-        # At step 0 the gain is what the solver rounds.
-        if history.best_step == 0 or not is_clear(gain):
+        if not is_clear(gain):
             yield last_of(run.untrained.models), dataclasses.replace(history, best_step=0), choice
             return
     yield last_of(run.trained), history, choice
 
 
 def training_rows(table: Sample, pairs: Sequence[Pair]) -> Sample:
-    """The rows that each model is trained on, folds leading: those of the fold and, in a cross-validation, last all rows.
+    """Rows that each model is trained on, with a leading axis for folds. In a cross-validation the last entry has all rows.
 
-    All have the same shape: what a fold holds out is there with weight zero.
+    All entries have the same shape: the held-out rows of a fold are included with weight zero.
     """
     if len(pairs) == 1:
         return stack([pairs[0][0]])
@@ -155,6 +163,19 @@ def training_rows(table: Sample, pairs: Sequence[Pair]) -> Sample:
 
     every = jnp.ones(len(table.states)) if table.weights is None else table.weights
     return stack([*(joined(*pair) for pair in pairs), table._replace(weights=every)])
+
+
+def departs(model: AbstractProbabilityFlow, some: Sample) -> bool:
+    """Whether the network of a model adds anything to the reference velocity at the first of some whitened states."""
+    few = some._replace(weights=None).take(jnp.arange(min(NUM_TESTED_ROWS, len(some.states))))
+    return bool(jnp.any(_network_velocities(model, few) != 0.0))
+
+
+@eqx.filter_jit
+def _network_velocities(model: AbstractProbabilityFlow, some: Sample) -> Float[Array, "rows dim"]:
+    first, last = model.times(1)
+    times = jnp.linspace(first, last, len(some.states))
+    return jax.vmap(lambda t, y, c: model.network_velocity(t, y, c)[0])(times, some.states, some.contexts)
 
 
 def is_clear(gain: tuple[float, float]) -> bool:
@@ -170,7 +191,7 @@ def gain_of(above: Float[Array, "folds rows"] | np.ndarray, held: Sample) -> tup
 
 
 def some_of(key: Key, part: Sample, most: int) -> Sample:
-    """The rows of a part that are scored: all, or at most `most` that represent them."""
+    """Rows of a part that are scored: all rows, or at most `most` that represent them."""
     if len(part.states) <= most:
         return part
     if part.weights is None:
@@ -179,13 +200,20 @@ def some_of(key: Key, part: Sample, most: int) -> Sample:
 
 
 def _mixture(
-    choice: ReferenceChoice | None, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], scored: Sample
+    choice: ReferenceChoice | None, model: GaussianFlow, table: Sample, pairs: Sequence[Pair], scored: HeldRows
 ) -> Untrained | None:
-    """Models at the mixture that was chosen, fitted to the rows of each; None for the fitted Gaussian."""
+    """Models at the chosen mixture, fitted to the rows of each model; None if the fitted Gaussian was chosen."""
     if choice is None or choice.components is None:
         return None
     fit = partial(fit_reference, components=choice.components, floor=choice.floor, starts=STARTS)
-    fitted = [fit(kept) for kept, _ in pairs]
-    scores = np.stack([each.log_densities(one_of(scored, number)) for number, each in enumerate(fitted)])
-    every = fitted if len(pairs) == 1 else [*fitted, fit(table)]
-    return Untrained(stack([with_reference(model, each.reference()) for each in every]), scores)
+    tables = [kept for kept, _ in pairs] if len(pairs) == 1 else [*(kept for kept, _ in pairs), table]
+    fitted = [fit(each) for each in tables]
+    # A rare value of a context may be missing from a fold, but all models need the same shapes.
+    fewest = min(each.directions for each in fitted)
+    fitted = [
+        one if one.directions == fewest else fit(each, directions=fewest)
+        for one, each in zip(fitted, tables, strict=True)
+    ]
+    models = stack([with_reference(model, each.reference()) for each in fitted])
+    # The closed form differs from the flow where the flow is faded or the solver is too coarse, so the flow is scored.
+    return Untrained(models, np.asarray(held_log_likelihoods(models, scored, COMPARISON_PROBES, COMPARISON_SOLVER)))

@@ -1,4 +1,4 @@
-"""Distilling a whole log density into one network."""
+"""Distilling a log density into one network."""
 
 import dataclasses
 import os
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from .._checks import check_count, check_key
 from .._pytree import in_session
 from .._typing import Array, ContextRows, Float, Key, Rows, Scalar
+from ..data.tables import Sample
 from ..distributions.amortized import AmortizedDensity
 from ..distributions.checks import check_density
 from ..distributions.flow import FlowDensity
@@ -30,7 +31,8 @@ from ..references.conditional import ConditionalMixture
 from ..references.mixture import GaussianMixture
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 from .checkpoints import Checkpoint, open_checkpoint
-from .loop import History, Schedule, train
+from .departure import departs
+from .loop import NOTHING_TO_LEARN, History, Schedule, train
 from .losses import LogDensityLabels, errors_at, less_reference, log_density_loss
 from .prepare import REACH_FACTOR, reach_of
 from .report import Amortization, FitReport
@@ -42,33 +44,33 @@ LABELS_PER_DIMENSION = 2_048
 MIN_LABELS, MAX_LABELS = 6_144, 32_768
 """Smallest and largest default number of labels."""
 MIN_WIDTH = 32
-"""Hidden units of the default network with few inputs."""
+"""Width of the hidden layers of the default network with few inputs."""
 NUM_QUADRATICS = 64
-"""Quadratic functions beside the perceptron of a default network with more than a few inputs."""
+"""Number of quadratic functions in a default network with more than a few inputs."""
 FEW_INPUTS = 4
 """A default network with more inputs than this is wider, and has quadratic functions."""
 CHUNK_SIZE = 1024
 """Number of states that are labeled in one call."""
 BATCH_SIZE = 128
-"""Number of states whose solves are differentiated at once: more take memory and, outside the cache, time."""
+"""Number of states whose solves are differentiated at once. Larger batches take more memory and more time outside the cache."""
 NOISY_SHARE, INFLATED_SHARE = 0.2, 0.1
-"""Fractions of the labeled states that are samples with noise, and samples moved outwards; the rest are samples."""
+"""Fractions of the labeled states that are samples with added noise, and samples moved outwards; the rest are samples."""
 MISMATCHED_SHARE = 0.2
 """Fraction of the labeled states that get the context of another state."""
 MIN_NOISE = 0.05
-"""Smallest standard deviation of the added noise in whitened units; it is log-uniform between this and 1."""
+"""Smallest standard deviation of the added noise in whitened units. The standard deviation is log-uniform between this and 1."""
 LABELS_PER_CHECK = 8
-"""Labels for each sample that the normalizer is measured on."""
+"""Number of labels for each sample on which the normalizer is measured."""
 SAMPLES_PER_CONTEXT = 128
-"""Samples with the same context in the check of the normalizer."""
+"""Number of samples with the same context in the check of the normalizer."""
 GRADIENT_TOLERANCE = 1e-6
 """The normalizer is accepted when the mean density ratio differs from 1 by at most this."""
 LEARNING_RATE = 1e-2
 """Default peak learning rate of the network."""
-NORMALIZER = "normalizer (its integral is not quite 1)"
-"""What an amortized density lacks if the fit is interrupted before its normalizer is measured."""
+NORMALIZER = "normalizer (the density does not integrate to exactly 1)"
+"""What an amortized density lacks if the fit is interrupted before the normalizer is measured."""
 SCALE_FLOOR = 1e-6
-"""Floor for quantities that are divided by: a density equal to the fitted Gaussian has a departure of zero."""
+"""Floor for divisors, since a density that equals the fitted Gaussian has a departure of zero."""
 
 
 def distill(
@@ -81,38 +83,41 @@ def distill(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[AmortizedDensity, FitReport]:
-    r"""Distill a learned density into one network, with which `log_prob` costs one pass instead of a solved ODE.
+    r"""Distill a learned density into one network whose `log_prob` takes one pass instead of an ODE solve.
 
-    The network learns the departure from the density's reference: the fitted Gaussian, or the mixture of Gaussians that its
-    velocity departs from. It is fitted to log densities and their gradients (Czarnecki et al. 2017, "Sobolev training",
-    arXiv 1706.04859) at samples of the flow, at samples with noise and at samples moved outwards, and for a conditional density
-    at samples given another context too. Its log normalizer, which for a conditional density is linear in the whitened context,
-    is then measured by importance sampling against the flow and absorbed. What is left of it on fresh samples, and by how much
-    the network differs from the flow there, is in the report.
+    The network learns the departure of the log density from the reference of the density: the fitted Gaussian, or the mixture
+    of Gaussians from which the velocity departs. It is fitted to log densities and their gradients (Czarnecki et al. 2017,
+    "Sobolev training", arXiv 1706.04859) at samples of the flow, at samples with added noise and at samples moved outwards. For
+    a conditional density some samples are also given another context.
+
+    The log normalizer of the network is then measured by importance sampling against the flow and subtracted. For a conditional
+    density it is linear in the whitened context. The report has the normalizer that remains on fresh samples, and the difference
+    between the network and the flow there.
 
     Args:
         key: JAX PRNG key.
-        density: the density, with whatever divergence and solver it is to be distilled with. A conditional density is
-            distilled for the contexts that it has been given; where it has been given none they are normal, with the means
-            and standard deviations of the contexts it was learned with.
-        labels: states that the network is fitted to; by default 2,048 for each dimension, those of the context included, but at
+        density: the density, with the divergence and the solver to distill it with. A conditional density is distilled for the
+            contexts it has been given. If it has been given none, contexts are normal, with the means and standard deviations of
+            the contexts it was learned with.
+        labels: number of states that the network is fitted to; by default 2,048 for each dimension of event and context, but at
             least 6,144 and at most 32,768.
-        width: units of each hidden layer; by default 32, or 64 for a conditional density. In more than four dimensions, those
-            of the context included, it is 128, or 64 for a density that departs from a mixture of Gaussians, and the network also
-            has 64 quadratic functions.
-        training: steps, labels in each step, learning rate; by default `Training()`, with a peak learning rate of 1e-2. A
+        width: units of each hidden layer; by default 32, or 64 for a conditional density. If event and context have more than
+            four dimensions together, the default is 128, or 64 for an unconditional density that departs from a mixture of
+            Gaussians, and the network also has 64 quadratic functions.
+        training: steps, labels in each step and learning rate. The default is `Training()` with a peak learning rate of 1e-2. A
             sixteenth of the labels is always held out.
-        checkpoint: as `fit_flow`; the labels are made anew.
+        checkpoint: as in `fit_flow`; the labels are computed again.
         progress: whether to show bars.
 
     Returns:
-        The amortized density, with the contexts that `density` had, and a report whose `amortization` says how far off it is.
-        Ctrl-C while the network is trained ends the training only, since a density needs its normalizer; Ctrl-C after that gives
-        what there is, and a warning says what it lacks. While labels are made nothing has been learned, and it ends the call.
+        The amortized density, with the contexts of `density`, and a report whose `amortization` measures its error. Ctrl-C
+        during the training of the network ends only the training, since a density needs its normalizer. Ctrl-C after that
+        returns the current density, with a warning that says what it lacks. Ctrl-C during the computation of the labels ends
+        the call, since nothing has been learned yet.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable; raised before any work is done.
-        TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
+        TypeError, ValueError: if an argument is invalid. Raised before any work is done.
+        TrainingDiverged: if a loss is not finite. The exception's `best` holds the best density up to then.
     """
     caller = "distill"
     check_key(caller, key)
@@ -127,14 +132,14 @@ def distill(
     width = check_count(caller, "width", width, fix=128)
     training = check_training(caller, training)
     plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
-    # Not the density itself: a numpyro distribution has its leaves in another order in each process.
+    # The density itself cannot be part of the digest: the leaves of a numpyro distribution have another order in each process.
     parts = density.model, density.divergence, density.solver, density.context
     kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, *training.fingerprint())
     return last(_distilled(key, density, labels, width, plan, progress=progress, checkpoint=kept_files))
 
 
 class Labels(NamedTuple):
-    """What the loss is handed: labels to train on, labels held out, and the typical size of a component of a gradient."""
+    """Arguments of the loss: training labels, held-out labels, and the typical size of a component of a gradient."""
 
     kept: LogDensityLabels
     held: LogDensityLabels
@@ -145,7 +150,7 @@ class LogDensityLoss(eqx.Module):
     """Errors of log densities and of their gradients over a batch of labels.
 
     Args:
-        batch_size: labels in a batch.
+        batch_size: number of labels in a batch.
     """
 
     batch_size: int = eqx.field(static=True)
@@ -169,9 +174,13 @@ def _distilled(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[AmortizedDensity, FitReport]]:
-    """Amortized densities: as their network is trained, then with its normalizer, then with what that is on fresh samples."""
+    """Yield amortized densities: during training, then with a normalizer, then with that normalizer checked on fresh samples."""
     point_key, net_key, train_key, absorb_key, verify_key = jr.split(key, 5)
     started = time.monotonic()
+    some = jr.normal(point_key, (CHUNK_SIZE, density.model.dim))
+    departing = departs(density.model, Sample(some, contexts_of(point_key, density, CHUNK_SIZE)))
+    # The log density of a flow that stayed at its reference is known, so there is nothing to fit to labels.
+    labels = labels if departing else min(labels, CHUNK_SIZE)
     table = labeled(point_key, density, labels, each=1, spread=True, progress=progress)
     seconds = {"labels": time.monotonic() - started}
 
@@ -179,13 +188,13 @@ def _distilled(
     kept, out = jax.tree.map(lambda leaf: leaf[held:], table), jax.tree.map(lambda leaf: leaf[:held], table)
     network = _new_network(net_key, density, kept, np.asarray(contexts_of(point_key, density, labels)), width)
     kept, out = (less_reference(network, each) for each in (kept, out))
-    network = eqx.tree_at(lambda n: n.scale, network, _typical(kept.values))
-    # The learning rate only ever falls: what did best on held-out labels comes late, and over-fitting is seen there.
+    network = eqx.tree_at(lambda n: n.scale, network, _typical(kept.values) if departing else jnp.zeros(()))
+    # The learning rate only decreases, so the best weights come late, and the held-out labels show overfitting there.
     schedule = Schedule(plan.steps, plan.learning_rate, plan.steps, plan.optimizer)
     results = train(
         train_key, network, LogDensityLoss(plan.batch_size), _held_loss, Labels(kept, out, _typical(kept.slopes)), schedule,
         stage="log density", progress=progress, checkpoint=checkpoint,
-    )  # fmt: skip
+    ) if departing else iter([(network, NOTHING_TO_LEARN)])  # fmt: skip
 
     def so_far(trained: tuple[LogDensityNetwork, History]) -> tuple[AmortizedDensity, FitReport]:
         network, history = trained
@@ -215,23 +224,23 @@ def _distilled(
 
 
 def _default_width(model: AbstractProbabilityFlow) -> int:
-    """Hidden units of a network: more for more inputs, with contexts, and if the standard normal is the reference."""
+    """Width of a network. It is larger for more inputs, for a conditional density, and for a Gaussian reference."""
     context_dim = model.context_scaling.dim
     if model.dim + context_dim <= FEW_INPUTS:
-        # The errors of a likelihood add up over observations.
+        # The errors of a likelihood add up over observations, so a conditional density needs a more accurate network.
         return MIN_WIDTH * (2 if context_dim else 1)
     return MIN_WIDTH * (4 if context_dim or _reference_of(model) is None else 2)
 
 
 def _reference_of(model: AbstractProbabilityFlow) -> GaussianMixture | ConditionalMixture | None:
-    """The mixture that the velocity of a model departs from, if it does."""
+    """The mixture that the velocity of a model departs from, or None for the fitted Gaussian."""
     return model.reference if isinstance(model, GaussianFlow) else None
 
 
 def _new_network(
     key: Key, density: FlowDensity, labels: LogDensityLabels, contexts: np.ndarray, width: int
 ) -> LogDensityNetwork:
-    """An untrained network that tells the states of labels apart, and contexts."""
+    """Create an untrained network that resolves the states and contexts of the labels."""
     model = density.model
     inputs = model.dim + contexts.shape[1]
     return LogDensityNetwork(
@@ -248,7 +257,7 @@ def _new_network(
 
 
 def labeled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bool, progress: bool) -> LogDensityLabels:
-    """Labeled samples of a density: `each` given the same context, some of them moved if `spread`."""
+    """Labeled samples of a density, in groups of `each` with the same context. With `spread`, some are moved off the samples."""
     chunks = -(-count // CHUNK_SIZE)
     model, divergence, solver = density.model, density.divergence, density.solver
     labels = []
@@ -267,7 +276,7 @@ def labeled(key: Key, density: FlowDensity, count: int, *, each: int, spread: bo
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *labels)
 
 
-# Compiled apart from the choice of states: labels of all kinds share one compilation.
+# The labeling is compiled apart from the choice of states, so that labels of all kinds share one compilation.
 
 
 @eqx.filter_jit
@@ -286,7 +295,7 @@ def _labeled(
     def log_prob(inputs: Float[Array, " inputs"]) -> Scalar:
         return state_log_prob(model, divergence, inputs[: model.dim], inputs[model.dim :], solver)
 
-    # Forward differentiation keeps nothing of the solve, and is the faster one for a few inputs.
+    # Forward differentiation stores nothing of the solve, and is faster for few inputs.
     inputs = jnp.concatenate([states, contexts], axis=1)
     with_slope = _value_and_forward_gradient if inputs.shape[1] <= FEW_INPUTS else jax.value_and_grad
     values, slopes = jax.lax.map(with_slope(log_prob), inputs, batch_size=BATCH_SIZE)
@@ -296,7 +305,7 @@ def _labeled(
 def _value_and_forward_gradient(
     function: Callable[[Float[Array, " inputs"]], Scalar],
 ) -> Callable[[Float[Array, " inputs"]], tuple[Scalar, Float[Array, " inputs"]]]:
-    """`jax.value_and_grad` by forward differentiation, along all axes at once."""
+    """`jax.value_and_grad` by forward differentiation along all axes at once."""
 
     def both(inputs: Float[Array, " inputs"]) -> tuple[Scalar, Float[Array, " inputs"]]:
         along = partial(jax.jvp, function, (inputs,))
@@ -306,7 +315,7 @@ def _value_and_forward_gradient(
 
 
 def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
-    """Whitened contexts among those that a density has been given; if it has none, normal ones."""
+    """Whitened contexts drawn from those that a density has been given, or from a standard normal if it has none."""
     size = density.model.context_scaling.dim
     if density.context is None or size == 0:
         return jr.normal(key, (count, size))
@@ -317,7 +326,7 @@ def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
 
 @jax.jit
 def _moved(key: Key, states: Rows) -> Rows:
-    """Some states with noise, some moved outwards, most as they are."""
+    """Add noise to some states, move some outwards and leave most unchanged."""
     kind_key, size_key, noise_key, far_key = jr.split(key, 4)
     kind = jr.uniform(kind_key, (len(states), 1))
     size = jnp.exp(jr.uniform(size_key, kind.shape, minval=jnp.log(MIN_NOISE)))
@@ -327,11 +336,11 @@ def _moved(key: Key, states: Rows) -> Rows:
 
 
 def normalized(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> LogDensityNetwork:
-    r"""The network with its log normalizer $b$ measured on samples of the flow.
+    r"""Return the network with its log normalizer $b$ measured on samples of the flow.
 
-    Where $w = \tilde q/p$ is the ratio of the network's density to the flow's, $b$ minimizes
-    $\mathbb{E}[w\,e^{-b\cdot f} + b\cdot f]$ with $f = (1, c)$: without a context $b = \log\mathbb{E}[w]$, and with one a Poisson
-    regression.
+    Let $w = \tilde q/p$ be the ratio of the network's density to the flow's, and $f = (1, c)$. The log normalizer $b$ minimizes
+    $\mathbb{E}[w\,e^{-b\cdot f} + b\cdot f]$. Without a context this gives $b = \log\mathbb{E}[w]$; with a context it is a
+    Poisson regression.
     """
     labels = labeled(key, density, samples, each=1, spread=False, progress=False)
     excess = np.asarray(errors_at(network, labels)[0], np.float64)
@@ -355,15 +364,16 @@ def normalized(key: Key, density: FlowDensity, network: LogDensityNetwork, sampl
 
 
 def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples: int) -> Amortization:
-    """How far a network is from the density it was distilled from, on fresh samples of that."""
+    """Measure the difference between a network and the density it was distilled from, on fresh samples of that density."""
     labels = labeled(key, density, samples, each=SAMPLES_PER_CONTEXT, spread=False, progress=False)
     errors, slope_errors = errors_at(network, labels)
-    # Samples given the same context are not independent: one number for each context.
+    # Samples with the same context are not independent, so the standard errors use one number for each context.
     error = np.asarray(errors, np.float64).reshape(-1, SAMPLES_PER_CONTEXT)
     wrong, right = (np.sqrt(np.mean(np.square(np.asarray(each)))) for each in (slope_errors, labels.slopes))
     rmse = max(np.sqrt(np.mean(np.square(error))), SCALE_FLOOR)
     ratio = np.exp(error)
     integrals, within = ratio.mean(1), np.mean(ratio.var(1, ddof=1)) / SAMPLES_PER_CONTEXT
+    between = integrals.var(ddof=1) - within if labels.contexts.shape[1] else 0.0
 
     def error_of_mean(each: np.ndarray) -> float:
         return float(each.std(ddof=1) / np.sqrt(len(each)))
@@ -373,11 +383,11 @@ def measured(key: Key, density: FlowDensity, network: LogDensityNetwork, samples
         rmse=(float(rmse), error_of_mean(np.square(error).mean(1)) / (2.0 * float(rmse))),
         gradient=float(wrong / max(right, SCALE_FLOOR)),
         log_normalizer=(float(np.log(ratio.mean())), error_of_mean(integrals) / float(ratio.mean())),
-        between_contexts=float(np.sqrt(max(0.0, integrals.var(ddof=1) - within)) / ratio.mean()),
+        between_contexts=float(np.sqrt(max(0.0, between)) / ratio.mean()),
         efficiency=float(1.0 / (ratio.mean() * np.mean(1.0 / ratio))),
     )
 
 
 def _typical(values: Array) -> Scalar:
-    """Median size, not quite zero."""
+    """Median absolute value, bounded away from zero."""
     return jnp.maximum(jnp.median(jnp.abs(values)), SCALE_FLOOR)

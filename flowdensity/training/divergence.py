@@ -13,7 +13,7 @@ import jax.random as jr
 
 from .._checks import check_key
 from .._pytree import in_session
-from .._typing import Array, ArrayLike, Float, Key, Scalar, Times
+from .._typing import Array, ArrayLike, Context, Float, Key, Scalar, State, Times
 from ..data.tables import Named, Sample
 from ..data.whitened import whitened
 from ..distributions.checks import check_flow_model
@@ -27,30 +27,31 @@ from ..divergence.stein import DivergenceHead, SteinDivergence
 from ..models.flows import AbstractProbabilityFlow, follows_path
 from ..solving import FixedStep, trajectory
 from .checkpoints import Checkpoint, open_checkpoint
-from .loop import History, Schedule, train
+from .departure import departs
+from .loop import NOTHING_TO_LEARN, History, Schedule, train
 from .report import FitReport
 from .results import activity, last, relay, until_interrupted
 from .training import FEW_ROWS, Training, check_training
 
 MAX_TRAJECTORIES = 20_000
-"""Maximum number of model samples, and of trajectories through the data, that kernels are centered on."""
+"""Maximum number of samples of the model, and of trajectories through the data, around which kernels are drawn."""
 MAX_TRAJECTORY_ENTRIES = 2**26
-"""Maximum number of array entries in the states of trajectories: a quarter of a gigabyte."""
+"""Maximum number of array entries in the states of trajectories, which take a quarter of a gigabyte."""
 TRAJECTORY_STEPS = 16
-"""Steps of the trajectories and of the mean Jacobian."""
+"""Number of steps of the trajectories, and of time intervals of the mean Jacobian."""
 MAX_CALIBRATION_DRAWS = 131_072
 """Maximum number of kernel draws for each of the mean Jacobian, the calibration and the residuals."""
 MAX_VALIDATION_DRAWS = 8192
 """Maximum number of kernel draws for the validation loss."""
 MAX_SCALE_DRAWS = 4096
-"""Maximum number of kernel draws for the scale of a new head."""
+"""Maximum number of kernel draws from which the scale of a new head is computed."""
 LEARNING_RATE = 3e-3
 """Default peak learning rate of a divergence head."""
 TRUNK_SIZE = (256, 3)
-"""Width and depth of a head that has no hidden features to read."""
+"""Width and depth of a head for a model without hidden features."""
 
 Inputs: TypeAlias = tuple[AbstractProbabilityFlow, MeanJacobian, AbstractCenters, Kernel]
-"""What the losses of a distillation are handed: model, control variate, centers and held-out draws."""
+"""Arguments of the losses of a distillation: model, control variate, centers and held-out draws."""
 
 
 def fit_divergence(
@@ -66,26 +67,27 @@ def fit_divergence(
 ) -> tuple[SteinDivergence, FitReport]:
     r"""Distill the divergence of a frozen model with the Langevin-Stein operator.
 
-    A scalar head $g$ on the model's hidden features or, where it shows none, on its output minimizes
-    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels about centers from the data and from the model's own
-    samples, some of them inflated; the velocity is evaluated and never differentiated for its divergence (Jagwani et al. 2026,
-    arXiv 2605.16486). What bias the Stein residuals still show on samples of the model is then taken out. The centers of
-    a model that follows a Gaussian path are on that path and on its trajectories through the data; those of any other model are
-    on its own trajectories alone.
+    A scalar head $g$ reads the model's hidden features or, if the model has none, its output. The head minimizes
+    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels around centers from the data and from samples of the model.
+    Some of the centers are moved outwards. The velocity is evaluated but never differentiated for its divergence (Jagwani et
+    al. 2026, arXiv 2605.16486). A calibration then removes the bias that the Stein residuals show on samples of the model.
+
+    If the model follows a Gaussian probability path, the centers are on that path and on the model's trajectories through the
+    data. Otherwise they are only on the model's own trajectories.
 
     Args:
         key: JAX PRNG key.
-        model: the model, such as `density.model`, a `VelocityField` or a pretrained diffusion; it is not changed.
-        data: events, shape `(n, *event_shape)`, in the user's units; they need not be those it was trained on.
-        context: shape `(n, *context_shape)`, for a conditional model.
-        objective: what the head is trained on; `LangevinStein()` by default.
-        training: steps, kernel draws in each step (at least one frame of them), learning rate; by default `Training()`, with a
-            peak learning rate of 3e-3. Nothing is held out, since draws are unlimited.
-        checkpoint: as `fit_flow`.
+        model: the model, such as `density.model`, a `VelocityField` or a pretrained diffusion. It is not changed.
+        data: events, shape `(n, *event_shape)`, in the user's units. They may differ from the data the model was trained on.
+        context: contexts, shape `(n, *context_shape)`, for a conditional model.
+        objective: training objective of the head; `LangevinStein()` by default.
+        training: steps, kernel draws in each step (at least one frame) and learning rate. The default is `Training()` with a
+            peak learning rate of 3e-3. No rows are held out, since draws are unlimited.
+        checkpoint: as in `fit_flow`.
         progress: whether to show a bar with step, losses and time left.
 
     Returns:
-        The learned divergence and a report with its residuals.
+        The learned divergence and a report with its Stein residuals.
 
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
@@ -109,18 +111,18 @@ def fit_divergence(
 def _with_exact_first(
     model: AbstractProbabilityFlow, learned: Iterator[tuple[SteinDivergence, FitReport]]
 ) -> Iterator[tuple[FlowDensity, FitReport]]:
-    """Densities with the divergences that are learned, and before them the exact one, of which nothing is learned."""
+    """Yield a density with the exact divergence, for which nothing is learned, and then one with each learned divergence."""
     yield FlowDensity(model, divergence=ExactDivergence()), FitReport({}, {})
     for divergence, report in learned:
         yield FlowDensity(model, divergence=divergence), report
 
 
 class HeadLoss(eqx.Module):
-    """An objective over fresh draws.
+    """Objective over fresh kernel draws.
 
     Args:
-        objective: what the head is trained on.
-        batch_size: draws in each step, or a little more: frames are whole.
+        objective: training objective of the head.
+        batch_size: number of draws in each step. It is rounded up to whole frames.
     """
 
     objective: AbstractObjective
@@ -132,7 +134,7 @@ class HeadLoss(eqx.Module):
 
 
 class HeldHeadLoss(eqx.Module):
-    """The same over fixed draws."""
+    """Objective over fixed kernel draws."""
 
     objective: AbstractObjective
 
@@ -151,18 +153,22 @@ def fit_divergence_head(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[SteinDivergence, FitReport]]:
-    """Distill the divergence of `model`, with centers about a whitened table and the model's own samples.
+    """Distill the divergence of `model`, with centers around a whitened table and samples of the model.
 
-    As `fit_divergence`, after its checks. Yields divergences as soon as a step was done: first as they are trained, and then
-    calibrated.
+    This is `fit_divergence` without its checks. It yields the divergence after each improvement in training, and then after
+    calibration. Nothing is yielded before the first step.
     """
     pool_key, kernel_key, head_key, held_key, train_key, calibrate_key, verify_key = jr.split(key, 7)
     started = time.monotonic()
-    # Of few rows the velocity itself is less certain than the rest of the steps would make its divergence.
+    # With few rows, the error of the velocity is larger than the error that more steps would remove from its divergence.
     steps = 2000 if table.effective < FEW_ROWS else 4000
     plan = training.plan(steps=steps, batch_size=512, learning_rate=LEARNING_RATE)
     draws = plan.share(16, 1024, MAX_CALIBRATION_DRAWS)
-    # Without tails, for what is to be right on the average: the mean Jacobian, calibration and residuals.
+    head = _new_head(head_key, model, table.states[0], table.contexts[0])
+    if not departs(model, table):
+        yield SteinDivergence(head), FitReport({"divergence": NOTHING_TO_LEARN}, {})
+        return
+    # The mean Jacobian, the calibration and the residuals are averages, so their centers are not moved outwards.
     within = LangevinStein(tails=0.0)
     with activity("preparation of the divergence", progress):
         data_key, own_key = jr.split(pool_key)
@@ -175,14 +181,10 @@ def fit_divergence_head(
         nodes = jnp.sort(model.times(TRAJECTORY_STEPS))
         kernels = within.draw(kernel_key, around, draws)
         control = mean_jacobian(model, nodes, kernels)
-        head = _new_head(head_key, model, spread_over(kernels, MAX_SCALE_DRAWS))
+        head = _scaled(head, model, spread_over(kernels, MAX_SCALE_DRAWS))
         held = spread_over(objective.draw(held_key, around, draws), plan.share(60, 256, MAX_VALIDATION_DRAWS))
     seconds = {"preparation": time.monotonic() - started}
-    if not jnp.any(control.matrices):
-        history = History((0,), (0.0,), (0.0,), status="nothing to learn")
-        yield SteinDivergence(head), FitReport({"divergence": history}, seconds)
-        return
-    # Draws are unlimited, so there is nothing to stop early for.
+    # Draws are unlimited, so early stopping is not needed.
     schedule = Schedule(plan.steps, plan.learning_rate, patience=None, optimizer=plan.optimizer)
     results = train(
         train_key, head, HeadLoss(objective, plan.batch_size), HeldHeadLoss(objective),
@@ -201,7 +203,7 @@ def fit_divergence_head(
     yield SteinDivergence(head), report
     started = time.monotonic()
     with activity("calibration", progress):
-        # About rows that it was trained on a velocity is not what it is elsewhere: they are left out here.
+        # A velocity behaves differently around the rows it was trained on, so only samples of the model are used here.
         head = calibrate(head, model, control, within.draw(calibrate_key, own, draws))
         yield SteinDivergence(head), dataclasses.replace(report, interrupted=(*cut, "residuals"))
         residuals = stein_residuals(head, model, control, within.draw(verify_key, own, draws))
@@ -210,16 +212,15 @@ def fit_divergence_head(
 
 
 @eqx.filter_jit
-def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> DivergenceHead:
-    """A head for `model`, with its scale and bound read off the targets it will be trained on."""
-    one = jax.tree.map(lambda leaf: leaf[0], kernels)
-    _, hidden = model.network_velocity(one.time, one.center, one.context)
-    # On hidden features it is no wider than the trunk it reads; where there are none it is a trunk of its own.
+def _new_head(key: Key, model: AbstractProbabilityFlow, state: State, context: Context) -> DivergenceHead:
+    """Create a head of zero for `model`, which has hidden features like those at the given state and context."""
+    _, hidden = model.network_velocity(model.times(1)[0], state, context)
+    # A head on hidden features is no wider than the network that provides them. Without hidden features it needs more layers.
     seen, width, depth = (
         ((model.dim,), *TRUNK_SIZE) if hidden is None else (hidden.shape, min(128, hidden.shape[-1]), 1)
     )
     unit = jnp.ones(())
-    head = DivergenceHead(
+    return DivergenceHead(
         key,
         model.dim,
         seen,
@@ -230,21 +231,26 @@ def _new_head(key: Key, model: AbstractProbabilityFlow, kernels: Kernel) -> Dive
         width=width,
         depth=depth,
     )
+
+
+@eqx.filter_jit
+def _scaled(head: DivergenceHead, model: AbstractProbabilityFlow, kernels: Kernel) -> DivergenceHead:
+    """The head with a scale and a bound computed from its training targets."""
     none = MeanJacobian(jnp.sort(model.times(1)), jnp.zeros((2, model.dim)))
     targets = jax.vmap(lambda kernel: stein_terms(head, model, none, kernel).target)(kernels)
-    # A flow that stayed at its start has nothing to learn; the floors keep ratios finite.
+    # The floors keep ratios finite.
     scale = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(targets))), 1e-6)
     bound = jnp.maximum(jnp.max(jnp.abs(targets)), 1e-6)
     return eqx.tree_at(lambda h: (h.scale, h.bound), head, (scale, bound))
 
 
 def centers_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCenters:
-    """Centers on at most `count` trajectories through the rows of a table and, where there is a path, half of them on it.
+    """Centers on at most `count` trajectories through the rows of a table. If the model follows a path, half are on the path.
 
-    Where the model's samples are not like the data, its trajectories through the data are off the path of both: they are where
-    the data's `log_prob` is evaluated, and so there are centers on them too.
+    If the samples of the model differ from the data, its trajectories through the data leave the path. The `log_prob` of the
+    data is evaluated along these trajectories, so they need centers too.
     """
-    # Centers may have any distribution: rows are not drawn as often as they weigh.
+    # Centers may have any distribution, so the weights of the rows are ignored.
     table = table._replace(weights=None)
     nodes = model.times(TRAJECTORY_STEPS)
     chosen = table.take(jr.permutation(key, len(table.states))[: _at_most(model, count)])
@@ -255,7 +261,7 @@ def centers_about_data(key: Key, model: AbstractProbabilityFlow, table: Sample, 
 
 
 def centers_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sample, count: int) -> AbstractCenters:
-    """Centers about at most `count` samples of the model itself, given contexts of the table."""
+    """Centers around at most `count` samples of the model, given contexts of the table."""
     rows, noise = jr.split(key)
     count = _at_most(model, count)
     contexts = table.draw(rows, count).contexts
@@ -267,19 +273,19 @@ def centers_about_samples(key: Key, model: AbstractProbabilityFlow, table: Sampl
 
 
 def spread_over(kernels: Kernel, draws: int) -> Kernel:
-    """As many of some kernels as have at most so many draws, at equal distances: kernels are in the order of their times."""
+    """Select equally spaced kernels with at most `draws` draws in total. Kernels are in the order of their times."""
     frames, directions = kernels.noise.shape[:2]
     return jax.tree.map(lambda leaf: leaf[:: -(-frames * directions // draws)], kernels)
 
 
 def _at_most(model: AbstractProbabilityFlow, count: int) -> int:
-    """As many of `count` trajectories as memory should hold."""
+    """Limit `count` trajectories to a number that fits into memory."""
     return min(count, max(1, MAX_TRAJECTORY_ENTRIES // ((TRAJECTORY_STEPS + 1) * model.dim)))
 
 
 @eqx.filter_jit
 def _trajectories(model: AbstractProbabilityFlow, nodes: Times, start: Sample) -> Float[Array, "rows nodes dim"]:
-    """Whitened states of many solutions at `nodes`, the first of which is the time of their starts."""
-    # Centers may have any distribution: coarse steps do no harm.
+    """Whitened states of many solutions at `nodes`. The solutions start at the first node."""
+    # Centers may have any distribution, so coarse steps do no harm.
     solver = FixedStep(-(-TRAJECTORY_STEPS // (len(nodes) - 1)))
     return jax.lax.map(lambda row: trajectory(model, nodes, row.states, row.contexts, solver), start, batch_size=1000)

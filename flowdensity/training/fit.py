@@ -1,4 +1,4 @@
-"""Learning a density from data: the fits that a user calls."""
+"""The fits that a user calls to learn a density from data."""
 
 import dataclasses
 import os
@@ -36,10 +36,10 @@ from .training import FEW_DIMENSIONS, Training, check_training
 from .velocity import fit_velocity
 
 SOLVER_STEPS = "solver steps"
-"""Name of the last part of a fit in its report."""
+"""Name of the last stage of a fit in its report."""
 Found: TypeAlias = tuple[FlowDensity, FitReport]
 Trained: TypeAlias = Iterator[tuple[AbstractProbabilityFlow, History, ReferenceChoice | None]]
-"""Ever better models, their losses, and how their reference was chosen, if it was."""
+"""Successively better models, their losses, and the choice of their reference (None if there was no choice)."""
 
 
 def fit_flow(
@@ -59,35 +59,38 @@ def fit_flow(
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data by flow matching.
 
-    First a network learns how the velocity of a probability flow departs from that of a reference: the fitted Gaussian or, if
-    held-out rows are likelier under it, a mixture of Gaussians (Lipman et al. 2023, arXiv 2210.02747). Then the velocity is
-    frozen and, in more than three dimensions, its divergence is distilled (Jagwani et al. 2026, arXiv 2605.16486). In up to
-    three dimensions the exact divergence costs less than twice as much and needs no training.
+    A network first learns the difference between the velocity of a probability flow and the velocity of a reference (Lipman et
+    al. 2023, arXiv 2210.02747). The reference is the fitted Gaussian, or a mixture of Gaussians if held-out rows are more likely
+    under the mixture. The velocity is then frozen. In more than three dimensions its divergence is distilled (Jagwani et al.
+    2026, arXiv 2605.16486). In up to three dimensions the exact divergence costs less than twice as much as a distilled one and
+    needs no training.
 
     Args:
         key: JAX PRNG key.
-        data: events, shape `(n, *event_shape)`, n >= 2, in the user's units; or named values: a dict of arrays, a DataFrame,
-            an arviz posterior.
-        context: what the density is conditional on, shape `(n, *context_shape)`, or named values.
-        support: numpyro constraint of one event; a list with one for each coordinate; or a dict by site. Real by default.
-        weights: weight of each row, shape `(n,)`: importance weights or counts. All alike by default.
-        path: Gaussian path on which to train; `CondOT()` by default.
-        network: a network whose output starts at zero; `ResidualMLP` by default.
-        divergence: an objective such as `fd.objectives.LangevinStein()` distills it with that; a divergence such as
-            `ExactDivergence()` is used as it is. By default `ExactDivergence()` in up to three dimensions, and above
-            `LangevinStein()`.
-        training: steps, batch size, learning rate, optimizer, held-out rows; `Training()` by default.
-        tolerance: error of `log_prob` in nats that the solver may make; as few steps are taken as keep within it.
-        checkpoint: folder in which the state is saved; the same call resumes from there and ends with the same weights.
+        data: events, shape `(n, *event_shape)` with n >= 2, in the user's units; or named values: a dict of arrays, a DataFrame,
+            or an arviz posterior.
+        context: values that the density is conditioned on, shape `(n, *context_shape)`, or named values.
+        support: numpyro constraint of one event, a list with one constraint per coordinate, or a dict of constraints by site.
+            Real by default.
+        weights: weight of each row, shape `(n,)`, such as importance weights or counts. Equal by default.
+        path: Gaussian probability path to train on; `CondOT()` by default.
+        network: a network whose initial output is zero; `ResidualMLP` by default.
+        divergence: an objective, such as `fd.objectives.LangevinStein()`, to distill the divergence with; or a divergence, such
+            as `ExactDivergence()`, which is used as it is. The default is `ExactDivergence()` in up to three dimensions and
+            `LangevinStein()` in more.
+        training: steps, batch size, learning rate, optimizer and held-out rows; `Training()` by default.
+        tolerance: error of `log_prob` in nats that the solver may make. The fit chooses the smallest number of solver steps that
+            keeps the error within it.
+        checkpoint: folder in which the state is saved. The same call resumes from there and ends with the same weights.
         progress: whether to show progress bars.
 
     Returns:
-        The density and a report. Ctrl-C keeps what was learned: it ends the stage that is running, with a warning, and the
-        report's `interrupted` lists what was left undone.
+        The density and a report. Ctrl-C keeps everything learned so far: it ends the running stage with a warning, and the
+        report's `interrupted` lists the stages that were cut short or not run.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable; raised before any work is done.
-        TrainingDiverged: if a loss is not finite; the best density until then is in its `best`.
+        TypeError, ValueError: if an argument is invalid. Raised before any work is done.
+        TrainingDiverged: if a loss is not finite. The exception's `best` holds the best density up to then.
 
     Example:
         >>> density, report = fd.fit_flow(jax.random.key(0), data)
@@ -118,7 +121,7 @@ def fit_diffusion(
 ) -> tuple[FlowDensity, FitReport]:
     r"""Learn a density from data with a diffusion model.
 
-    `fit_flow` on a diffusion's path, with the network predicting what is customary there (Song et al. 2021,
+    This is `fit_flow` on the path of a diffusion, and the network can predict any of the usual targets (Song et al. 2021,
     arXiv 2011.13456). The density is that of the probability-flow ODE.
 
     Args:
@@ -127,8 +130,8 @@ def fit_diffusion(
         context: as in `fit_flow`.
         support: as in `fit_flow`.
         weights: as in `fit_flow`.
-        path: Gaussian path on which to train; `VariancePreserving()` by default.
-        prediction: what the network predicts: "velocity", "noise", "data" or "score".
+        path: Gaussian probability path to train on; `VariancePreserving()` by default.
+        prediction: target of the network: "velocity", "noise", "data" or "score".
         network: as in `fit_flow`.
         divergence: as in `fit_flow`.
         training: as in `fit_flow`.
@@ -170,30 +173,30 @@ def fit_likelihood(
     r"""Learn a density by maximum likelihood, as a continuous normalizing flow.
 
     Each step solves the ODE for a batch of rows and differentiates through the solve (Grathwohl et al. 2019, "FFJORD",
-    arXiv 1810.01367), with the exact divergence in up to sixteen dimensions and a fresh Hutchinson probe for every row above.
-    A step takes far longer than one of `fit_flow`. It is meant for a model that exists already, whose likelihood a short run can
-    improve. Without a `model` it starts from the fitted Gaussian.
+    arXiv 1810.01367). The divergence is exact in up to sixteen dimensions. In more it is estimated with a new Hutchinson probe
+    for every row. A step takes far longer than a step of `fit_flow`, so this function is meant to improve the likelihood of an
+    existing model in a short run. Without a `model` it starts from the fitted Gaussian.
 
-    The states of the model no longer follow the Gaussian path: its `follows_path` is False.
+    The states of the trained model no longer follow the Gaussian probability path: its `follows_path` is False.
 
     Args:
         key: JAX PRNG key.
         data: as in `fit_flow`.
         context: as in `fit_flow`.
-        model: where to start, such as `density.model` or a `VelocityField`; its `network` is trained.
+        model: model to start from, such as `density.model` or a `VelocityField`; its `network` is trained.
         support: as in `fit_flow`; not allowed with `model`, which has its own.
         weights: as in `fit_flow`.
         network: as in `fit_flow`; not allowed with `model`, which has its own.
-        divergence: as in `fit_flow`, once the model is trained.
-        training: as in `fit_flow`. By default 1,000 steps of 256 rows with a peak learning rate of 2e-3; from a given model,
-            300 with 2e-4. The distillation has its own defaults.
+        divergence: as in `fit_flow`; used after the model is trained.
+        training: as in `fit_flow`. The default is 1,000 steps of 256 rows with a peak learning rate of 2e-3, or 300 steps with
+            2e-4 if a model is given. The distillation has its own defaults.
         tolerance: as in `fit_flow`.
         checkpoint: as in `fit_flow`.
         progress: as in `fit_flow`.
 
     Returns:
-        The density and a report, as `fit_flow`; the losses of the stage "likelihood" are in nats per dimension of the
-        whitened data.
+        The density and a report, as `fit_flow`. The losses of the stage "likelihood" are in nats per dimension of the whitened
+        data.
 
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
@@ -207,7 +210,7 @@ def fit_likelihood(
 
 @dataclass(frozen=True)
 class _Fit:
-    """The arguments that all fits from data share, and the stages that fits have in common.
+    """The arguments that all fits from data share, and the stages that the fits have in common.
 
     Raises:
         TypeError, ValueError: if an argument that can be checked without the data is unusable.
@@ -233,8 +236,9 @@ class _Fit:
             check_kind(self.caller, "divergence", self.divergence, kinds, "divergence = None")
         if isinstance(self.divergence, AbstractDivergence) and self.divergence.is_learned:
             raise ValueError(
-                f"{self.caller} expected `divergence` as an objective or a divergence that is computed; got a "
-                f"{type(self.divergence).__name__}, which belongs to the weights that it was learned with. Fix: divergence = None"
+                f"{self.caller} expected `divergence` as an objective or a divergence that is not learned; got a "
+                f"{type(self.divergence).__name__}, which is only valid for the weights that it was learned with. "
+                "Fix: divergence = None"
             )
         check_number(self.caller, "tolerance", self.tolerance, 0.0, fix=0.01, unit=" of nats")
         if self.network is not None:
@@ -243,20 +247,21 @@ class _Fit:
 
     @property
     def options(self) -> Training:
-        """How to train."""
+        """Training options of the fit."""
         return check_training(self.caller, self.training)
 
     def divergence_for(self, dim: int) -> AbstractDivergence | AbstractObjective:
-        """The divergence that was asked for, or the objective to distill it with; by default exact in few dimensions only.
+        """The requested divergence, or the objective to distill it with.
 
-        In few dimensions an exact divergence costs less than twice a learned one, and no training.
+        The default is the exact divergence in few dimensions, where it costs less than twice a learned one and needs no
+        training.
         """
         if self.divergence is not None:
             return self.divergence
         return ExactDivergence() if dim <= FEW_DIMENSIONS else LangevinStein()
 
     def on_path(self, stage: str, path: AbstractPath, prediction: Prediction) -> Found:
-        """Fit the velocity of a model on a Gaussian path."""
+        """Fit the velocity of a model on a Gaussian probability path."""
         net_key, flow_key, finish_key = jr.split(self.key, 3)
         parts = self._prepared(net_key)
         model = GaussianFlow(path=path, prediction=prediction, **parts.shared)
@@ -307,14 +312,14 @@ class _Fit:
     def _densities(
         self, key: Key, models: Trained, table: Sample, saved: Checkpoint | None, stage: str, columns: str | None
     ) -> Iterator[Found]:
-        """Ever better densities: of the models as they are trained, then with their divergence, then with their solver."""
+        """Yield successively better densities: during training, then with their divergence, and then with their solver."""
         chosen = self.divergence_for(table.states.shape[1])
         objective = chosen if isinstance(chosen, AbstractObjective) else None
         given = ExactDivergence() if isinstance(chosen, AbstractObjective) else chosen
         left = (SOLVER_STEPS,) if objective is None else ("divergence", "calibration", SOLVER_STEPS)
         choice = None
         if self.divergence is None and objective is None:
-            choice = f"divergence: exact, since that costs less than distilling it in up to {FEW_DIMENSIONS} dimensions"
+            choice = f"divergence: exact, which costs less than distillation in up to {FEW_DIMENSIONS} dimensions"
 
         def so_far(
             model: AbstractProbabilityFlow, history: History, reference: ReferenceChoice | None, *undone: str

@@ -1,4 +1,4 @@
-"""Networks for the folds of a table, trained side by side on the matching loss, and how they are judged."""
+"""Training the networks of all folds side by side on the matching loss, and scoring them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,16 +22,16 @@ VALIDATION_SOLVER = FixedStep(8)
 
 
 class HeldRows(NamedTuple):
-    """Rows to be judged by their likelihood, and the key of the probes where the divergence takes any."""
+    """Rows whose likelihood is scored, and the key of the probes if the divergence is estimated."""
 
     sample: Sample
     key: Key
 
 
 class Folds(NamedTuple):
-    """What the losses are handed, folds leading: the models, the rows to train on and what they are judged by.
+    """Arguments of the losses, with a leading axis for the folds: models, training rows, and held-out draws or rows.
 
-    In a cross-validation there is one more model, trained on all rows and not judged.
+    A cross-validation has one more model, which is trained on all rows and not scored.
     """
 
     models: GaussianFlow
@@ -40,14 +40,14 @@ class Folds(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """What all runs of a fit have in common.
+    """Settings that all training runs of a fit share.
 
     Attributes:
-        schedule: how long and how fast.
-        batch_size: terms of the loss of each fold in each step.
-        likely: share of the angles that are drawn as the likelihood weighs them.
+        schedule: length and learning rate of the training.
+        batch_size: number of terms of the loss of each fold in each step.
+        likely: fraction of the angles that are drawn with the likelihood weighting.
         progress: whether to show bars.
-        checkpoint: where to keep what has been done.
+        checkpoint: where to save the state.
     """
 
     schedule: Schedule
@@ -57,7 +57,7 @@ class Trainer(NamedTuple):
     checkpoint: Checkpoint | None
 
     def run(self, key: Key, folds: Folds, stage: str) -> Iterator[tuple[Any, History]]:
-        """Train the models of all folds, as `train` does; losses are means over folds."""
+        """Train the models of all folds, as `train` does. Losses are means over the folds."""
         for networks, history in train(
             key, folds.models.network, MatchingLoss(self.batch_size, self.likely), _judge, folds, self.schedule,
             stage=stage, progress=self.progress, checkpoint=self.checkpoint,
@@ -66,11 +66,11 @@ class Trainer(NamedTuple):
 
 
 class MatchingLoss(eqx.Module):
-    """Mean matching loss of the folds, each on draws from its own rows.
+    """Mean matching loss of the folds, each over draws from its own rows.
 
     Args:
-        batch_size: terms for each fold.
-        likely: share of the angles that are drawn as the likelihood weighs them.
+        batch_size: number of terms for each fold.
+        likely: fraction of the angles that are drawn with the likelihood weighting.
     """
 
     batch_size: int = eqx.field(static=True)
@@ -85,7 +85,7 @@ class MatchingLoss(eqx.Module):
 
 
 def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
-    """The matching loss of fixed draws, or minus the mean log density of rows in nats per dimension."""
+    """Return the matching loss of fixed draws, or minus the mean log density of rows in nats per dimension."""
     models, held = with_network(folds.models, networks), folds.held
     if isinstance(held, MatchingDraws):
         return jnp.mean(eqx.filter_vmap(matching_loss)(models, held))
@@ -93,24 +93,26 @@ def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
 
 
 @eqx.filter_jit
-def held_log_likelihoods(models: AbstractGaussianFlow, held: HeldRows, probes: int = 1) -> Float[Array, "folds rows"]:
-    """Log densities of held-out rows, each under the model of its fold, in nats; in many dimensions estimates with probes."""
+def held_log_likelihoods(
+    models: AbstractGaussianFlow, held: HeldRows, probes: int = 1, solver: FixedStep = VALIDATION_SOLVER
+) -> Float[Array, "folds rows"]:
+    """Log densities of held-out rows under the models of their folds, in nats; estimated with probes in many dimensions."""
     models = jax.tree.map(lambda leaf: leaf[: len(held.sample.states)] if eqx.is_array(leaf) else leaf, models)
-    return eqx.filter_vmap(
-        lambda model, rows: log_likelihoods(model, rows.sample, rows.key, VALIDATION_SOLVER, probes)
-    )(models, held)
+    return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, solver, probes))(
+        models, held
+    )
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Trees of one structure as one, with a leading axis on the arrays."""
+    """Stack trees of the same structure into one, with a leading axis on the arrays."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *trees)
 
 
 def last_of(stacked: Any) -> Any:
-    """The last of the trees that were stacked: of the models, the one that is the result."""
+    """Return the last of the stacked trees. For stacked models it is the result of the fit."""
     return one_of(stacked, -1)
 
 
 def one_of(stacked: Any, number: int) -> Any:
-    """One of the trees that were stacked."""
+    """Return one of the stacked trees."""
     return jax.tree.map(lambda leaf: leaf[number] if eqx.is_array(leaf) else leaf, stacked)

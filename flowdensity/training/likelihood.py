@@ -25,7 +25,7 @@ MAX_HELD_OUT_ROWS = 1024
 
 
 class Inputs(NamedTuple):
-    """What the losses are handed: the model, the rows to train on, the rows held out, and the key of their probes."""
+    """Arguments of the losses: the model, the training rows, the held-out rows and the key of their probes."""
 
     model: AbstractProbabilityFlow
     kept: Sample
@@ -42,21 +42,22 @@ def maximize_likelihood(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[tuple[Model, History]]:
-    """Maximize the mean log density of a whitened table, stopping early on held-out rows.
+    """Maximize the mean log density of a whitened table, with early stopping on held-out rows.
 
-    A distilled divergence would be stale after a step. The exact one is used in up to sixteen dimensions and above a fresh
-    probe for every row, which leaves the gradient unbiased (Grathwohl et al. 2019, arXiv 1810.01367).
+    A distilled divergence would be stale after one step. The divergence is therefore exact in up to sixteen dimensions. In more
+    it is estimated with a new probe for every row, which leaves the gradient unbiased (Grathwohl et al. 2019,
+    arXiv 1810.01367).
 
     Args:
         key: JAX PRNG key.
-        model: where to start; its `network` is trained.
+        model: model to start from; its `network` is trained.
         table: whitened events and contexts.
-        plan: how to train.
+        plan: training options.
         progress: whether to show a bar.
-        checkpoint: where to keep what has been done.
+        checkpoint: where to save the state.
 
     Yields:
-        The best model so far and its losses: minus the log density in nats per dimension of the whitened table.
+        The best model so far and its losses, which are minus the log density in nats per dimension of the whitened table.
     """
     split_key, held_key, train_key = jr.split(key, 3)
     ((kept, held),) = splits(split_key, table, held_out(len(table.states), plan.validation), 1)
@@ -74,7 +75,7 @@ class LikelihoodLoss(eqx.Module):
     """Minus the mean log density of a batch of rows, in nats per dimension.
 
     Args:
-        batch_size: rows in a batch; all rows where there are fewer.
+        batch_size: number of rows in a batch; all rows if there are fewer.
     """
 
     batch_size: int = eqx.field(static=True)
@@ -90,14 +91,14 @@ def _held_loss(network: Any, args: Inputs) -> Scalar:
 
 
 def negative_log_likelihood(model: AbstractProbabilityFlow, sample: Sample, key: Key) -> Scalar:
-    """Minus the mean log density of whitened rows, in nats per dimension, with fresh probes from `key` in many dimensions."""
+    """Minus the mean log density of whitened rows, in nats per dimension; estimated with probes from `key` in many dimensions."""
     return -jnp.average(log_likelihoods(model, sample, key, TRAINING_SOLVER), weights=sample.weights) / model.dim
 
 
 def log_likelihoods(
     model: AbstractProbabilityFlow, sample: Sample, key: Key, solver: AbstractSolver, probes: int = 1
 ) -> Float[Array, " rows"]:
-    """Log density of each of the whitened rows, in nats; in many dimensions an unbiased estimate with probes from `key`."""
+    """Log density of each whitened row, in nats; an unbiased estimate with probes from `key` in many dimensions."""
 
     def one(key: Key, row: Sample) -> Scalar:
         return state_log_prob(model, unbiased_divergence(key, model.dim, probes), row.states, row.contexts, solver)

@@ -1,4 +1,4 @@
-"""The one training loop: every stage of every fit is a loss, a validation loss and this."""
+"""The training loop shared by every stage of every fit."""
 
 import dataclasses
 import re
@@ -21,26 +21,26 @@ from .checkpoints import Checkpoint
 
 Module = TypeVar("Module")
 VALIDATIONS = 25
-"""Number of times that a stage is validated."""
+"""Number of validations in each stage."""
 
 Status = Literal["completed", "stopped early", "interrupted", "nothing to learn"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Length and learning rate of a training run.
 
     Args:
         steps: maximum number of optimizer steps.
         learning_rate: peak of a cosine schedule with a short warm-up.
-        patience: stop after this many steps without improvement of the validation loss and return the best weights; None,
-            for losses with unlimited fresh data, runs all steps and returns the last weights.
-        optimizer: used instead of AdamW, as it is; None is AdamW.
-        stop: end after this many steps of the schedule; None runs it to its end.
-        ema: decay of the exponential moving average of the weights, warmed up with the step count.
+        patience: stop after this many steps without an improvement of the validation loss and return the best weights. With None,
+            which suits losses with unlimited fresh data, all steps are run and the last weights are returned.
+        optimizer: optimizer to use, unchanged, instead of AdamW; None for AdamW.
+        stop: end after this many steps of the schedule; None for all steps.
+        ema: decay of the exponential moving average of the weights. It is warmed up with the number of steps.
         clip: global norm at which gradients are clipped.
-        weight_decay: decoupled decay of arrays with more than one axis: matrices, and the vectors of networks that are trained
-            side by side. Scalars and other vectors, such as those that describe the data, do not decay.
+        weight_decay: decoupled weight decay of arrays with more than one axis: matrices, and the vectors of networks that are
+            trained side by side. Scalars and other vectors, such as those that describe the data, do not decay.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class Schedule:
         return max(1, self.steps // VALIDATIONS)
 
     def make_optimizer(self) -> optax.GradientTransformationExtraArgs:
-        """The optimizer that was given, or AdamW with clipped gradients."""
+        """Return the given optimizer, or AdamW with clipped gradients."""
         if self.optimizer is not None:
             return optax.with_extra_args_support(self.optimizer)
         rate = optax.warmup_cosine_decay_schedule(
@@ -82,18 +82,18 @@ class Schedule:
 @savable
 @dataclass(frozen=True)
 class History:
-    """Losses of one stage: equally long series of step, training loss since the last entry, and validation loss.
+    """Losses of one stage, as three series of equal length.
 
     Attributes:
-        step: optimizer steps done.
-        train: mean training loss since the last entry; the first entry, before any step, repeats that of `validation`.
-        validation: loss of held-out rows or of fresh draws; minus their log density where there is a `gain`.
+        step: number of optimizer steps taken.
+        train: mean training loss since the previous entry. The first entry precedes any step and repeats `validation`.
+        validation: loss on held-out rows or on fresh draws; minus the log density of held-out rows if there is a `gain`.
         best_step: step of the weights that were returned.
         seconds: wall time.
         status: how the stage ended.
-        gain: where held-out rows were scored by their likelihood, and `validation` is minus their mean log density in nats per
-            dimension of the whitened rows: the mean gain of their log density over the reference at its best, in nats, and its
-            standard error. None where `validation` is the training loss on other rows.
+        gain: mean gain in log density of held-out rows over the reference at the best step, in nats, and its standard error.
+            It is set if held-out rows are scored by their likelihood; `validation` is then minus their mean log density in nats
+            per dimension of the whitened rows. None if `validation` is the training loss on other rows.
     """
 
     step: tuple[int, ...] = ()
@@ -106,47 +106,51 @@ class History:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> Self:
-        """The history of a record in JSON, which has lists for tuples."""
+        """Read a history from a JSON record, in which tuples are lists."""
         series: dict[str, Any] = {name: tuple(record[name]) for name in ("step", "train", "validation")}
         return cls(**record | series)
 
     def extended(self, step: int, train: float, validation: float) -> "History":
-        """The history with one more entry in each series."""
+        """Return the history with one more entry in each series."""
         return dataclasses.replace(
             self, step=(*self.step, step), train=(*self.train, train), validation=(*self.validation, validation)
         )
 
     @property
     def learned(self) -> bool:
-        """Whether a step was done."""
+        """Whether at least one step was taken."""
         return bool(self.step) and self.step[-1] > 0
 
     @property
     def ending(self) -> str:
         """How the stage ended, in words."""
         if self.status == "nothing to learn":
-            return "nothing to learn, since the network adds no velocity: a head of zero is exact"
-        if self.gain is not None and self.best_step == 0 and self.status != "interrupted":
-            return f"{self.status}; held-out rows do not gain enough over the reference, so it is used as it is"
+            return "nothing to learn: the network adds no velocity, so a divergence head of zero is exact"
+        if self.learned and self.best_step == 0 and self.status != "interrupted":
+            return f"{self.status}; training did not improve held-out rows, so the reference is used unchanged"
         if self.status == "stopped early":
             return f"stopped early, since the validation loss had not improved after step {self.best_step}"
         return "ran all steps" if self.status == "completed" else f"interrupted at step {self.step[-1]}"
 
     def so_far(self) -> str:
-        """What becomes of the module if training is interrupted now, as the end of a sentence."""
-        return f"going on with the best weights so far, those of step {self.best_step}"
+        """Say which weights are used if training is interrupted now, as the end of a sentence."""
+        return f"the fit continues with the best weights so far, from step {self.best_step}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The three series as arrays."""
         return {name: np.asarray(getattr(self, name)) for name in ("step", "train", "validation")}
 
 
+NOTHING_TO_LEARN = History((0,), (0.0,), (0.0,), status="nothing to learn")
+"""History of a stage that has nothing to learn."""
+
+
 class TrainingDiverged(FloatingPointError, Generic[Module]):
-    """A loss became NaN or infinite. Nothing is lost: `best` holds the last good weights.
+    """Error for a loss that became NaN or infinite. The last good weights are in `best`.
 
     Attributes:
-        step: the step by which the loss was no longer finite.
-        best: the module with the lowest validation loss before that.
+        step: the step at which the loss was found not to be finite.
+        best: the module with the lowest validation loss before that step.
         history: the losses so far.
     """
 
@@ -174,31 +178,31 @@ def train(
     progress: bool,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[tuple[Module, History]]:
-    """Minimize `loss(module, key, args)`, and yield the averaged weights that do best on `validate(module, args)`.
+    """Minimize `loss(module, key, args)` and yield the averaged weights with the best `validate(module, args)`.
 
-    Both are compiled once for all fits: `loss` and `validate` are functions of a module, or equinox modules whose configuration
-    is static, so those of two fits are equal; whatever differs between fits of one shape is in `args`. Another `schedule` is
-    compiled anew unless it differs in its `patience` or `stop` alone.
+    Both functions are compiled once for all fits. They must be functions of a module, or equinox modules with a static
+    configuration, so that those of two fits compare equal. Everything that differs between fits of the same shape belongs in
+    `args`. A different `schedule` is compiled again unless it differs only in its `patience` or `stop`.
 
-    With a checkpoint, everything is saved at each validation, and a stage that finds its file resumes from there.
+    With a checkpoint, the whole state is saved at each validation, and a stage whose file exists resumes from it.
 
     Args:
         key: JAX PRNG key of the losses.
         module: equinox module; its floating-point arrays are trained.
         loss: stochastic training loss.
         validate: deterministic validation loss.
-        args: whatever both need; it stays on the device.
-        schedule: how long and how fast.
-        stage: what the progress bar and the errors call this.
+        args: the arguments that both functions need; they stay on the device.
+        schedule: length and learning rate of the training.
+        stage: name of the stage in the progress bar and in errors.
         progress: whether to show a bar with step, losses and time left.
-        checkpoint: where to save what has been done.
+        checkpoint: where to save the state.
 
     Yields:
-        The best module so far and its history: first the module as it came, then each that does better, and last the result.
+        The best module so far and its history: first the initial module, then each improved one, and finally the result.
 
     Raises:
-        KeyboardInterrupt: after a last result, with a note of the step.
-        TrainingDiverged: a loss was not finite.
+        KeyboardInterrupt: after a last result, with a note that gives the step.
+        TrainingDiverged: if a loss is not finite.
     """
     params, static = eqx.partition(module, eqx.is_inexact_array)
     fixed = (loss, static, args, dataclasses.replace(schedule, patience=None, stop=None))
@@ -253,10 +257,10 @@ def train(
 
 
 def _operations(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, ...]:
-    """What an optimizer does to some weights, as values that are equal in another process.
+    """The operations of an optimizer on some weights, as values that are equal in another process.
 
     Raises:
-        TypeError: if it needs more than gradients, weights and the value of the loss.
+        TypeError: if the optimizer needs more than gradients, weights and the value of the loss.
     """
     try:
         state = optimizer.init(params)
@@ -267,17 +271,17 @@ def _operations(optimizer: optax.GradientTransformation, params: Any) -> tuple[A
             "Training expected an `optimizer` that updates any weights by their gradients; this one cannot be used "
             f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]}). Fix: training = fd.Training()"
         ) from error
-    # Functions have another address in every process.
+    # The printed address of a function differs between processes.
     return re.sub(r"0x[0-9a-f]+", "", str(operations)), *operations.consts, *jax.tree.leaves(state)
 
 
-# Functions of this module, whose arguments are compared by value: JAX finds again what it has compiled for another fit, and
-# keeps nothing of any fit.
+# These are functions of the module, and their arguments are compared by value. JAX therefore reuses what it compiled for another
+# fit and holds no reference to any fit.
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _advance(fixed: tuple[Callable[..., Scalar], Any, Any, Schedule], carry: Any, keys: Key) -> tuple[Any, Scalar]:
-    """A step for each key, and the mean loss."""
+    """Take a step for each key, and return the mean loss."""
     loss, static, args, schedule = fixed
     optimizer = schedule.make_optimizer()
 
@@ -286,7 +290,7 @@ def _advance(fixed: tuple[Callable[..., Scalar], Any, Any, Schedule], carry: Any
         value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, static), key, args))(params)
         updates, state = optimizer.update(gradient, state, params, value=value)
         params = optax.apply_updates(params, updates)
-        # Without the warm-up, the starting weights would still weigh exp(-steps / 1000).
+        # Without the warm-up, the initial weights would still have the weight exp(-steps / 1000) in the average.
         decay = jnp.minimum(schedule.ema, (1.0 + count) / (10.0 + count))
         average = optax.incremental_update(params, average, 1.0 - decay)
         return (params, average, state, count + 1), value

@@ -1,4 +1,4 @@
-"""Losses on draws: matching, for a flow or a diffusion, and the log density, for what a density is distilled into."""
+"""Losses over draws: the matching loss of flows and diffusions, and the loss of a network that learns a log density."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from ..models.log_density import LogDensityNetwork
 from ..models.paths import stratified_times
 
 LIKELIHOOD_SHARE = 0.5
-"""Default share of the angles that are drawn as the likelihood weighs them."""
+"""Default fraction of the angles that are drawn with the likelihood weighting."""
 MAX_LIKELIHOOD_WEIGHT = 10.0
-"""Largest likelihood weight of an angle, relative to that of 45 degrees."""
+"""Largest likelihood weight of an angle, relative to the weight at 45 degrees."""
 
 
 class MatchingDraws(NamedTuple):
-    """Fixed draws for a matching loss: rows with the angles and the noise they are mixed with."""
+    """Fixed draws for a matching loss: rows, and the angles and the noise they are mixed with."""
 
     sample: Sample
     angles: Times
@@ -34,8 +34,8 @@ def draw_matching(
 ) -> MatchingDraws:
     r"""Draw rows, angles and noise for `count` terms of the matching loss.
 
-    A share `likely` of the angles is drawn as the likelihood weighs them (`likelihood_angles`), and the others are those of the
-    model's path.
+    A fraction `likely` of the angles is drawn with the likelihood weighting (`likelihood_angles`). The others are drawn from the
+    distribution of the model's path.
 
     Returns:
         `MatchingDraws` with a leading axis of `count`.
@@ -50,12 +50,12 @@ def draw_matching(
 
 
 def likelihood_angles(u: Times) -> Times:
-    r"""Angles whose density is proportional to $\min(\tan\phi, 10)$, at uniform `u` in [0, 1].
+    r"""Map uniform `u` in [0, 1] to angles with a density proportional to $\min(\tan\phi, 10)$.
 
-    An error $\Delta F$ of the velocity is one of $\tan\phi\,\Delta F$ in the score. As the probability flow is that of the
-    diffusion $dy = -y\,ds + \sqrt2\,dw$ with $d\phi = -\tan\phi\,ds$, the Kullback-Leibler divergence of the data from what
-    that diffusion makes is at most $\int\tan\phi\;\mathbb{E}|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum likelihood
-    training of score-based diffusion models", arXiv 2101.09258). The weight is cut where it would have no bound.
+    An error $\Delta F$ of the velocity is an error $\tan\phi\,\Delta F$ of the score. The probability flow belongs to the
+    diffusion $dy = -y\,ds + \sqrt2\,dw$ with $d\phi = -\tan\phi\,ds$. The Kullback-Leibler divergence of the data from the
+    samples of that diffusion is therefore at most $\int\tan\phi\;\mathbb{E}|\Delta F|^2\,d\phi$ (Song et al. 2021, "Maximum
+    likelihood training of score-based diffusion models", arXiv 2101.09258). The weight is capped because $\tan\phi$ is unbounded.
     """
     cut = jnp.arctan(MAX_LIKELIHOOD_WEIGHT)
     until = -jnp.log(jnp.cos(cut))
@@ -67,8 +67,8 @@ def likelihood_angles(u: Times) -> Times:
 def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
     r"""Mean of $|F(\phi, y) - (\cos\phi\,x_1 - \sin\phi\,e)|^2/(u^2 D)$ with $y = \sin\phi\,x_1 + \cos\phi\,e$.
 
-    $u$ is the model's unit of velocity. Least at the conditional mean of the target, the velocity of the probability flow
-    (Lipman et al. 2023, arXiv 2210.02747); where $u = 1$, it is 1 for $F = 0$ on whitened Gaussian data.
+    $u$ is the model's velocity scale. The loss is minimized by the conditional mean of the target, which is the velocity of the
+    probability flow (Lipman et al. 2023, arXiv 2210.02747). With $u = 1$, it is 1 for $F = 0$ on whitened Gaussian data.
     """
 
     def one(angle: Scalar, data: Array, noise: Array, context: Array) -> Scalar:
@@ -81,13 +81,13 @@ def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
 
 
 class LogDensityLabels(NamedTuple):
-    """Log densities and their gradients, or by how much they differ from those of a network's reference.
+    """Log densities and their gradients, or their differences from those of a network's reference.
 
     Attributes:
         states: whitened states, shape `(rows, dim)`.
         contexts: whitened contexts, shape `(rows, context_dim)`.
-        values: in nats, shape `(rows,)`.
-        slopes: gradients of the values in state and context together, shape `(rows, dim + context_dim)`.
+        values: log densities in nats, shape `(rows,)`.
+        slopes: gradients of the values with respect to state and context, shape `(rows, dim + context_dim)`.
     """
 
     states: Rows
@@ -97,14 +97,14 @@ class LogDensityLabels(NamedTuple):
 
 
 def log_density_loss(network: LogDensityNetwork, labels: LogDensityLabels, slope: Scalar) -> Scalar:
-    r"""Mean squared errors of log densities and of their gradients, each over what is typical of it.
+    r"""Mean squared errors of log densities and of their gradients, each relative to its typical size.
 
-    A term weighs $1/(1 + (d/2s)^2)$ where the departure is $d$ and typically $s$: far out, where departures are large, an error
-    counts in proportion to them, and a sampler does not stay.
+    The weight of a term is $1/(1 + (d/2s)^2)$ for a departure $d$, where $s$ is the typical departure. Far out, where departures
+    are large and a sampler does not stay, an error therefore counts in proportion to the departure.
 
     Args:
         network: the network, whose `scale` is $s$.
-        labels: what it is fitted to, less the reference.
+        labels: training labels, with the reference subtracted.
         slope: typical size of one component of a gradient.
     """
     departures, slopes = _with_slopes(network.departure, labels.states, labels.contexts)
@@ -117,7 +117,7 @@ def log_density_loss(network: LogDensityNetwork, labels: LogDensityLabels, slope
 
 @eqx.filter_jit
 def less_reference(network: LogDensityNetwork, labels: LogDensityLabels) -> LogDensityLabels:
-    """Subtract the log densities of a network's reference, and their gradients, from labels."""
+    """Subtract the log densities of a network's reference, and their gradients, from the labels."""
     values, slopes = _with_slopes(network.reference_log_prob, labels.states, labels.contexts)
     return labels._replace(values=labels.values - values, slopes=labels.slopes - slopes)
 
@@ -126,7 +126,7 @@ def less_reference(network: LogDensityNetwork, labels: LogDensityLabels) -> LogD
 def errors_at(
     network: LogDensityNetwork, labels: LogDensityLabels
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
-    """Log densities of a network less those of the labels, and the same of the gradients."""
+    """Differences between the log densities of a network and the labels, and between their gradients."""
     values, slopes = _with_slopes(network, labels.states, labels.contexts)
     return values - labels.values, slopes - labels.slopes
 
@@ -134,6 +134,6 @@ def errors_at(
 def _with_slopes(
     function: Callable[[State, Context], Scalar], states: Rows, contexts: ContextRows
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows inputs"]]:
-    """Values of a function of state and context, and their gradients in both."""
+    """Values of a function of state and context, and their gradients with respect to both."""
     values, slopes = jax.vmap(jax.value_and_grad(function, argnums=(0, 1)))(states, contexts)
     return values, jnp.concatenate(slopes, axis=1)

@@ -1,4 +1,4 @@
-"""Prepare a fit: check the arguments, whiten the tables and make the default network."""
+"""Preparing a fit: check the arguments, whiten the tables and create the default network."""
 
 from math import prod
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ from ..models.networks import AbstractNetwork, ResidualMLP
 from .training import FEW_DIMENSIONS, FEW_ROWS
 
 REACH_FACTOR = 1.5
-"""Reach of a model, in multiples of the largest whitened radius in the data."""
+"""Reach of a model, as a multiple of the largest whitened radius in the data."""
 FOURIER_FEATURES = 32
-"""Random projections that the default network sees in few dimensions."""
+"""Number of random Fourier features of the default network in few dimensions."""
 
 
 class Parts(NamedTuple):
-    """The parts that models of every kind share, and the table to train on."""
+    """Parts that models of every kind share, and the training table."""
 
     table: Sample
     network: AbstractNetwork
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The arguments that models of every kind take."""
+        """Arguments that models of every kind take."""
         return {name: value for name, value in self._asdict().items() if name != "table"}
 
 
@@ -46,10 +46,10 @@ def prepare(
     weights: ArrayLike | None,
     network: AbstractNetwork | None,
 ) -> Parts:
-    """Check the arguments of a fit that makes a new model, whiten the tables and make a network if there is none.
+    """Check the arguments of a fit that creates a model, whiten the tables and create a network if none is given.
 
     Raises:
-        TypeError, ValueError: if an argument is unusable.
+        TypeError, ValueError: if an argument is invalid.
     """
     network = in_session(network)
     events, contexts, weighing, handed = fit_tables(caller, data, context, support, weights)
@@ -76,15 +76,15 @@ def prepare(
 
 
 def reach_of(white: np.ndarray) -> Scalar:
-    """Radius up to which a network resolves whitened rows, a multiple of the largest in the data or of 1, if that is larger."""
+    """Radius up to which a network resolves whitened rows: a multiple of the largest radius in the data, or of 1 if larger."""
     return jnp.asarray(REACH_FACTOR * max(1.0, np.max(np.linalg.norm(white, axis=1))), float)
 
 
 def default_network(key: Key, rows: float, dim: int, context_dim: int = 0, **otherwise: Any) -> ResidualMLP:
-    """Default network for a number of rows and dimensions; `otherwise` overrides its options.
+    """Create the default network for a number of rows and dimensions; `otherwise` overrides its options.
 
-    Below `FEW_ROWS` it is smaller, has no experts and no Fourier features, since it overfits sooner. Fourier features suit few
-    dimensions only: in many they tell every row apart.
+    Below `FEW_ROWS` rows it is smaller and has no experts and no Fourier features, since it overfits sooner. Fourier features
+    suit few dimensions only: in many dimensions they let the network memorize single rows.
     """
     if rows < FEW_ROWS:
         options: dict[str, Any] = {"width": 64, "experts": 0}

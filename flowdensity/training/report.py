@@ -1,4 +1,4 @@
-"""What a fit has to say for itself."""
+"""Report of a fit."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from .loop import History
 @savable
 @dataclass(frozen=True)
 class StepErrors:
-    """How the solver's number of steps was chosen: the fewest tried whose error is within a tolerance.
+    """Choice of the solver's number of steps: the smallest number tried whose error is within a tolerance.
 
     Attributes:
-        steps: numbers of steps that were tried, the last of which was taken.
-        errors: for each, the root mean square over rows of the data of the change of `log_prob` when the steps are doubled, nats.
-        tolerance: nats.
+        steps: numbers of steps that were tried. The last one was chosen.
+        errors: for each number, the root mean square change of `log_prob` over rows of the data when the number of steps is
+            doubled, in nats.
+        tolerance: largest acceptable error, in nats.
     """
 
     steps: tuple[int, ...]
@@ -38,17 +39,18 @@ class StepErrors:
 @savable
 @dataclass(frozen=True)
 class Amortization:
-    """How far an amortized density is from the flow it was distilled from, on fresh samples of the flow.
+    """Difference between an amortized density and the flow it was distilled from, on fresh samples of the flow.
 
     Attributes:
-        bias: mean of the difference of their log densities in nats, after normalization, and its standard error.
-        rmse: root mean square of that, and its standard error.
-        gradient: root mean square error of the gradient of `log_prob` in whitened coordinates, as a fraction of that gradient's
-            own root mean square.
-        log_normalizer: log of the integral of the amortized density in nats, and its standard error; 0 is normalized.
-        between_contexts: standard deviation of the log normalizer between contexts, in nats, Monte-Carlo error taken out.
-        efficiency: share of the effective sample size that is kept where draws of the amortized density are weighted back to
-            the flow's.
+        bias: mean difference of their log densities in nats, after normalization, and its standard error.
+        rmse: root mean square difference, and its standard error.
+        gradient: root mean square error of the gradient of `log_prob` in whitened coordinates, as a fraction of the root mean
+            square of that gradient.
+        log_normalizer: log of the integral of the amortized density in nats, and its standard error; 0 means normalized.
+        between_contexts: standard deviation of the log normalizer between contexts, in nats, without the Monte Carlo error;
+            0 without a context.
+        efficiency: effective sample size, as a fraction of the draws, when draws of the amortized density are reweighted to
+            the flow.
     """
 
     bias: tuple[float, float]
@@ -62,30 +64,30 @@ class Amortization:
         """One line of text."""
         (bias, bias_error), (rmse, rmse_error) = self.bias, self.rmse
         integral, integral_error = self.log_normalizer
+        between = f", its sd between contexts {self.between_contexts:.4f}" if self.between_contexts else ""
         return (
-            f"amortized log_prob less the flow's, on fresh samples of the flow: mean {bias:+.3f} +- {bias_error:.3f} nats, "
-            f"root mean square {rmse:.3f} +- {rmse_error:.3f}; gradients off by {self.gradient:.1%}; log normalizer "
-            f"{integral:+.4f} +- {integral_error:.4f}, between contexts {self.between_contexts:.4f}; weights back to the "
-            f"flow keep {self.efficiency:.1%} of the draws"
+            f"amortized minus flow log_prob, on fresh samples of the flow: mean {bias:+.3f} +- {bias_error:.3f} nats, root mean "
+            f"square {rmse:.3f} +- {rmse_error:.3f}; relative error of the gradient {self.gradient:.1%}; log normalizer "
+            f"{integral:+.4f} +- {integral_error:.4f}{between}; reweighting to the flow keeps {self.efficiency:.1%} of the draws"
         )
 
 
 @savable
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went: losses, errors of what was learned and wall time, with a readable `summary()`.
+    """Report of a fit: losses, errors of the learned functions and wall time, with a readable `summary()`.
 
     Attributes:
-        histories: per stage, the losses and how the stage ended.
-        residuals: Stein residuals of the learned divergence on fresh kernel draws about samples of the model; None
-            where no divergence was learned.
+        histories: for each stage, the losses and how the stage ended.
+        residuals: Stein residuals of the learned divergence on fresh kernel draws around samples of the model; None if no
+            divergence was learned.
         seconds: wall time of each stage.
-        steps: how the solver's number of steps was chosen; None for fits that choose none.
-        amortization: how far an amortized density is from its flow; None for other fits.
-        reference: how the reference of a flow was chosen; None where there was no choice.
-        columns: the transforms of columns before the whitening, in one line; None for fits that whiten none.
-        divergence: which divergence was taken by default and why, in one line; None where it was distilled or given.
-        interrupted: what Ctrl-C cut short or left undone; None for a fit that ran to its end.
+        steps: how the solver's number of steps was chosen; None for fits that do not choose it.
+        amortization: difference between an amortized density and its flow; None for other fits.
+        reference: how the reference of a flow was chosen; None if there was no choice.
+        columns: transforms of the columns before the whitening, in one line; None for fits without whitening.
+        divergence: the divergence that was chosen by default and the reason, in one line; None if it was distilled or given.
+        interrupted: stages that Ctrl-C cut short or left undone; None for a fit that ran to its end.
     """
 
     histories: dict[str, History]
@@ -100,18 +102,18 @@ class FitReport:
 
     @property
     def learned(self) -> bool:
-        """Whether a step of training was done."""
+        """Whether at least one training step was taken."""
         return any(history.learned for history in self.histories.values())
 
     def so_far(self) -> str:
-        """What becomes of the fit if it is interrupted now, as the end of a sentence."""
+        """Say what is returned if the fit is interrupted now, as the end of a sentence."""
         undone = self.interrupted or ()
         is_exact = "divergence" in undone and "divergence" not in self.histories
         more = ". Its divergence is the exact one; fd.fit_divergence distills it" if is_exact else ""
-        return f"the best until then is returned. Cut short or left undone: {', '.join(undone)}{more}"
+        return f"the best until then is returned. Not completed: {', '.join(undone)}{more}"
 
     def with_divergence(self, learned: "FitReport", *undone: str) -> "FitReport":
-        """The report of a flow with what is `learned` of its divergence; `undone` is what a fit has left to do after that."""
+        """Add the report of a `learned` divergence to that of its flow; `undone` names the stages that remain after it."""
         return dataclasses.replace(
             self,
             histories=self.histories | learned.histories,
@@ -122,7 +124,7 @@ class FitReport:
 
     @property
     def losses(self) -> dict[str, dict[str, np.ndarray]]:
-        """Per stage the arrays "step", "train" and "validation", of equal length."""
+        """Arrays "step", "train" and "validation" of equal length for each stage."""
         return {stage: history.arrays() for stage, history in self.histories.items()}
 
     @property
@@ -130,16 +132,18 @@ class FitReport:
         """The verdict in words, such as "Fit finished: flow and divergence in 95 s."."""
         seconds = f"{sum(self.seconds.values()):.0f} s"
         if self.interrupted is not None:
-            return f"Interrupted after {seconds}; cut short or left undone: {', '.join(self.interrupted)}."
-        # A stage without a step had nothing to learn.
+            return f"Interrupted after {seconds}; not completed: {', '.join(self.interrupted)}."
+        # A stage without a step had nothing to learn, so it is not listed.
         stuck = [stage for stage, history in self.histories.items() if history.learned and history.best_step == 0]
         if stuck:
-            stages = f"The {' and the '.join(stuck)} did not leave {'its' if len(stuck) == 1 else 'their'} reference"
-            return f"{stages}: training did not improve on it ({seconds})."
+            improved = f"Training of the {' and the '.join(stuck)} did not improve held-out rows"
+            if self.reference is not None and self.reference.components is not None:
+                return f"Fit finished in {seconds}: the density is a mixture of Gaussians. {improved} further."
+            return f"{improved}: the result is the reference ({seconds})."
         return f"Fit finished: {' and '.join(self.histories) or 'no stages'} in {seconds}."
 
     def summary(self) -> str:
-        """Return the verdict in words, and a line for the columns, for what each stage reached and for what was learned."""
+        """Return the verdict in words, and one line each for the columns, the stages and the learned functions."""
         return "\n".join([self.conclusion, *self._lines()])
 
     def _lines(self) -> list[str]:
@@ -152,7 +156,7 @@ class FitReport:
                 reached = f"validation loss {history.validation[0]:.4f} -> {kept:.4f}"
             else:
                 gain, error = history.gain
-                reached = f"at best held-out rows are {gain:+.3f} +- {error:.3f} nats above the reference"
+                reached = f"held-out log density {gain:+.3f} +- {error:.3f} nats relative to the reference"
             lines.append(
                 f"{stage}: {history.step[-1]} steps in {history.seconds:.0f} s, {history.ending}; {reached}, "
                 f"weights of step {history.best_step}"
@@ -171,7 +175,7 @@ class FitReport:
         if self.amortization is not None:
             lines.append(self.amortization.summary())
         if self.interrupted is not None:
-            lines.append(f"interrupted: cut short or left undone: {', '.join(self.interrupted)}")
+            lines.append(f"interrupted: not completed: {', '.join(self.interrupted)}")
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}
         if others:
             lines.append("also: " + ", ".join(f"{k} {v:.0f} s" for k, v in others.items()))
@@ -184,7 +188,7 @@ class FitReport:
         return one_line(self, self.conclusion)
 
     def _repr_html_(self) -> str:
-        # A line opens with what it is about.
+        # The text before the first colon names the subject of the line.
         rows = [Row((about, text)) for about, _, text in (line.partition(": ") for line in self._lines())]
         finished = self.conclusion.startswith("Fit finished")
         return html_table("Fit", self.conclusion, rows, verdict="good" if finished else "unclear")

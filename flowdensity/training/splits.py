@@ -1,4 +1,4 @@
-"""Which rows are held out: every kind of row in one part, however often it is repeated."""
+"""Splitting rows into training rows and held-out rows, with all copies of a row on the same side."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,16 +9,16 @@ from ..data.tables import Sample
 
 
 def splits(key: Key, table: Sample, held: int, folds: int) -> list[tuple[Int[Array, " kept"], Int[Array, " held"]]]:
-    """Numbers of the rows to train on and of those held out, for each fold: other rows in each, in random order.
+    """Indices of the training rows and the held-out rows of each fold, in random order.
 
-    Copies of a row are neighbors. Where the end of a part goes through them, those that are left to train on make room for
-    other rows, which are trained on once more: all folds have the same sizes.
+    Each fold holds out different rows. Copies of a row are neighbors in the order. If a held-out part ends between copies, the
+    remaining copies are not trained on. Other training rows are repeated in their place, so that all folds have the same sizes.
 
     Args:
         key: JAX PRNG key.
         table: whitened rows.
-        held: rows to hold out in each fold.
-        folds: number of folds, at most as many as there are parts of `held` rows.
+        held: number of rows to hold out in each fold.
+        folds: number of folds, at most the number of parts of `held` rows.
     """
     order = np.asarray(jr.permutation(key, len(table.states)))
     first, kind = table.kinds()

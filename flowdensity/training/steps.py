@@ -1,4 +1,4 @@
-"""Choosing the solver's number of steps: the fewest that doubling them changes next to nothing."""
+"""Choosing the solver's number of steps: the smallest number for which doubling it hardly changes `log_prob`."""
 
 import equinox as eqx
 import jax
@@ -17,29 +17,29 @@ from ..solving import AbstractSolver, Field, FixedStep, state_log_prob
 from .report import StepErrors
 
 STEP_COUNTS = (4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Numbers of solver steps that are tried; each is compared with twice as many."""
+"""Numbers of solver steps that are tried. Each is compared with twice the number."""
 MAX_ROWS = 256
-"""Maximum number of rows on which they are compared."""
+"""Maximum number of rows for the comparison of solver steps."""
 
 
 def choose_steps(
     key: Key, density: FlowDensity, table: Sample, tolerance: float, rows: int = MAX_ROWS
 ) -> tuple[FixedStep, StepErrors]:
-    """The fewest steps of those tried with which `log_prob` changes by less than `tolerance` when they are doubled.
+    """Choose the smallest number of steps for which doubling it changes `log_prob` by less than `tolerance`.
 
-    The change is a root mean square over rows of the table. Steps of third order make an eighth of the error when they are
-    doubled, so that the change is seven eighths of the error.
+    The change is a root mean square over rows of the table. The solver has order three: doubling the steps divides the error by
+    eight, so the change is seven eighths of the error.
 
     Args:
         key: JAX PRNG key of the rows.
-        density: a density without context, with its divergence. In place of an exact one above sixteen dimensions a
-            Hutchinson probe is integrated, which varies as fast.
+        density: a density without context, with its divergence. Above sixteen dimensions an exact divergence is replaced by a
+            Hutchinson estimate, which varies as fast.
         table: whitened events and contexts.
-        tolerance: nats.
-        rows: how many rows of the table are drawn.
+        tolerance: largest acceptable change, in nats.
+        rows: number of rows that are drawn from the table.
 
     Returns:
-        The solver, and the errors. If none of the numbers tried is enough, the largest, with a warning.
+        The solver and the errors. If no number is large enough, the solver has the largest one and there is a warning.
     """
     row_key, probe_key = jr.split(key)
     sample = table.draw(row_key, rows)
@@ -70,7 +70,7 @@ def choose_steps(
 
 
 class _Counted(AbstractSolver):
-    """`FixedStep` on a padded grid with a number of steps that is traced: one compilation for all of them."""
+    """`FixedStep` on a padded grid with a traced number of steps, so that all numbers share one compilation."""
 
     grid: Times
     count: Int[Array, ""]

@@ -1,4 +1,4 @@
-"""How the stages of a fit are trained: the options that every fit takes."""
+"""Training options that every fit takes."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,21 +8,21 @@ import optax
 from .._checks import check_count, check_kind, check_number
 
 FEW_ROWS = 2000
-"""Below this number of rows the default network is smaller, and is trained more slowly and for fewer steps, since it
+"""Below this number of rows the default network is smaller and trains with a lower learning rate and fewer steps, since it
 overfits sooner."""
 FEW_DIMENSIONS = 3
-"""Up to this dimension the divergence is exact by default, the default network has Fourier features and learns faster, and some
-angles are drawn as the likelihood weighs them, however many rows there are."""
+"""Up to this dimension the divergence is exact by default, the default network has Fourier features and a higher learning rate,
+and some angles are drawn with the likelihood weighting for any number of rows."""
 
 
 class Plan(NamedTuple):
-    """The options of one stage, with that stage's defaults filled in.
+    """Options of one stage, with the defaults of that stage filled in.
 
     Attributes:
         steps: maximum number of optimizer steps.
-        batch_size: terms of the loss in each step.
+        batch_size: number of terms of the loss in each step.
         learning_rate: peak learning rate.
-        optimizer: used instead of AdamW, as it is; None is AdamW.
+        optimizer: optimizer to use, unchanged, instead of AdamW; None for AdamW.
         validation: fraction of the rows that are held out.
     """
 
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
     validation: float
 
     def share(self, part: int, least: int, most: int) -> int:
-        """One draw for every `part` terms of the loss in training, so that work around it does not outweigh the training."""
+        """Number of draws, one for every `part` terms of the training loss, so that other work does not outweigh the training."""
         return min(max(least, self.steps * self.batch_size // part), most)
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train: one object for every stage of every fit. An option that is None takes the default of the stage.
+    """Training options for every stage of every fit. An option that is None takes the default of the stage.
 
     By default each stage uses AdamW with clipped gradients and a cosine schedule after a short warm-up, and returns an
     exponential moving average of the weights.
@@ -47,12 +47,12 @@ class Training:
     Args:
         steps: maximum number of optimizer steps of each stage; by default 2,000 to 6,000, depending on the stage,
             the number of rows and the dimension.
-        batch_size: terms of the loss in each step; by default 128 to 512, depending on the same.
+        batch_size: number of terms of the loss in each step; by default 128 to 512, depending on the same.
         learning_rate: peak learning rate of the default optimizer.
-        optimizer: an optax optimizer that needs gradients only, used as it is in every stage: it brings its own learning rate
-            and schedule. In `fit_flow` and `fit_diffusion` the networks of all folds are one tree whose arrays have a leading
-            axis, which is what masks and norms of the optimizer see.
-        validation: fraction of the rows that are held out to stop early, between 0 and 1.
+        optimizer: an optax optimizer that needs gradients only. It is used unchanged in every stage, with its own learning rate
+            and schedule. In `fit_flow` and `fit_diffusion` the networks of all folds form one tree whose arrays have a leading
+            axis, and the masks and norms of the optimizer apply to these arrays.
+        validation: fraction of the rows that are held out for early stopping, between 0 and 1.
 
     Raises:
         TypeError: if `optimizer` is not an optax optimizer.
@@ -71,7 +71,7 @@ class Training:
     validation: float = 0.1
 
     def __post_init__(self) -> None:
-        # Python numbers, so that options of equal value are equal and hash alike.
+        # Python numbers make options of equal value compare equal and hash alike.
         if self.steps is not None:
             self._set("steps", check_count("Training", "steps", self.steps, fix=4000))
         if self.batch_size is not None:
@@ -94,7 +94,7 @@ class Training:
         object.__setattr__(self, name, value)
 
     def plan(self, steps: int, batch_size: int, learning_rate: float = 1e-3) -> Plan:
-        """The options of a stage, given the defaults of that stage."""
+        """Return the options of a stage, given the defaults of that stage."""
         return Plan(
             steps if self.steps is None else self.steps,
             batch_size if self.batch_size is None else self.batch_size,
@@ -104,17 +104,17 @@ class Training:
         )
 
     def fingerprint(self) -> tuple[float | None, ...]:
-        """The numbers that a training depends on. Stages with a checkpoint also compare their optimizers."""
+        """Return the numbers that a training depends on. Stages with a checkpoint also compare their optimizers."""
         return self.steps, self.batch_size, self.learning_rate, self.validation
 
 
 def held_out(rows: int, validation: float) -> int:
-    """The number of rows that are held out: the fraction `validation`, at least one and not all."""
+    """Return the number of held-out rows: the fraction `validation`, but at least one row and never all."""
     return min(max(1, round(validation * rows)), rows - 1)
 
 
 def check_training(caller: str, training: object) -> Training:
-    """The training options of a call, by default `Training()`.
+    """Return the training options of a call, by default `Training()`.
 
     Raises:
         TypeError: if `training` is not a `Training`.

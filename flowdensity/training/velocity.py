@@ -1,4 +1,4 @@
-"""Fitting the velocity of a model on a Gaussian path: to many rows, or by cross-validation to few."""
+"""Fitting the velocity of a model on a Gaussian probability path, with cross-validation if there are few rows."""
 
 from collections.abc import Iterator
 
@@ -31,26 +31,27 @@ def fit_velocity(
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Iterator[Departure]:
-    """Minimize the matching loss of `model` over a whitened table, stopping early on held-out rows.
+    """Minimize the matching loss of `model` over a whitened table, with early stopping on held-out rows.
 
-    With at least 2,000 rows, the weights with the smallest matching loss on one held-out part are returned. With fewer rows one
-    part is too small and that loss too noisy. Five networks, each with another part held out, are then trained side by side and
-    scored by the likelihood of their held-out rows, and the model is trained on all rows for the best number of steps. If the
-    gain in likelihood over the reference is within its standard error, the reference is returned untrained.
+    With at least 2,000 rows, the result has the weights with the smallest matching loss on one held-out part. With fewer rows,
+    one part is too small and its matching loss too noisy. In that case five networks, each with a different part held out, and
+    one network on all rows are trained side by side. The five are scored by the likelihood of their held-out rows, and the
+    result is the network on all rows at the step where they score best. If the gain in likelihood over the reference does not
+    exceed its standard error, the untrained reference is returned.
 
     The reference is the fitted Gaussian, or a mixture of Gaussians (`fit_departure`).
 
     Args:
         key: JAX PRNG key.
-        model: at the fitted Gaussian.
+        model: a model whose velocity is that of the fitted Gaussian.
         table: whitened events and contexts.
-        training: how to train.
+        training: training options.
         stage: name of this stage.
         progress: whether to show bars.
-        checkpoint: where to keep what has been done.
+        checkpoint: where to save the state.
 
     Yields:
-        The best model so far, its losses, and how its reference was chosen, if it was.
+        The best model so far, its losses, and the choice of its reference (None if there was no choice).
     """
     rows, small = len(table.states), table.effective < FEW_ROWS
     plan = default_plan(training, table.effective, model.dim)
@@ -73,23 +74,23 @@ def fit_velocity(
 
 @eqx.filter_jit
 def _judged_draws(keys: Key, held: Sample, model: AbstractGaussianFlow, count: int, likely: float) -> MatchingDraws:
-    """Fixed draws from the held-out rows of each fold, by which matching losses are compared."""
+    """Fixed draws from the held-out rows of each fold, on which matching losses are compared."""
     return eqx.filter_vmap(lambda key, sample: draw_matching(key, sample, model, count, likely))(keys, held)
 
 
 def default_plan(training: Training, rows: float, dim: int) -> Plan:
-    """The options of this stage for a number of rows and dimensions.
+    """Default options of this stage for a number of rows and dimensions.
 
-    Few rows are memorized at a high learning rate. In few dimensions what is left to learn is how sharp edges are, and the rate
-    can be higher.
+    With few rows, a high learning rate makes the network memorize them. In few dimensions the network mainly has to learn sharp
+    edges, and the learning rate can be higher.
     """
     if rows < FEW_ROWS:
-        return training.plan(steps=2000, batch_size=128, learning_rate=6e-4)
+        return training.plan(steps=4000, batch_size=128, learning_rate=6e-4)
     if dim <= FEW_DIMENSIONS:
         return training.plan(steps=4000, batch_size=256, learning_rate=4e-3)
     return training.plan(steps=6000, batch_size=256, learning_rate=3e-3)
 
 
 def likely_share(small: bool, dim: int) -> float:
-    """Share of the angles that are drawn as the likelihood weighs them: many rows in many dimensions do better without."""
+    """Fraction of angles drawn with the likelihood weighting. With many rows in many dimensions, training is better without."""
     return LIKELIHOOD_SHARE if small or dim <= FEW_DIMENSIONS else 0.0

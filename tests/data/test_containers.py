@@ -210,28 +210,31 @@ NOT_ROWS = {
     "no axes": (DATASET["mu"].mean(), r"got \(\) for 'mu'"),
     "one variable without chains": (
         DATASET.assign(tau=xr.DataArray(np.zeros(DRAWS), dims=("draw",))),
-        r"same draws; got 2 of chain and 5 of draw for 'mu' and 5 of draw for 'tau'",
+        r"same chain and draw labels; got \(chain: 2, draw: 5\) for 'mu' and \(draw: 5\) for 'tau'",
     ),
     "a dict whose chains disagree": (
         {
             "mu": xr.DataArray(np.zeros((2, 6)), dims=("chain", "draw")),
             "w": xr.DataArray(np.zeros((3, 4)), dims=("chain", "draw")),
         },
-        r"same draws; got 2 of chain and 6 of draw for 'mu' and 3 of chain and 4 of draw for 'w'",
+        r"same chain and draw labels; got \(chain: 2, draw: 6\) for 'mu' and \(chain: 3, draw: 4\) for 'w'",
     ),
     "a dict of other draws": (
         {"mu": DATASET["mu"][:, ::2], "w": DATASET["w"][:, :3]},
-        "same draws; got 2 of chain and 3 of draw for 'mu' and 2 of chain and 3 of draw for 'w'",
+        r"same chain and draw labels; got \(chain: 2, draw: 3\) for 'mu' and \(chain: 2, draw: 3\) for 'w'",
     ),
-    "a prior alone": (in_arviz(prior=GROUPED), r"with a posterior, or one of the groups; got the groups \['prior'\]"),
+    "a prior alone": (
+        in_arviz(prior=GROUPED),
+        r"with a group 'posterior', or a single group; got the groups \['prior'\]",
+    ),
     "a DataTree without a posterior": (
         xr.DataTree.from_dict({"/prior": DATASET, "/observed_data": DATASET}),
         r"the groups \['prior', 'observed_data'\]",
     ),
     "a DataTree of nothing": (xr.DataTree(), r"the groups \[\]"),
     "coordinates below each other": (DATASET[["w"]].to_dataframe(), r"levels \['chain', 'draw', 'i'\]"),
-    "an empty dict": ({}, "named values; got none"),
-    "a frame without columns": (pd.DataFrame(), "named values; got none"),
+    "an empty dict": ({}, "at least one named value; got an empty container"),
+    "a frame without columns": (pd.DataFrame(), "at least one named value; got an empty container"),
     "names that become one": ({1: np.ones(3), "1": np.ones(3)}, "a different name for each site"),
     "columns of one name": (pd.DataFrame(np.ones((3, 2)), columns=["a", "a"]), "a different name for each site"),
 }
@@ -840,7 +843,7 @@ def test_the_same_rows_in_another_order_are_refused():
         ValueError, match=r"with its rows in the order of `data`.*Fix: context = context.loc\[data.index\]"
     ):
         fd.fit_flow(KEY, frame[["a"]], shuffled)
-    with pytest.raises(ValueError, match=r"columns of `data` with their rows in one order.*pandas.DataFrame\(data\)"):
+    with pytest.raises(ValueError, match=r"columns of `data` with rows in the same order.*pandas.DataFrame\(data\)"):
         fd.fit_flow(KEY, {"a": frame["a"], "c": shuffled["c"]})
     draws = xr.DataArray(frame["a"].to_numpy().reshape(2, 25), dims=("chain", "draw"), name="a")
     draws = draws.assign_coords(chain=[0, 1], draw=range(25))

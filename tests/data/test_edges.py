@@ -53,7 +53,7 @@ FAR = {
 @pytest.mark.parametrize(("data", "support", "line"), FAR.values(), ids=FAR)
 def test_rows_at_an_edge_are_counted_and_the_line_mends_it(data, support, line):
     (message,) = said(data, support)
-    assert "% of them that it reads at an edge" in message
+    assert "% of the rows rounded to an edge" in message
     fix = message.partition("Fix: ")[2]
     assert fix.startswith(line)
     space = {"data": data, "support": support, "numpy": np, "constraints": constraints, "scipy": scipy}

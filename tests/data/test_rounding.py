@@ -39,8 +39,8 @@ def test_bits_of_a_uniform_law():
         (np.random.default_rng(0).normal(1e6, 1.0, (50, 1)), 1.0, r"multiples of `unit`.*got data\[:, 0\]"),
         ([1.0, np.nan], 1.0, "finite values; got 1 that are not"),
         ([[1.0, 2.0]], [1.0, 1.0, 1.0], r"broadcasts to \(1, 2\); got \(3,\)"),
-        ([1.0, 2.0], -1.0, "at least 0 and finite; got -1.0"),
-        ([1.0, 2.0], np.inf, "at least 0 and finite; got inf"),
+        ([1.0, 2.0], -1.0, "a finite `unit` of at least 0; got -1.0"),
+        ([1.0, 2.0], np.inf, "a finite `unit` of at least 0; got inf"),
     ],
     ids=["not rounded", "not rounded and large", "nan", "units of too many columns", "negative unit", "infinite unit"],
 )

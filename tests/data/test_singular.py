@@ -82,7 +82,7 @@ def test_the_remedy_for_ties_is_a_line_that_works():
     rows[:, 1:] = np.round(rows[:, 1:], 1)
     (said,) = warned(rows)
     assert said.startswith("fit_flow expected columns of `data` with few ties; got data[:, ")
-    assert "and 1 other columns have ties" in said
+    assert ", and also ties in data[:, " in said
     assert said.endswith("Fix: data = fd.dequantize(key, data, unit=[0, 0.1, 0.1])")
     spread = cured(said, rows)
     assert not warned(spread)
@@ -102,7 +102,7 @@ def test_a_value_again_and_again_has_no_line_of_code():
     rows[::20] = 0.0
     (said,) = warned(rows)
     assert "data[:, 0], in which 5.0% of the rows are 0" in said
-    assert "such as none, is for a model of its own" in said
+    assert "Model a special value, such as 0 for 'none', separately" in said
     assert not warned(cured(said, rows))
 
 
@@ -110,7 +110,7 @@ def test_repeated_rows_are_weighed_instead():
     distinct = np.random.default_rng(0).normal(size=(100, 2))
     data = np.repeat(distinct, 10, axis=0)
     (said,) = warned(data)
-    assert "got 100 different ones among 1000" in said
+    assert "got 100 distinct rows among 1000" in said
     rows, counts = np.unique(data, axis=0, return_counts=True)
     assert not warned(rows)
     np.testing.assert_array_equal(counts, 10)
@@ -121,7 +121,7 @@ def test_several_simulations_of_each_parameter_are_no_repeated_rows():
     parameters, simulations = np.repeat(rng.normal(size=(100, 2)), 5, axis=0), rng.normal(size=(500, 3))
     assert not warned(parameters, contexts=simulations)
     (said,) = warned(np.repeat(parameters, 5, axis=0), contexts=np.repeat(simulations, 5, axis=0))
-    assert "got 500 different ones among 2500" in said
+    assert "got 500 distinct rows among 2500" in said
     assert "weights = numpy.bincount(" in said
 
 
@@ -131,19 +131,19 @@ def test_columns_that_follow_from_others_are_found():
     assert not warned(rows)
     rows[:, 2] = 1e-3 * rows[:, 1] - 0.1 * rows[:, 0] + 7.0
     (said,) = warned(rows)
-    assert "is a linear combination of others; got some that are, data[:, " in said
+    assert "linearly independent columns in `data`; got linearly dependent columns, including data[:, " in said
     assert not warned(rows + [0.0, 0.0, 1e-2] * rng.normal(size=(300, 1))), "a hundredth of a deviation is enough"
     assert not warned(rows[:4]), "few rows are on a plane whatever they are"
     parts = rng.gamma(2.0, size=(300, 2))
     (said,) = warned(np.column_stack([parts, parts.sum(1)]), constraints.positive)
-    assert "linear combination" in said, "of what was recorded, if not of its logarithms"
+    assert "linearly independent" in said, "of what was recorded, if not of its logarithms"
 
 
 def test_a_simplex_is_no_plane_to_its_own_support():
     shares = np.random.default_rng(0).dirichlet([2.0, 3.0, 4.0], 300)
     assert not warned(shares, constraints.simplex)
     (said,) = warned(shares)
-    assert "linear combination" in said
+    assert "linearly independent" in said
     few = np.random.default_rng(0).multinomial(10, [0.2, 0.3, 0.5], 300) / 10.0
     few = few[(few > 0.0).all(1)]
     (said,) = warned(few[np.unique(few, axis=0, return_index=True)[1]], constraints.simplex)

@@ -84,8 +84,8 @@ def test_sites_hash_and_compare():
 REFUSED = {
     "missing": ({"mu": 0.0, "w": np.zeros(3)}, r"sites \['mu', 'w', 'm'\]; got \['mu', 'w'\]"),
     "too many": (values() | {"sigma": 1.0}, r"got \['m', 'mu', 'sigma', 'w'\]"),
-    "none": ({}, "named values; got none"),
-    "too few axes": (values() | {"w": 1.0}, r"'w' with shape \(3,\) behind its batch axes; got \(\)"),
+    "none": ({}, "at least one named value; got an empty container"),
+    "too few axes": (values() | {"w": 1.0}, r"'w' with shape \(3,\) after its batch axes; got \(\)"),
     "another length": (values() | {"w": np.zeros(4)}, r"'w' with shape \(3,\).*got \(4,\)"),
     "batch axes behind": (values() | {"m": np.zeros((2, 2, 5))}, r"'m' with shape \(2, 2\).*got \(2, 2, 5\)"),
     "batch axes that disagree": (values(mu=(5,), w=(4,)), r"broadcast.*'mu': \(5,\), 'w': \(4,\), 'm': \(\)"),

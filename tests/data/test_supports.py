@@ -185,8 +185,8 @@ def test_shapes_are_compared():
 
 
 REFUSED = {
-    "a circle": (constraints.circular, ValueError, r"two ends; got Circular"),
-    "circles": (constraints.independent(constraints.circular, 1), ValueError, "two ends"),
+    "a circle": (constraints.circular, ValueError, r"two endpoints; got Circular"),
+    "circles": (constraints.independent(constraints.circular, 1), ValueError, "two endpoints"),
     "unknown": (constraints.dependent, ValueError, "numpyro has none for Dependent"),
     "booleans": (constraints.boolean, ValueError, "continuous `support`; got Boolean"),
     "integers": (constraints.integer_interval(0, 3), ValueError, "continuous `support`; got IntegerInterval"),

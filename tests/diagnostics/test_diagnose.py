@@ -331,7 +331,7 @@ def test_named_samples_are_arranged(mixture_fit):
         (lambda d: (d, np.where(HELD > 2.0, np.nan, HELD), None), ValueError, "expected `samples` with finite values"),
         (lambda d: (d, HELD, HELD), ValueError, "expected `context`"),
         (lambda d: (CONDITIONAL, HELD, None), ValueError, "expected `context`, since this density is conditional"),
-        (lambda d: (CONDITIONAL.given(CONTEXTS), HELD, None), ValueError, r"has been given some, of batch shape \(4,\)"),
+        (lambda d: (CONDITIONAL.given(CONTEXTS), HELD, None), ValueError, r"already has a context, of batch shape \(4,\)"),
         (lambda d: (CONDITIONAL, HELD, CONTEXTS), ValueError, r"expected `context` with shape \(1000, ...\)"),
     ],
 )  # fmt: skip
@@ -420,9 +420,9 @@ def test_the_bar_counts_checks(capsys):
     ("checks", "error", "message"),
     [
         (LogProbError(), TypeError, r"got one check. Fix: checks = \(checks,\)"),
-        ((LogProbError, 3), TypeError, "got one with the class LogProbError. Fix: checks = fd.checks.CHECKS"),
+        ((LogProbError, 3), TypeError, "got a sequence with the class LogProbError. Fix: checks = fd.checks.CHECKS"),
         ([LogProbError], TypeError, r"the class LogProbError. Fix: checks = \[check\(\) if isinstance"),
-        ((Tails(), 3), TypeError, r"got one with 3. Fix: checks = \[check for check in checks if isinstance"),
+        ((Tails(), 3), TypeError, r"got a sequence with 3. Fix: checks = \[check for check in checks if isinstance"),
         (3, TypeError, "got 3. Fix: checks = fd.checks.CHECKS"),
         ((*CHECKS, Tails(factors=(3.0,))), ValueError, "distinct names; got tails more than once"),
     ],

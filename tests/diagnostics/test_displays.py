@@ -64,14 +64,14 @@ RESULTS = {
     "support": (
         lambda: fd.results.SupportCheck(np.ones((1, 100)), 2000, True),
         "good",
-        "The posterior is where the density was learned: 0.00% of the draws lie at a lower density than 99.9% of 2000 held-out "
+        "The posterior lies where the density has data: 0.00% of the draws have a lower density than 99.9% of 2000 held-out "
         "rows.",
     ),
     "no support": (
         lambda: fd.results.SupportCheck(0.0 * LEVELS, 2000, False),
         "bad",
-        "The posterior reaches where the density saw no data: 100.00% of the draws lie at a lower density than 99.9% of 2000 "
-        "samples of the density.",
+        "The posterior reaches a region where the density has no data: 100.00% of the draws have a lower density than 99.9% of "
+        "2000 samples of the density.",
     ),
     "ranks": (lambda: fd.results.Ranks({"<a>": UNIFORM, "b": UNIFORM}, 19), "good", "No fault found in 2 sites."),
     "bad ranks": (lambda: fd.results.Ranks({"<a>": 0 * UNIFORM, "b": UNIFORM}, 19), "bad", "1 of 2 sites is bad: <a>."),
@@ -84,12 +84,12 @@ RESULTS = {
     "fit at its reference": (
         lambda: fd.results.FitReport({"flow": history(best_step=0)}, {"flow": 3.0}, columns="columns: <none> & more"),
         "unclear",
-        "The flow did not leave its reference: training did not improve on it (3 s).",
+        "Training of the flow did not improve held-out rows: the result is the reference (3 s).",
     ),
     "interrupted fit": (
         lambda: fd.results.FitReport({"flow": history(best_step=10)}, {"flow": 3.0}, interrupted=("flow", "divergence")),
         "unclear",
-        "Interrupted after 3 s; cut short or left undone: flow, divergence.",
+        "Interrupted after 3 s; not completed: flow, divergence.",
     ),
 }  # fmt: skip
 

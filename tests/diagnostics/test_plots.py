@@ -68,7 +68,7 @@ BEYOND = TailErrors(np.array([2.0, 4.0, 10.0]), TAILS_EXACT + EXCESS, TAILS_EXAC
 DIAGNOSIS = fd.results.Diagnosis(
     (
         Finding("log_prob.rmse", "root mean square over samples, nats", "at most", 0.4, value=0.3, standard_error=0.01),
-        Finding("tails.2", "99 % of the excess at 2x, nats", "at most", 1.5, value=0.1, standard_error=0.01),
+        Finding("tails.2", "99th percentile of the excess at 2x, nats", "at most", 1.5, value=0.1, standard_error=0.01),
     ),
     {"log_prob": NEAR, "stein": RESIDUALS, "tails": BEYOND},
     1.0,
@@ -377,13 +377,13 @@ BARE = fd.results.FitReport(REPORT.histories, {})
         (
             lambda: plot_density(KEY, WIDE, RNG.normal(size=(20, 9))),
             ValueError,
-            r"expected `coordinates` as 1 to 8 of x\[0\], .* which stands for 9. Fix: coordinates=\['x\[0\]', 'x\[1\]'\]",
+            r"expected `coordinates` as 1 to 8 of x\[0\], .* which selects 9. Fix: coordinates=\['x\[0\]', 'x\[1\]'\]",
         ),
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, coordinates="y"), ValueError, "expected `coordinates` .* got 'y'"),
         (
             lambda: plot_density(KEY, GAUSSIAN, ROWS, coordinates=[]),
             ValueError,
-            "expected `coordinates` .* stands for 0",
+            "expected `coordinates` .* selects 0",
         ),
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, coordinates=2), ValueError, "expected `coordinates` .* got 2"),
         (lambda: plot_density(KEY, GAUSSIAN, ROWS, names=["a"]), ValueError, "expected `names` as 2 labels, .* got 1"),
@@ -394,7 +394,7 @@ BARE = fd.results.FitReport(REPORT.histories, {})
             r"expected `diagnosis` with the checks 'log_prob' and 'tails'; it has \['tails'\]. Fix: diagnosis = fd.diagnose",
         ),
         (lambda: plot_residuals(3), TypeError, "expected `residuals` .* got int"),
-        (lambda: plot_residuals(BARE), TypeError, "expected .* FitReport without any"),
+        (lambda: plot_residuals(BARE), TypeError, "expected .* FitReport without residuals"),
         (lambda: plot_training(DIAGNOSIS), TypeError, "expected `report` .* got Diagnosis"),
         (lambda: plot_prior_posterior(KEY, 3, None), TypeError, "expected `density`"),
         (lambda: plot_prior_posterior(KEY, GAUSSIAN, ROWS), TypeError, "expected `posterior`"),

@@ -223,8 +223,12 @@ def test_an_expectation_of_anything(half_a_nat):
 
 def test_the_summary_says_what_it_corrects_and_what_not(half_a_nat):
     text = half_a_nat.summary()
-    said = (f"{half_a_nat.error:.3g} nats", f"{half_a_nat.pareto_k:.2f}, below 0.70", "theta: divergence (Planted)")
-    for words in (*said, "not corrected: what the flow did not learn"):
+    said = (
+        f"{half_a_nat.error:.3g} nats",
+        f"{half_a_nat.pareto_k:.2f}, below the limit of 0.70",
+        "theta: divergence (Planted)",
+    )
+    for words in (*said, "not corrected: differences between the flow and its data"):
         assert words in text
     assert "Fix" not in text
 
@@ -606,7 +610,7 @@ REFUSED = {
     "no density": (TypeError, "FlowDensity or AmortizedDensity; got Normal", {"exact": {"theta": dist.Normal()}}),
     "unknown site": (ValueError, "to name sites of `model`; got 'phi'", {"exact": {"phi": exact()}}),
     "deterministic site": (ValueError, "a log density; it is deterministic", {"exact": {"sum": exact()}}),
-    "change of variables": (ValueError, "only its solver could be corrected", {"model": reparametrized}),
+    "change of variables": (ValueError, "only the solver could be corrected", {"model": reparametrized}),
     "another density": (ValueError, "site 'theta' to have a FlowDensity .*; got Normal", {"model": other}),
     "other events": (
         ValueError,
@@ -614,12 +618,12 @@ REFUSED = {
         {"exact": {"theta": fd.FlowDensity(gaussian_flow(event_shape=(2, 1)))}},
     ),
     "other contexts": (ValueError, "contexts of shape", {"exact": {"theta": given()}}),
-    "rows at random": (ValueError, "subsamples its rows at random", {"model": shuffled}),
+    "rows at random": (ValueError, "without random subsampling; plate 'rows' subsamples its rows", {"model": shuffled}),
     "no arviz": (TypeError, "`posterior` in arviz's form; got dict", {"posterior": {"theta": THETA}}),
     "a site is lacking": (ValueError, r"it lacks \['theta'\]", {"posterior": in_arviz({"sum": THETA[..., 0]})}),
     "another shape": (ValueError, r"shape \(chain, draw, 2\)", {"posterior": in_arviz({"theta": THETA[..., 0]})}),
     "few draws": (ValueError, "at least 25 draws", {"posterior": in_arviz({"theta": THETA[:, :6]})}),
-    "not finite": (ValueError, "not at 1 of 100", {"posterior": in_arviz({"theta": BROKEN})}),
+    "not finite": (ValueError, "1 of 100 log ratios are not finite", {"posterior": in_arviz({"theta": BROKEN})}),
 }
 
 

@@ -54,7 +54,7 @@ def test_the_densitys_own_draws_pass():
         warnings.simplefilter("error")
         found = fd.check_support(posterior(theta=np.asarray(GAUSSIAN.sample(jr.key(1), (2, 1000)))), GAUSSIAN)
     assert found.share < 0.005
-    assert "The posterior is where the density was learned" in str(found)
+    assert "The posterior lies where the density has data" in str(found)
     assert not found.calibrated
 
 
@@ -83,7 +83,7 @@ def test_few_held_out_rows_raise_no_false_alarm():
             draws, rows = GAUSSIAN.sample(jr.key(100 + seed), (540,)), slice(500, None)
             found = fd.check_support(posterior(theta=np.asarray(draws)[None, :500]), GAUSSIAN, data=draws[rows])
             assert found.limit == 10.0 / 41.0
-    with pytest.warns(UserWarning, match=r"100\.00% of the draws lie at a lower density than all of 40 held-out rows"):
+    with pytest.warns(UserWarning, match=r"100\.00% of the draws have a lower density than all of 40 held-out rows"):
         fd.check_support(posterior(theta=rays([9.0])), GAUSSIAN, data=draws[rows])
 
 
@@ -127,9 +127,9 @@ def test_an_amortized_density_and_one_with_a_context():
         (
             lambda: fd.check_support(posterior(a=rays([1.0]), b=rays([1.0])), GAUSSIAN),
             ValueError,
-            r"there are \['a', 'b'\]",
+            r"of that shape are \['a', 'b'\]",
         ),
-        (lambda: fd.check_support(posterior(a=rays([1.0])[..., :1]), GAUSSIAN), ValueError, r"there are \[\]"),
+        (lambda: fd.check_support(posterior(a=rays([1.0])[..., :1]), GAUSSIAN), ValueError, r"of that shape are \[\]"),
         (lambda: fd.check_support(posterior(a=rays([1.0])), GAUSSIAN, site="b"), ValueError, "got 'b'"),
         (
             lambda: fd.check_support(posterior(a=rays([1.0])), fd.FlowDensity(conditional_gaussian_flow(), CONTEXTS)),

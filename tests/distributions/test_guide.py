@@ -132,11 +132,11 @@ AUTO_REFUSED = {
     "no width": (lambda: fd.AutoFlow(regression, init_scale=0.0), "`init_scale` as a number above 0; got 0.0"),
     "another dimension": (
         lambda: initialized(fd.AutoFlow(regression, network=small(3))),
-        "`network` for the 2 unconstrained.*got one for 3 and 0",
+        "`network` for the 2 unconstrained.*got one for 3 coordinates and 0 of context",
     ),
     "a context": (
         lambda: initialized(fd.AutoFlow(regression, network=fd.networks.ResidualMLP(jr.key(0), 2, 1, width=4))),
-        "no context; got one for 2 and 1",
+        "no context; got one for 2 coordinates and 1 of context",
     ),
 }
 

@@ -153,7 +153,7 @@ def test_units_that_are_traced_are_refused():
         (
             {"base": dist.Dirichlet(jnp.ones(3))},
             ValueError,
-            "as many dimensions as coordinates; got Dirichlet.* with 2 for 3",
+            "as many dimensions as coordinates; got Dirichlet.* with 2 dimensions for 3",
         ),
         ({"base": dist.Normal(jnp.zeros(30_000), 1.0).to_event(1)}, ValueError, "at most 21201 coordinates; got 30000"),
         ({"unit": [1.0, 2.0]}, ValueError, r"broadcasts to \(\); got \(2,\)"),

@@ -92,8 +92,8 @@ def test_its_divergence_is_the_trace_of_its_jacobian():
     ("weights", "means", "covariances", "got"),
     [
         (np.ones(2), np.zeros((3, 2)), np.tile(np.eye(2), (3, 1, 1)), r"\(2,\), \(3, 2\) and \(3, 2, 2\)"),
-        (np.ones(1), np.zeros((1, 2)), np.diag([1.0, 0.0])[None], "a least variance of 0"),
-        (np.array([1.0, 0.0]), np.zeros((2, 1)), np.ones((2, 1, 1)), "a least weight of 0"),
+        (np.ones(1), np.zeros((1, 2)), np.diag([1.0, 0.0])[None], "a smallest variance of 0"),
+        (np.array([1.0, 0.0]), np.zeros((2, 1)), np.ones((2, 1, 1)), "a smallest weight of 0"),
     ],
 )
 def test_what_makes_no_mixture_is_an_error(weights, means, covariances, got):

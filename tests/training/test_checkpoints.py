@@ -114,7 +114,7 @@ def begun(tmp_path_factory) -> Path:
 def test_the_checkpoint_of_another_fit_is_refused(begun, changed):
     before = {file.name: file.read_bytes() for file in begun.iterdir()}
     assert before.keys() == {"fit.checkpoint"}
-    with pytest.raises(ValueError, match="fit_flow expected `checkpoint` as a new folder, or that of this very fit"):
+    with pytest.raises(ValueError, match="fit_flow expected `checkpoint` as a new folder or the folder of this fit"):
         fit(begun, **changed)
     assert before == {file.name: file.read_bytes() for file in begun.iterdir()}
 
@@ -136,7 +136,7 @@ def test_what_is_no_folder_is_refused(tmp_path):
         fit(3)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "flow.checkpoint").write_bytes(b"of somebody else")
-    with pytest.raises(ValueError, match="or that of this very fit"):
+    with pytest.raises(ValueError, match="or the folder of this fit"):
         fit(tmp_path / "folder")
 
 

@@ -317,6 +317,7 @@ def test_the_network_is_of_a_size_for_the_dimensions(monkeypatch, dim, context_d
 
     monkeypatch.setattr(distill, "labeled", labels)
     monkeypatch.setattr(distill, "train", reached)
+    monkeypatch.setattr(distill, "departs", lambda *_: True)
     rng = np.random.default_rng(0)
     model = untrained_flow(jr.key(0), rng.normal(size=(50, dim)), rng.normal(size=(50, context_dim)))
     with pytest.raises(Reached) as caught:

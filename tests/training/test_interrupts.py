@@ -81,7 +81,7 @@ def test_what_has_been_learned_is_returned(monkeypatch, whole, module, name, cal
     assert ", ".join(undone) in str(caught[0].message)
     assert type(density.divergence) is kind
     assert report.interrupted == undone
-    assert f"interrupted: cut short or left undone: {', '.join(undone)}" in report.summary()
+    assert f"interrupted: not completed: {', '.join(undone)}" in report.summary()
     assert whole[1].interrupted is None
     if undone != ("flow", *FLOW):
         assert eqx.tree_equal(density.model, whole[0].model)
@@ -96,7 +96,7 @@ def test_what_has_been_learned_is_returned(monkeypatch, whole, module, name, cal
 
 def test_an_interrupted_training_of_the_head_goes_on_with_its_calibration(monkeypatch, whole):
     press(monkeypatch, loop, "_advance", 2 * STEPS)
-    with pytest.warns(UserWarning, match="going on with the best weights so far, those of step 1"):
+    with pytest.warns(UserWarning, match="the fit continues with the best weights so far, from step 1"):
         density, report = flow()
     assert report.interrupted == ("divergence",)
     assert report.residuals is not None
@@ -153,7 +153,7 @@ def test_a_divergence_is_returned_as_far_as_it_was_learned(monkeypatch, whole):
     ("module", "name", "call", "undone", "is_measured"),
     [
         (loop, "_advance", 2, ("log density",), True),
-        (distill, "normalized", 1, ("normalizer (its integral is not quite 1)",), False),
+        (distill, "normalized", 1, ("normalizer (the density does not integrate to exactly 1)",), False),
         (distill, "measured", 1, ("check of the normalizer",), False),
     ],
 )

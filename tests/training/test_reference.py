@@ -7,16 +7,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from references import MIXTURE, paired
+from references import MIXTURE, paired, untrained_flow
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 import flowdensity as fd
 from flowdensity.data.scaling import Scaling, fit_scaling
+from flowdensity.data.statistics import mean_and_error
 from flowdensity.data.tables import Sample
+from flowdensity.data.whitened import whitened
 from flowdensity.references.choice import NUM_FOLDS, ReferenceChoice, choose_reference, whiten_again
 from flowdensity.references.fit import fit_reference
 from flowdensity.training import departure
+from flowdensity.training.folds import HeldRows, stack
 
 
 def prepared(events: np.ndarray, weights: np.ndarray | None = None):
@@ -27,7 +30,7 @@ def prepared(events: np.ndarray, weights: np.ndarray | None = None):
 
 
 def chosen(scaling: Scaling, table: Sample) -> ReferenceChoice | None:
-    return choose_reference(jr.key(0), scaling, table, folds=NUM_FOLDS, progress=False)
+    return choose_reference(jr.key(0), scaling, table, folds=NUM_FOLDS)
 
 
 @pytest.mark.slow
@@ -48,10 +51,10 @@ def test_one_gaussian_is_left_as_it_is():
     )
     choice = chosen(*prepared(rows))
     assert choice.components is None
-    assert choice.summary().startswith("reference: the fitted Gaussian; on held-out rows the best mixture is -")
+    assert choice.summary().startswith("reference: the fitted Gaussian; held-out log density: mixture minus Gaussian -")
 
 
-@pytest.mark.parametrize(("rows", "dim"), [(8, 4), (60, 300)])
+@pytest.mark.parametrize(("rows", "dim"), [(8, 4), (15, 1), (60, 300)])
 def test_where_no_mixture_can_be_fitted_there_is_no_choice(rows, dim):
     assert chosen(*prepared(np.random.default_rng(0).normal(size=(rows, dim)))) is None
 
@@ -127,7 +130,7 @@ def test_a_fit_departs_from_a_mixture_that_is_nearly_the_truth(rows):
     assert density.model.reference.log_weights.shape == (report.reference.components,)
     lead, error = report.reference.lead
     assert lead > error
-    assert f"{lead:+.3f} +- {error:.3f} above a flow trained from that Gaussian" in report.summary()
+    assert f"mixture minus flow from the Gaussian {lead:+.3f} +- {error:.3f}" in report.summary()
     assert report.summary().splitlines()[:3] == [report.conclusion, report.columns, report.reference.summary()]
     # A mixture has two dozen parameters, each of which costs half a nat over all rows: less than a tenth of a nat a row.
     fresh = MIXTURE.sample(rng, 4_000)
@@ -229,3 +232,40 @@ def test_a_conditional_fit_departs_from_a_conditional_mixture(rows):
     gap, error = paired(truth, density.given(np.float32(contexts)).log_prob(np.float32(events)))
     # Two components have two dozen parameters, and joint normality of context and branch is only nearly so.
     assert -4.0 * error < gap < 0.05 + 30.0 / rows + 4.0 * error
+
+
+def at_mixture(events: np.ndarray, contexts: np.ndarray, parts: int) -> tuple[departure.Untrained, np.ndarray]:
+    """Models of all folds at a mixture of two, and the closed-form scores of the first fold's held-out rows."""
+    model = untrained_flow(jr.key(0), events, contexts)
+    table = whitened("fit_flow", model.scaling, model.context_scaling, events, contexts)
+    order = np.arange(len(events)) % parts
+    pairs = [
+        (table.take(jnp.asarray(np.flatnonzero(order != fold))), table.take(jnp.asarray(np.flatnonzero(order == fold))))
+        for fold in range(parts)
+    ]
+    held = HeldRows(stack([out for _, out in pairs]), jr.split(jr.key(1), parts))
+    choice = ReferenceChoice(2, 0.1, (1.0, 0.1))
+    return departure._mixture(choice, model, table, pairs, held), fit_reference(pairs[0][0], 2, 0.1).log_densities(
+        pairs[0][1]
+    )
+
+
+def test_folds_without_a_rare_value_of_a_context_have_models_of_the_same_shape():
+    rng = np.random.default_rng(5)
+    contexts = rng.normal(size=(100, 2))
+    contexts[:, 1] = np.arange(100) == 50  # one row, which every fold but one trains on
+    events = np.stack([contexts[:, 0], 5.0 * contexts[:, 1]], axis=1) + 0.3 * rng.normal(size=(100, 2))
+    untrained, _ = at_mixture(events, contexts, 5)
+    assert len(untrained.models.reach) == 6
+    assert np.isfinite(untrained.scores).all()
+
+
+def test_a_mixture_that_the_solver_cannot_follow_is_not_scored_by_its_closed_form():
+    contexts = np.random.default_rng(6).normal(size=(100, 1))
+    untrained, closed = at_mixture(2.0 * contexts, contexts, 2)
+    assert untrained.scores[0].mean() < closed.mean() - 10.0
+
+
+def test_one_observation_says_nothing_about_its_error():
+    gain = mean_and_error(np.full(4, 0.5), np.full(4, 0.25), np.zeros(4, int))
+    assert not departure.is_clear(gain)

@@ -16,7 +16,7 @@ class Affine(AbstractTransform):
 
     Args:
         location: $\mu$, shape `(dim,)`.
-        scale: $S$ with positive determinant, shape `(dim, dim)`, or the diagonal of a diagonal $S$, shape `(dim,)`.
+        scale: $S$ with a positive determinant, shape `(dim, dim)`, or the diagonal of a diagonal $S$, shape `(dim,)`.
     """
 
     location: Float[Array, " dim"]
@@ -25,8 +25,8 @@ class Affine(AbstractTransform):
     log_scale: Scalar
 
     def __init__(self, location: np.ndarray | Array, scale: np.ndarray | Array):
-        # The inverse is computed once, in float64 unless it is traced: a matrix product is many times faster than a
-        # triangular solve inside a sampler, and a shrunk covariance is well conditioned.
+        # The inverse is computed once, in float64 unless it is traced. Inside a sampler a matrix product is many times faster
+        # than a triangular solve, and a shrunk covariance is well conditioned.
         xp = np if isinstance(scale, np.ndarray) else jnp
         whitener = xp.linalg.inv(scale) if scale.ndim == 2 else 1.0 / scale
         log_scale = xp.linalg.slogdet(scale)[1] if scale.ndim == 2 else xp.sum(xp.log(scale))
@@ -42,7 +42,7 @@ class Affine(AbstractTransform):
         return self.location + _times(self.scale, y)
 
     def summary(self, names: Sequence[str]) -> str:
-        return ""  # every table is whitened
+        return ""  # Every table is whitened, so there is nothing to report.
 
 
 def _times(matrix: Array, vector: Array) -> Array:

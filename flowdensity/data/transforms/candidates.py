@@ -1,7 +1,8 @@
 """Candidate transforms of a table, and the choice between them.
 
-There are two alternatives: transforms of single coordinates, tried in order, and one of the radius. A new transform of single
-coordinates is added to `COORDINATEWISE`, and one of all coordinates together to `RADIAL`; nothing else needs to know of it.
+There are two alternatives: transforms of single coordinates, tried in order, and a transform of the radius. To add a transform,
+append it to `COORDINATEWISE` if it acts on single coordinates, or to `RADIAL` if it acts on all coordinates together. No other
+change is needed.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,26 +28,26 @@ from .marginal import fit_marginals
 from .radial import fit_radial
 
 Fit: TypeAlias = Callable[[np.ndarray, np.ndarray | None], AbstractTransform | None]
-"""Fits a transform to a float64 table of shape `(n, dim)` and its weights, which may be `None`; returns `None` if the table is
-better left as it is."""
+"""A function that fits a transform to a float64 table of shape `(n, dim)` and its weights, which may be `None`. It returns
+`None` if the transform does not suit the table."""
 
 COORDINATEWISE: tuple[Fit, ...] = (fit_johnson, fit_marginals)
-"""Transforms of single coordinates: each is fitted to the table that the ones before it have transformed."""
+"""Transforms of single coordinates; each is fitted to the table after the transforms before it."""
 RADIAL: tuple[Fit, ...] = (fit_radial,)
-"""Transforms of the radius, which replace those of `COORDINATEWISE` where `is_radial` says so."""
+"""Transforms of the radius, which replace those of `COORDINATEWISE` if `is_radial` returns True."""
 
 MIN_RADIAL_GAIN = 0.05
-"""A transform of the radius must raise the mean log density by this many nats for each coordinate."""
+"""Minimum gain of a transform of the radius in mean log density, in nats per coordinate."""
 MIXTURE_COMPONENTS = 4
-"""Components of the mixture under which held-out rows are scored."""
+"""Number of components of the Gaussian mixture that scores held-out rows."""
 MIXTURE_FLOOR = 0.1
-"""Variance that is added to the components of that mixture, in whitened units."""
+"""Constant added to the variances of the Gaussian mixture that scores held-out rows, in whitened units."""
 NUM_FOLDS = 5
 """Number of folds for the held-out scores."""
 MAX_COMPARED_ROWS = 4_000
-"""Maximum number of rows by which the two alternatives are compared."""
+"""Maximum number of rows used to compare transforms of single coordinates with a transform of the radius."""
 MIN_STANDARD_ERRORS = 3.0
-"""The gain of a transform of the radius on held-out rows must exceed this many standard errors."""
+"""Minimum gain of a transform of the radius on held-out rows, in standard errors."""
 
 
 class TransformedTable(NamedTuple):
@@ -55,7 +56,7 @@ class TransformedTable(NamedTuple):
     Attributes:
         rows: transformed rows, shape `(n, dim)`, float64.
         log_dets: sum of the log determinants at each row, shape `(n,)`.
-        transforms: in the order of their application.
+        transforms: the transforms, in the order in which they were applied.
     """
 
     rows: np.ndarray
@@ -63,7 +64,7 @@ class TransformedTable(NamedTuple):
     transforms: tuple[AbstractTransform, ...] = ()
 
     def apply(self, candidates: Sequence[Fit], weights: np.ndarray | None) -> Self:
-        """Fit the candidates one after another, and apply those that suit the rows."""
+        """Fit the candidates one after another, and apply each that suits the rows."""
         table = self
         for candidate in candidates:
             table = table._apply_one(candidate, weights)
@@ -75,7 +76,7 @@ class TransformedTable(NamedTuple):
             if transform is None:
                 return self
             rows, log_dets = jax.vmap(transform.forward_and_log_det)(jnp.asarray(self.rows))
-        # The table is transformed in float64, and events later in JAX's default precision.
+        # The table is transformed in float64 here, but the model transforms events in JAX's default dtype.
         transform = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), transform)
         return self._replace(
             rows=np.asarray(rows),
@@ -88,7 +89,7 @@ class TransformedTable(NamedTuple):
         return float(np.mean(gaussian_log_densities(self.rows, *whitening(self.rows)) + self.log_dets))
 
     def held_out_scores(self) -> np.ndarray:
-        """Log density of each row under a mixture of Gaussians fitted to the transformed rows of other folds, in nats."""
+        """Log density of each row under a mixture of Gaussians fitted to the transformed rows of the other folds, in nats."""
         scores = np.zeros(len(self.rows))
         min_deviation = MIN_RELATIVE_DEVIATION * self.rows.std(axis=0)
         for held_out in folds(self.rows, NUM_FOLDS):
@@ -106,7 +107,7 @@ def choose_transforms(table: np.ndarray, weights: np.ndarray | None = None) -> T
 
     Args:
         table: float64 array of shape `(n, dim)`.
-        weights: of the rows; `None` weighs all alike.
+        weights: weights of the rows; `None` means equal weights.
     """
     plain = untransformed(table)
     if table.shape[1] > FULL_COVARIANCE_LIMIT:
@@ -116,15 +117,16 @@ def choose_transforms(table: np.ndarray, weights: np.ndarray | None = None) -> T
 
 
 def is_radial(table: np.ndarray) -> bool:
-    """Whether a transform of the radius suits a table, shape `(n, dim)`, better than those of single coordinates.
+    """Return whether a transform of the radius suits a table, shape `(n, dim)`, better than transforms of single coordinates.
 
-    Two comparisons must agree: in-sample under one Gaussian, and on held-out rows under a mixture of Gaussians. In tables with
-    clusters or necks some rows are also far out in many coordinates, but no map of the radius makes them normal.
+    Two comparisons must agree: one in-sample under a single Gaussian, and one on held-out rows under a mixture of Gaussians. The
+    second excludes tables with clusters or narrow necks: some of their rows are also far out in many coordinates, but no map of
+    the radius makes them normal.
     """
     plain = untransformed(table)
     radial = plain.apply(RADIAL, None)
     min_gain = MIN_RADIAL_GAIN * table.shape[1]
-    # Most tables end here, and the transforms of single coordinates need not be fitted.
+    # Most tables return here, which saves the fits of the transforms of single coordinates.
     if not radial.transforms or radial.score() - plain.score() <= min_gain:
         return False
     coordinatewise = plain.apply(COORDINATEWISE, None)
@@ -135,5 +137,5 @@ def is_radial(table: np.ndarray) -> bool:
 
 
 def untransformed(table: np.ndarray) -> TransformedTable:
-    """A table to which no transform has been applied."""
+    """Wrap a table to which no transform has been applied."""
     return TransformedTable(table, np.zeros(len(table)))

@@ -1,6 +1,6 @@
-"""Transforms: invertible maps between arrays, with a log determinant, composed in a chain.
+"""Transforms: invertible maps between arrays with a log determinant, composed in a chain.
 
-Three instances of the idea: the logarithm takes positive events to the real line, Johnson's SU map shortens the tails of single
+Three examples: the logarithm maps positive events to the real line, Johnson's SU transform shortens the tails of single
 coordinates, and an affine map whitens. `Chain` applies such maps one after another and sums their log determinants.
 CONTRIBUTING.md shows how to add a transform.
 """
@@ -15,11 +15,11 @@ from ..._registry import savable
 from ..._typing import Array, Float, Scalar
 
 MAX_NAMED = 8
-"""Largest number of coordinates that a summary names."""
+"""Maximum number of coordinates named in a summary."""
 
 
 class AbstractTransform(eqx.Module):
-    """An invertible map of one array; no batch axes."""
+    """An invertible map of one array without batch axes."""
 
     @abc.abstractmethod
     def forward_and_log_det(self, x: Float[Array, "*x"]) -> tuple[Float[Array, "*y"], Scalar]:
@@ -31,7 +31,7 @@ class AbstractTransform(eqx.Module):
 
     @abc.abstractmethod
     def summary(self, names: Sequence[str]) -> str:
-        """Describe what the map does to the data, as text for a report; empty where there is nothing to report.
+        """Describe what the map does to the data, as text for a report; empty if there is nothing to report.
 
         Args:
             names: one name for each coordinate; coordinates of one site share a name.
@@ -43,7 +43,7 @@ class Chain(AbstractTransform):
     """Transforms applied one after another.
 
     Args:
-        transforms: in the order in which `forward_and_log_det` applies them.
+        transforms: transforms in the order in which `forward_and_log_det` applies them.
     """
 
     transforms: tuple[AbstractTransform, ...]
@@ -65,7 +65,7 @@ class Chain(AbstractTransform):
 
 
 def name_list(names: Sequence[str], coordinates: Iterable[int]) -> str:
-    """The names of some coordinates, each once, as text; of more than `MAX_NAMED` the first, and how many are left out."""
+    """List the distinct names of some coordinates as text; beyond `MAX_NAMED` names, give the number of the others."""
     chosen = list(dict.fromkeys(names[coordinate] for coordinate in coordinates))
     more = f" and {len(chosen) - MAX_NAMED} more" if len(chosen) > MAX_NAMED else ""
     return ", ".join(chosen[:MAX_NAMED]) + more

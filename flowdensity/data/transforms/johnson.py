@@ -1,7 +1,8 @@
-r"""Johnson's SU transform: coordinates with long tails become nearly normal.
+r"""Johnson's SU transform, which makes coordinates with long tails nearly normal.
 
-$z = \gamma + \delta\operatorname{arsinh}((u - \xi)/\lambda)$ with positive $\lambda$ and $\delta$ (Johnson 1949, Biometrika 36)
-is linear near $\xi$ and logarithmic far out: Gaussian tails in $z$ correspond to lognormal tails in $u$.
+The transform is $z = \gamma + \delta\operatorname{arsinh}((u - \xi)/\lambda)$ with positive $\lambda$ and $\delta$ (Johnson
+1949, Biometrika 36). It is linear near $\xi$ and logarithmic far out, so Gaussian tails in $z$ correspond to lognormal tails in
+$u$.
 """
 
 from collections.abc import Sequence
@@ -19,20 +20,20 @@ from .interface import AbstractTransform, name_list
 MIN_GAIN = 0.05
 """A coordinate is transformed if that raises the mean log density of a row by more than this many nats."""
 MIN_ROWS = 20
-"""With fewer rows no coordinate is transformed."""
+"""Minimum number of rows; in smaller tables no coordinate is transformed."""
 MAX_ROWS = 4_000
-"""Maximum number of rows that the parameters are fitted to."""
+"""Maximum number of rows used to fit the parameters."""
 PARAMETER_BOUNDS = ((-10.0, 10.0), (np.log(0.05), np.log(20.0)), (-10.0, 10.0), (np.log(0.25), np.log(20.0)))
-"""Bounds of xi and log lambda, in units of the interquartile range, gamma and log delta. They keep ties from making a peak."""
+"""Bounds of xi, log lambda, gamma and log delta, with lengths in interquartile ranges, so that ties cannot cause a sharp peak."""
 
 
 @savable
 class JohnsonSU(AbstractTransform):
-    """Johnson's SU transform of the `active` coordinates of a vector; the others stay as they are.
+    """Johnson's SU transform of the `active` coordinates of a vector; the others stay unchanged.
 
     Args:
         parameters: xi, lambda, gamma and delta of each coordinate, shape `(4, dim)`.
-        active: which coordinates are transformed, shape `(dim,)`.
+        active: mask of the coordinates that are transformed, shape `(dim,)`.
     """
 
     parameters: Float[Array, "4 dim"]
@@ -57,7 +58,7 @@ class JohnsonSU(AbstractTransform):
 
     def inverse(self, y: Float[Array, " dim"]) -> Float[Array, " dim"]:
         xi, width, gamma, delta = self.parameters
-        # An inactive coordinate must not overflow in the branch that is not taken: its derivative would be NaN.
+        # An inactive coordinate must not overflow in the unused branch of `where`: its derivative would be NaN.
         ratio = jnp.where(self.active, (y - gamma) / delta, 0.0)
         return jnp.where(self.active, xi + width * jnp.sinh(ratio), y)
 
@@ -66,15 +67,16 @@ class JohnsonSU(AbstractTransform):
 
 
 def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> JohnsonSU | None:
-    """Fit each coordinate of a table by maximum likelihood, and choose those to transform.
+    """Fit each coordinate of a table by maximum likelihood, and choose the coordinates to transform.
 
-    A coordinate is transformed if that raises the mean log density of the rows, under a Gaussian fitted to all coordinates
-    together, by more than `MIN_GAIN` nats and twice the expected gain of two more parameters on normal rows (Akaike 1974).
-    In tables with clusters the transform also has a cost, because it curves the lines between them.
+    The gain of a transform is the increase of the mean log density of the rows under a Gaussian fitted to all coordinates
+    together. A coordinate is transformed if its gain exceeds `MIN_GAIN` nats plus twice the expected gain of two additional
+    parameters on normal rows (Akaike 1974). In tables with clusters the transform can reduce the log density, because it curves
+    the lines between the clusters.
 
     Args:
         table: float64 array of shape `(n, dim)`.
-        weights: of the rows; `None` weighs all alike.
+        weights: weights of the rows; `None` means equal weights.
 
     Returns:
         The transform; `None` if no coordinate is transformed.
@@ -84,8 +86,8 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> Johnson
     rows = resampled(table, weights, min(MAX_ROWS, len(table)))
     dim, least = rows.shape[1], MIN_GAIN + 2.0 / len(rows)
     parameters, mapped, gains = (np.stack(parts, axis=-1) for parts in zip(*map(_fit, rows.T), strict=True))
-    # The correlation of all coordinates before and after the transform: that of any choice is a submatrix. It is shrunk by
-    # the size of its sampling noise.
+    # Joint correlation of the coordinates before and after the transform: the correlation of any choice is a submatrix of it.
+    # It is shrunk by the size of its sampling noise.
     share = max(1e-6, dim / len(rows))
     both = np.concatenate([rows, mapped], axis=1)
     both = (both - both.mean(axis=0)) / np.where(gains > -np.inf, both.reshape(-1, 2, dim).std(axis=0), 1.0).ravel()
@@ -111,9 +113,9 @@ def fit_johnson(table: np.ndarray, weights: np.ndarray | None = None) -> Johnson
 
 
 def _fit(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Parameters of a coordinate, its transformed values, and the gain in nats per row over a normal law."""
+    """Fit the parameters of a coordinate; return them, the transformed values, and the gain over a normal law in nats per row."""
     low, middle, high = np.percentile(column, [25.0, 50.0, 75.0])
-    # The unit has a floor, because rows that differ after the transform must differ in single precision before it.
+    # The unit has a lower bound, so that rows that differ after the transform also differ in single precision before it.
     unit = max(high - low or column.std(), 1e-3 * column.std(), 2e3 * FLOAT32_EPS * np.abs(column).max())
     if is_constant(column):
         return np.array([0.0, 1.0, 0.0, 1.0]), column, -np.inf

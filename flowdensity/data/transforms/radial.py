@@ -1,15 +1,15 @@
-r"""Radial Gaussianization: rows with long tails in all directions become normal along their radius.
+r"""Radial Gaussianization, which makes rows with long tails in all directions normal by a map of their radius.
 
-Where some rows are a hundred times as far out as others, in whatever direction - returns on days of high volatility, patches of
-a photograph with high contrast - no map of each coordinate alone makes them normal: given one coordinate, the others are as
-wide as it is far out. With a center $m$ and a scatter matrix $\Sigma$ of all rows, the map (Lyu and Simoncelli 2009, Neural
-Computation 21)
+In some tables a few rows are a hundred times as far out as others, in any direction: returns on days of high volatility, or
+patches of a photograph with high contrast. Maps of single coordinates cannot make such rows normal, because the spread of each
+coordinate grows with the size of the others. Let $m$ be the center and $\Sigma$ the scatter matrix of all rows. The map (Lyu
+and Simoncelli 2009, Neural Computation 21)
 
 $$u \to m + \sqrt{\frac{\log(1 + s)}{s}}\,(u - m), \qquad s = \frac1k (u - m)^\top\Sigma^{-1}(u - m),$$
 
-keeps directions and maps the radius $r$ in $\Sigma$ to the root of $k\log(1 + r^2/k)$. Near the center it is the identity. Far
-out, normal tails correspond to those of Student's $t$ law with $k$ degrees of freedom, up to a power of the logarithm. The map
-is smooth everywhere, and its inverse and its log determinant are in closed form.
+keeps directions and maps the radius $r$, measured with $\Sigma$, to the square root of $k\log(1 + r^2/k)$. Near the center it
+is the identity. Far out, normal tails correspond to those of Student's $t$ law with $k$ degrees of freedom, up to a power of
+the logarithm. The map is smooth everywhere, and its inverse and its log determinant have closed forms.
 """
 
 import math
@@ -27,25 +27,25 @@ from ..statistics import is_constant, resampled, times_rows, whitening
 from .interface import AbstractTransform
 
 MIN_ROWS = 100
-"""With fewer rows nothing is transformed."""
+"""Minimum number of rows; smaller tables are not transformed."""
 MAX_ROWS = 20_000
-"""Maximum number of rows that the center, the scatter matrix and the degrees of freedom are fitted to."""
+"""Maximum number of rows used to fit the center, the scatter matrix and the degrees of freedom."""
 NUM_ITERATIONS = 10
-"""Alternating updates of the scatter matrix and of the degrees of freedom."""
+"""Number of alternating updates of the scatter matrix and the degrees of freedom."""
 MAX_DEGREES = 1e4
-"""Maximum degrees of freedom; with as many the map is nearly the identity."""
+"""Maximum degrees of freedom, at which the map is nearly the identity."""
 SAFE_DEVIATIONS = 6.0
-"""The inverse must not overflow up to this many standard deviations beyond the radius of normal rows."""
+"""The inverse must not overflow up to this many standard deviations beyond the typical radius of normal rows."""
 MAX_EXPONENT = 80.0
-"""Bound on the exponent of the inverse at that radius: float32 overflows at 88."""
+"""Maximum exponent of the inverse at the safe radius; float32 overflows at 88."""
 LOG_SPREAD_BOUNDS = (2.0 * math.log(1e-4), 2.0 * math.log(1e3))
-"""Bounds on the log of the squared radius where the map turns from the identity, relative to the median squared radius."""
+"""Bounds on the log of the squared radius where the map departs from the identity, relative to the median squared radius."""
 SPIKE_SHARE = 0.01
-"""Nothing is transformed if at least this share of the rows form a spike at the center."""
+"""A table is not transformed if at least this share of its rows forms a spike at the center."""
 SPIKE_RADIUS = 1e-4
 """Radius of a spike at the center, relative to the median radius."""
 SERIES_END = 0.01
-"""Below this argument a power series replaces a quotient whose derivatives would lose their digits in single precision."""
+"""Argument below which a power series replaces a quotient, whose derivatives would lose digits in single precision."""
 LOG1P_SERIES = [(-1.0) ** n / (n + 1) for n in reversed(range(8))]
 """Coefficients of log(1 + x) / x, highest power first."""
 EXPM1_SERIES = [1.0 / math.factorial(n + 1) for n in reversed(range(8))]
@@ -91,12 +91,12 @@ class RadialGaussianization(AbstractTransform):
         return f"radial Gaussianization with {float(self.degrees):.2g} degrees of freedom"
 
     def _ratio(self, x: Float[Array, " dim"]) -> Scalar:
-        """The squared radius over the degrees of freedom."""
+        """Squared radius divided by the degrees of freedom."""
         return jnp.sum(jnp.square(self.whitener @ (x - self.center))) / self.degrees
 
 
 def _over(function: Callable[[Scalar], Scalar], series: Sequence[float], x: Scalar) -> Scalar:
-    """`function(x) / x` for a function that is 0 at 0 and `x >= 0`, with accurate derivatives down to 0."""
+    """Compute `function(x) / x` for `x >= 0` and a function with `function(0) = 0`, with accurate derivatives down to 0."""
     away, near = jnp.maximum(x, SERIES_END), jnp.minimum(x, SERIES_END)
     # Use weakly typed coefficients, so that the polynomial follows the dtype of `x`.
     polynomial = reduce(lambda value, coefficient: value * near + coefficient, series, jnp.zeros_like(near))
@@ -106,13 +106,14 @@ def _over(function: Callable[[Scalar], Scalar], series: Sequence[float], x: Scal
 def fit_radial(table: np.ndarray, weights: np.ndarray | None = None) -> RadialGaussianization | None:
     """Fit radial Gaussianization to a table.
 
-    Two updates alternate. The center and the scatter matrix are M-estimates (Maronna 1976, Annals of Statistics 4): those of
-    the rows with weights `log(1 + s) / s`, for which the transformed rows have scatter 1. The size of the scatter matrix and the
-    degrees of freedom maximize the likelihood of the transformed rows under a normal law.
+    Two updates alternate. The first computes the center and the scatter matrix of the rows with weights `log(1 + s) / s`, for
+    which the transformed rows have scatter 1; these are M-estimates (Maronna 1976, Annals of Statistics 4). The second chooses
+    the size of the scatter matrix and the degrees of freedom that maximize the likelihood of the transformed rows under a normal
+    law.
 
     Args:
         table: float64 array of shape `(n, dim)`.
-        weights: of the rows; `None` weighs all alike.
+        weights: weights of the rows; `None` means equal weights.
 
     Returns:
         The transform; `None` if there are too few rows, if some form a spike at the center, or if a column is constant.
@@ -144,7 +145,7 @@ def _shrinkage(ratio: np.ndarray) -> np.ndarray:
 
 
 def _likeliest(squares: np.ndarray, dim: int) -> tuple[float, float]:
-    """The squared radius where the map turns from the identity, and the degrees of freedom, by maximum likelihood."""
+    """Squared radius where the map departs from the identity, and the degrees of freedom, by maximum likelihood."""
     unit = np.median(squares) + np.finfo(float).tiny
     min_degrees = (np.sqrt(dim) + SAFE_DEVIATIONS) ** 2 / MAX_EXPONENT
 

@@ -1,4 +1,4 @@
-"""Supports: the map from events on a support of numpyro's to vectors on the real line."""
+"""Transform from events on a numpyro support to vectors on the real line."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from .interface import AbstractTransform
 
 @savable
 class FromSupport(AbstractTransform):
-    """Flattened unconstrained coordinates of an event, by numpyro's bijection for its support.
+    """Map an event to flattened unconstrained coordinates, with numpyro's bijection for its support.
 
-    An event that has been rounded to an edge of the support is mapped as the nearest point inside, and so is an image that
-    rounds to an edge: see `interior_bijection`.
+    An event on an edge of the support is replaced by the nearest point inside, in both directions of the map: see
+    `interior_bijection`.
 
     Args:
         support: numpyro constraint of one event.
@@ -40,10 +40,10 @@ class FromSupport(AbstractTransform):
         return jnp.asarray(transform(jnp.reshape(y, transform.inverse_shape(self.event_shape))))
 
     def summary(self, names: Sequence[str]) -> str:
-        return ""  # the support is the user's own argument
+        return ""  # The user passed the support, so there is nothing to report.
 
 
 def unconstrain(events: np.ndarray, support: constraints.Constraint) -> np.ndarray:
-    """Unconstrained events, always in float64. Events on an edge of the support are not finite."""
+    """Map events to unconstrained space, always in float64; events on an edge of the support become infinite."""
     with jax.enable_x64(True):
         return np.asarray(bijection(support)._inverse(jnp.asarray(events)), np.float64)

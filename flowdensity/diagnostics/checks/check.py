@@ -1,4 +1,4 @@
-"""The interface of a check of a density."""
+"""Interface of the checks of a density."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -21,20 +21,20 @@ else:
     from equinox import AbstractClassVar
 
 Need: TypeAlias = Callable[[Subject], str | None]
-"""Returns why a check cannot be run on a subject, with a fix if there is one, or None if it can."""
+"""Function that returns why a check cannot be run on a subject, with a fix if there is one, or None if it can be run."""
 
 
 class AbstractCheck(eqx.Module):
-    """A check measures figures of a density and compares them with thresholds.
+    """Base class of checks, which measure figures of a density and compare them with thresholds.
 
-    `diagnose(key, density, samples, checks=(*checks.CHECKS, MyCheck()))` runs one beside the built-in checks.
+    Run a custom check beside the built-in checks with `diagnose(key, density, samples, checks=(*checks.CHECKS, MyCheck()))`.
 
     Attributes:
-        name: name of the check, under which its evidence is found.
+        name: name of the check, under which its evidence is stored.
         section: heading under which its findings are shown.
-        needs: what a subject must have for the check to be run, such as `held_out_rows`. Where it lacks one of them, the findings
-            are "not measured", with the reason.
-        randomized: whether the check uses its key. Keys are split among the checks that do, in order.
+        needs: requirements on the subject, such as `held_out_rows`. If one of them is not met, the findings are "not measured",
+            with the reason.
+        randomized: whether the check uses its key. Keys are split among the checks that use one, in order.
     """
 
     name: AbstractClassVar[str]
@@ -52,21 +52,21 @@ class AbstractCheck(eqx.Module):
 
         Args:
             key: JAX PRNG key.
-            subject: the density, with what several checks use. It has what this check needs.
+            subject: the density, with quantities that several checks use. It meets the needs of this check.
 
         Returns:
-            The measured figures by id, one for each of `figures`, and the arrays behind them, or None.
+            The measured figures by id, one for each of `figures`, and their evidence, such as the underlying arrays, or None.
         """
 
     def run(self, key: Key, subject: Subject) -> tuple[tuple[Finding, ...], Any]:
-        """Return the findings and their evidence; they are not measured if the subject lacks something.
+        """Return the findings and their evidence. The findings are not measured if a need of the check is not met.
 
         Args:
             key: JAX PRNG key.
-            subject: the density, with what several checks use.
+            subject: the density, with quantities that several checks use.
 
         Raises:
-            TypeError: if `measure` does not return what it should.
+            TypeError: if `measure` returns values of the wrong form.
         """
         figures = [replace(figure, section=self.section) for figure in self.figures(subject)]
         reasons = [reason for need in self.needs if (reason := need(subject)) is not None]
@@ -78,7 +78,7 @@ class AbstractCheck(eqx.Module):
         return tuple(figure.measured(measured[figure.id]) for figure in figures), evidence
 
     def _check_measured(self, result: Any, ids: list[str]) -> None:
-        """Check what `measure` has returned: a check may be the user's own."""
+        """Check the result of `measure`, since the check may be the user's own."""
         if not isinstance(result, tuple) or len(result) != 2:
             got = described(result)
         elif not isinstance(result[0], Mapping):
@@ -90,9 +90,9 @@ class AbstractCheck(eqx.Module):
         else:
             return
         raise TypeError(
-            f"diagnose expected `measure` of the check {self.name!r} to return two values, a dict with one "
-            f"fd.checks.Measured of scalars for each of {ids} and the evidence; got {got}. Without this check the others can "
-            f"be run. Fix: checks = [check for check in checks if check.name != {self.name!r}]"
+            f"diagnose expected `measure` of the check {self.name!r} to return two values: a dict with a scalar "
+            f"fd.checks.Measured for each of {ids}, and the evidence; got {got}. The other checks can be run without it. "
+            f"Fix: checks = [check for check in checks if check.name != {self.name!r}]"
         )
 
 

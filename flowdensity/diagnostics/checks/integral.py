@@ -13,7 +13,7 @@ from .check import AbstractCheck
 
 SECTION = "Normalization"
 GRID_SIZE = 64
-"""Number of points on each side of the grid of `IntegralByQuadrature`."""
+"""Number of grid points along each coordinate in `IntegralByQuadrature`."""
 
 
 def exact_log_prob(subject: Subject) -> str | None:
@@ -29,10 +29,10 @@ def one_or_two_dimensions(subject: Subject) -> str | None:
 
 
 class IntegralBySampling(AbstractCheck):
-    """Log of the integral, by importance sampling from the flow, whose exact density is normalized but for the solver.
+    """Log of the integral, by importance sampling from the flow, whose exact density is normalized up to the solver's error.
 
     Attributes:
-        max_log: nats.
+        max_log: largest acceptable absolute value, in nats.
     """
 
     max_log: float = 0.1
@@ -43,7 +43,7 @@ class IntegralBySampling(AbstractCheck):
     randomized = False
 
     def figures(self, subject: Subject) -> tuple[Finding, ...]:
-        quantity = "size of the log integral by sampling, nats"
+        quantity = "absolute log integral, by sampling, nats"
         return (Finding("integral.sampling", quantity, "at most", self.max_log, _advice(subject)),)
 
     def measure(self, key: Key, subject: Subject) -> tuple[dict[str, Measured], None]:
@@ -56,7 +56,7 @@ class IntegralByQuadrature(AbstractCheck):
     """Log of the integral in one or two dimensions, by the midpoint rule.
 
     Attributes:
-        max_log: nats.
+        max_log: largest acceptable absolute value, in nats.
     """
 
     max_log: float = 0.1
@@ -67,7 +67,7 @@ class IntegralByQuadrature(AbstractCheck):
     randomized = False
 
     def figures(self, subject: Subject) -> tuple[Finding, ...]:
-        quantity = "size of the log integral by quadrature, nats"
+        quantity = "absolute log integral, by quadrature, nats"
         return (Finding("integral.quadrature", quantity, "at most", self.max_log, _advice(subject)),)
 
     def measure(self, key: Key, subject: Subject) -> tuple[dict[str, Measured], None]:

@@ -1,4 +1,4 @@
-"""Checks of `log_prob` against the exact log density of what the model samples."""
+"""Checks of `log_prob` against the exact log density of the model's samples."""
 
 import math
 from dataclasses import dataclass
@@ -34,8 +34,9 @@ class LogProbError(AbstractCheck):
     $\mathbb{E}[(\ell - H_1)(\ell - H_2)]$ is the mean squared error of $\ell$ in any dimension.
 
     Attributes:
-        max_rmse: nats. With an error of 0.4 nats, weights to the exact density keep 85 % of the draws.
-        max_bias: nats.
+        max_rmse: largest root mean square error, in nats. With an error of 0.4 nats, weights to the exact density keep 85 % of
+            the draws.
+        max_bias: largest bias, in nats.
     """
 
     max_rmse: float = 0.4
@@ -59,7 +60,7 @@ class LogProbError(AbstractCheck):
             )
         return (
             Finding("log_prob.rmse", f"root mean square over {points}, nats", "at most", self.max_rmse, advice),
-            Finding("log_prob.bias", "size of the bias, nats", "at most", self.max_bias, advice),
+            Finding("log_prob.bias", "absolute bias, nats", "at most", self.max_bias, advice),
         )
 
     def measure(self, key: Key, subject: Subject) -> tuple[dict[str, Measured], LogProbErrors]:
@@ -75,10 +76,10 @@ class LogProbError(AbstractCheck):
 
 
 class GradientError(AbstractCheck):
-    """Root mean square error of the gradient of `log_prob`, as a share of the root mean square of the gradient.
+    """Root mean square error of the gradient of `log_prob`, as a fraction of the root mean square of the gradient.
 
     Attributes:
-        max_share: a fraction.
+        max_share: largest acceptable fraction.
     """
 
     max_share: float = 0.3
@@ -108,18 +109,18 @@ class GradientError(AbstractCheck):
 
 
 def refinable_solver(subject: Subject) -> str | None:
-    """Need a solver of flowdensity's, of which a finer one is known."""
+    """Need a solver of this package for which a finer one is known."""
     solver = subject.flow.solver
     if isinstance(solver, FixedStep | Adaptive):
         return None
-    return f"a finer solver is known for FixedStep and Adaptive; this density has a {type(solver).__name__}"
+    return f"only FixedStep and Adaptive solvers can be refined; this density has a {type(solver).__name__}"
 
 
 class SolverError(AbstractCheck):
     """Root mean square change of the flow's `log_prob` when the solver takes twice as many steps.
 
     Attributes:
-        max_change: nats.
+        max_change: largest acceptable change, in nats.
     """
 
     max_change: float = 0.05
@@ -146,13 +147,13 @@ class SolverError(AbstractCheck):
 
 
 def _root(square: float, square_error: float) -> tuple[float, float]:
-    """Return the root of a mean square and its standard error, by the delta method where the square is not near zero."""
+    """Return the root of a mean square and its standard error, by the delta method unless the square is near zero."""
     root = math.sqrt(max(square, 0.0))
     return root, square_error / (2.0 * root) if square > square_error else math.sqrt(square_error)
 
 
 def _finer(solver: AbstractSolver) -> tuple[AbstractSolver, str]:
-    """Return a solver with twice the steps, and a call that gives a density one with four times the steps."""
+    """Return a solver with twice the steps, and code that gives a density a solver with four times the steps."""
     if isinstance(solver, FixedStep):
         return FixedStep(2 * solver.steps, solver.method), f"with_solver(fd.FixedStep(steps={4 * solver.steps}))"
     assert isinstance(solver, Adaptive)

@@ -14,20 +14,21 @@ from .check import AbstractCheck, held_out_rows
 
 SECTION = "Held-out rows against samples"
 NUM_NEIGHBORS = 5
-"""Number of nearest neighbors that the test looks at."""
+"""Number of nearest neighbors that the test considers."""
 NUM_SAMPLES = 4096
-"""Number of samples among which held-out rows are ranked, if all rows have the same context."""
+"""Number of samples that held-out rows are ranked among if all rows have the same context."""
 NUM_SAMPLES_PER_ROW = 99
-"""Number of samples among which each row is ranked, if contexts differ."""
+"""Number of samples that each row is ranked among if contexts differ."""
 
 
 class NearestNeighborTest(AbstractCheck):
     """Goodness of fit by the nearest-neighbor test (Schilling 1986, JASA 81), with a permutation p-value.
 
-    Held-out rows and as many samples, with the same contexts: is the nearest neighbor of a row more often a row than by chance?
+    The test compares held-out rows with the same number of samples for the same contexts. It asks whether the nearest neighbors
+    of a row are rows more often than by chance.
 
     Attributes:
-        min_p_value: rate of false alarms of the test.
+        min_p_value: false-alarm rate of the test.
         permutations: number of permutations.
     """
 
@@ -64,11 +65,11 @@ class NearestNeighborTest(AbstractCheck):
 
 
 class Coverage(AbstractCheck):
-    """Share of held-out rows in the model's central 90 % interval of a coordinate, for the worst coordinate.
+    """Fraction of held-out rows in the model's central 90 % interval of a coordinate, for the worst coordinate.
 
     Attributes:
-        max_error: difference from 90 %.
-        level: of the intervals.
+        max_error: largest difference from the level of the intervals.
+        level: level of the intervals, 90 % by default.
     """
 
     max_error: float = 0.05
@@ -108,5 +109,5 @@ def joint(states: object, contexts: object) -> np.ndarray:
 
 
 def _widened(count: int) -> float:
-    """Return the factor on a standard error that makes the largest of `count` figures as seldom significant as one."""
+    """Return the factor for a standard error that makes the largest of `count` figures as rarely significant as a single one."""
     return float(norm.isf(norm.sf(SIGNIFICANT) / count) / SIGNIFICANT)

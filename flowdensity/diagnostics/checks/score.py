@@ -1,4 +1,4 @@
-"""A check of the held-out log score against simpler densities."""
+"""Check of the held-out log score against simpler densities."""
 
 import math
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from .samples import joint
 MIN_VARIANCE = 1e-4
 """Variance that is added to the components of a mixture, in whitened units."""
 COMPONENTS = (2, 3, 4, 6, 8, 12, 16)
-"""Numbers of components that are tried for a mixture."""
+"""Numbers of components that are tried for the mixture."""
 
 MarginalLogProb: TypeAlias = Callable[[np.ndarray, slice], np.ndarray]
-"""Log density of the coordinates in a slice, for rows of states and contexts side by side."""
+"""Log density of the coordinates in a slice, for rows with states and contexts side by side."""
 
 
 class LogScore(AbstractCheck):
@@ -34,7 +34,7 @@ class LogScore(AbstractCheck):
     The simpler densities are fitted to one half of the held-out rows, and all densities are scored on the other half.
 
     Attributes:
-        min_gain: nats.
+        min_gain: smallest acceptable gain, in nats.
     """
 
     min_gain: float = -0.05
@@ -74,7 +74,7 @@ class LogScore(AbstractCheck):
 
 
 def _mixture(rows: np.ndarray, components: tuple[int, ...]) -> MarginalLogProb:
-    """Fit a Gaussian, and mixtures with more components as long as these lower Schwarz's criterion (BIC)."""
+    """Fit a Gaussian, and mixtures with more components as long as each lowers the Bayesian information criterion (BIC)."""
     best: Any = fit_mixture(rows, 1, MIN_VARIANCE)
     for count in components:
         if 10 * count * rows.shape[1] > len(rows):
@@ -94,12 +94,12 @@ def _mixture(rows: np.ndarray, components: tuple[int, ...]) -> MarginalLogProb:
 
 def _kernel_density(rows: np.ndarray) -> MarginalLogProb:
     """Fit a kernel density with a cross-validated bandwidth."""
-    # With leaves that hold all rows there is no tree, which would be slower for so few.
+    # A leaf that holds all rows avoids a tree, which would be slower for so few rows.
     grid = {"bandwidth": np.geomspace(0.05, 1.0, 8)}
     search = GridSearchCV(KernelDensity(leaf_size=MAX_HELD_OUT_ROWS), grid, cv=3).fit(rows)
 
     def log_prob(points: np.ndarray, axes: slice) -> np.ndarray:
-        # The kernel is round, so that a marginal is a kernel density with the same bandwidth.
+        # The kernel is isotropic, so a marginal is a kernel density with the same bandwidth.
         density = KernelDensity(leaf_size=MAX_HELD_OUT_ROWS, **search.best_params_).fit(rows[:, axes])
         return density.score_samples(points[:, axes])
 

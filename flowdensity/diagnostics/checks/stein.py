@@ -1,4 +1,4 @@
-"""A check of a learned divergence that needs no Jacobian."""
+"""Check of a learned divergence without a Jacobian."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..subject import Subject
 from .check import AbstractCheck
 
 NUM_CENTERS = 4096
-"""Number of samples of the model about which kernels are drawn."""
+"""Number of samples of the model around which kernels are drawn."""
 NUM_KERNEL_DRAWS = 16_384
 """Number of kernel draws over which a residual is averaged."""
 
@@ -30,11 +30,11 @@ def learned_divergence(subject: Subject) -> str | None:
 
 
 class SteinResiduals(AbstractCheck):
-    """Errors of `log_prob` that the Stein residuals of a learned divergence imply, about samples of the model.
+    """Errors of `log_prob` around samples of the model that the Stein residuals of a learned divergence imply.
 
     Attributes:
-        max_bias: nats.
-        max_coordinate: nats, for the mean of the error times a coordinate.
+        max_bias: largest implied bias, in nats.
+        max_coordinate: largest implied mean of the error times a coordinate, in nats.
     """
 
     max_bias: float = 0.1
@@ -67,7 +67,7 @@ class SteinResiduals(AbstractCheck):
         draws = objective.draw(draw_key, centers, NUM_KERNEL_DRAWS)
         residuals = stein_residuals(divergence.head, model, control, draws)
         bias, error = residuals.bias
-        # Whitened coordinates have a root mean square of about one, so that these are nats too, and at most the error itself.
+        # Whitened coordinates have a root mean square of about one, so these figures are also in nats, and at most the error.
         widths = np.diff(residuals.times)[:, None]
         implied = np.abs(np.sum(widths * residuals.mean[:, 2:], axis=0))
         errors = np.sqrt(np.sum(np.square(widths * residuals.standard_error[:, 2:]), axis=0))

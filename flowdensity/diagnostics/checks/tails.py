@@ -1,4 +1,4 @@
-"""A check of `log_prob` where there are no data: at samples that are moved outwards."""
+"""Check of `log_prob` in regions without data, at samples that are moved outwards."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class TailErrors:
     Attributes:
         factors: factors by which samples were moved outwards, shape `(factors,)`.
         log_probs: log densities there, shape `(factors, points)`, nats.
-        exact: the same with the exact divergence.
+        exact: exact log densities there, same shape.
     """
 
     factors: np.ndarray
@@ -28,12 +28,12 @@ class TailErrors:
 
 
 class Tails(AbstractCheck):
-    r"""Excess of `log_prob` over the exact one at samples that are moved outwards, and whether it falls along rays.
+    r"""Excess of `log_prob` over the exact log density at samples that are moved outwards, and whether it falls along rays.
 
-    Where it is far too high a chain would get lost.
+    A chain would get lost where `log_prob` is far too high.
 
     Attributes:
-        max_excess: nats for each root of the dimension, for 99 % of the samples.
+        max_excess: largest excess for 99 % of the samples, in nats, divided by the square root of the dimension.
         factors: factors by which samples are moved outwards.
     """
 
@@ -57,10 +57,16 @@ class Tails(AbstractCheck):
                 f"{subject.exact_line}"
             )
         excesses = [
-            Finding(f"tails.{factor:g}", f"99 % of the excess at {factor:g}x, nats", "at most", threshold, advice)
+            Finding(
+                f"tails.{factor:g}",
+                f"99th percentile of the excess at {factor:g}x, nats",
+                "at most",
+                threshold,
+                advice,
+            )
             for factor in self.factors
         ]
-        rising = "share of rays beyond all samples where it rises"
+        rising = "share of rays where log_prob rises past the samples"
         return (*excesses, Finding("tails.rising", rising, "at most", 0.0, advice))
 
     def measure(self, key: Key, subject: Subject) -> tuple[dict[str, Measured], TailErrors]:
@@ -70,10 +76,10 @@ class Tails(AbstractCheck):
         exact = np.stack([values(subject.exact_log_probs[0], points) for points in moved])
         figures = {}
         for factor, excess in zip(self.factors, own - exact, strict=True):
-            # The standard error of a percentile comes from the percentiles on both sides of it.
+            # The standard error of a percentile is computed from the percentiles on both sides of it.
             low, value, high = np.percentile(excess, [98.0, 99.0, 100.0])
             figures[f"tails.{factor:g}"] = Measured(value, (high - low) / 4.0)
-        # Rays start at the radius of the farthest sample, since a ray may pass between modes before.
+        # Rays start at the radius of the farthest sample, since closer to the center a ray may pass between modes.
         radii = jnp.linalg.norm(samples.states, axis=1, keepdims=True)
         edge = samples.states / radii * jnp.max(radii)
         heights = [values(subject.log_prob, samples._replace(states=factor * edge)) for factor in (1.0, *self.factors)]
