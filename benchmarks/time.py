@@ -50,7 +50,7 @@ COMPILATION = "/jax/core/compile/backend_compile_duration"
 NOISE = 0.3
 """Standard deviation of the noise of the observed point, in standard deviations of each column."""
 COMPONENTS = range(1, 21)
-LIMIT = 300
+LIMIT = 180
 """Seconds after which a run of NUTS with another package's density is stopped. Then only the fit is timed."""
 README, PAGE, PICTURE = Path("README.md"), Path("docs/time.md"), Path("docs/images/time.png")
 README_METHODS = ("flow", "flow-cached", "mixture")

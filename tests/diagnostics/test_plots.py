@@ -354,7 +354,7 @@ def test_axes_that_are_given_are_drawn_into(draw, count):
     assert list(found.flat) == list(axes)
     assert all(axis.lines or not axis.axison for axis in axes)
     assert len(plt.get_fignums()) == 1
-    with pytest.raises(ValueError, match=rf"^plot_\w+ expected `axes` as {count} of matplotlib's Axes; got"):
+    with pytest.raises(ValueError, match=rf"^plot_\w+ expected `axes` as {count} matplotlib Axes; got"):
         draw(np.empty(3, object) if count == 2 else np.append(axes[:3], [None]))
 
 
