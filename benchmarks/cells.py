@@ -29,7 +29,7 @@ def rmse(dim: int, points: int) -> float:
 def main() -> None:
     """Compute all errors and write the table."""
     rows = [[str(dim), *(f"{rmse(dim, points):.2g}" for points in POINTS)] for dim in DIMENSIONS]
-    table = markdown(["D", *(f"{points} points" if points > 1 else "1 point" for points in POINTS)], rows)
+    table = markdown(["dimensions", *(f"{points} points" if points > 1 else "1 point" for points in POINTS)], rows)
     print(table)
     made = provenance("python benchmarks/cells.py", [{"made with": environment()}])
     replace_block(PAGE, "cells", f"{table}\n\n{made}")

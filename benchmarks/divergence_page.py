@@ -96,16 +96,16 @@ def note(c: dict) -> str:
     """Caption of the table of a cell."""
     if "bits" in c:
         return (
-            f"The table gives errors of the divergence itself at eight angles of two held-out points in {c['dim']} dimensions, "
-            f"in nats per radian. The standard deviation of the divergence there is {c['spread']:.1f}. Times are for `log_prob` "
-            f"of one point. The model with the head has {c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on "
-            "held-out patches."
+            f"The table gives errors of the divergence itself, in nats per radian, for two held-out points in {c['dim']} "
+            f"dimensions at eight angles of the path. Over these {c['points']} values, the standard deviation of the exact "
+            f"divergence is {c['spread']:.1f}. Times are for `log_prob` of one point. The model with the head has "
+            f"{c['bits']:.3f} +- {c['bits se']:.3f} bits per dimension on held-out patches."
         )
     text = f"The table gives errors of `log_prob` at {c['points']} held-out points in {c['dim']} dimensions, in nats."
     if c["levels"] is None:
         return text
     bits = fd.bits_per_dimension(c["held out"], c["dim"], unit=1 / c["levels"])
-    return f"{text} The model with the exact divergence has {bits:.3f} bits per dimension there."
+    return f"{text} The model with the exact divergence has {bits:.3f} bits per dimension on these points."
 
 
 def picture(cells: Mapping[str, dict]) -> None:

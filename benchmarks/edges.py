@@ -39,8 +39,8 @@ LABELS = {
     "less than": "100 - Gamma(0.2) on `less_than(100)`",
     "positive": "Gamma(0.02) on `positive`",
     "simplex": "Dirichlet(0.1) on `simplex`",
-    "ordered vector": "gaps of 1e-4 at 1000 on `ordered_vector`",
-    "corr cholesky": "correlations near 1 on `corr_cholesky`",
+    "ordered vector": "values near 1000 with gaps near 1e-4 on `ordered_vector`",
+    "corr cholesky": "correlations near -1 and 1 on `corr_cholesky`",
 }
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     cells = cells_of(__doc__, "edges", JOBS)
 
     def percent(pair: list[float]) -> str:
-        return " and ".join(f"{100.0 * share:.4g}" for share in pair)
+        return " / ".join(f"{100.0 * share:.4g}" for share in pair)
 
     rows = [
         [
@@ -209,7 +209,7 @@ def main() -> None:
         if "inside" not in cell
     )
     note = (
-        f"Time of a log density and its gradient in two dimensions, after divided by before: {ratios}."
+        f"Run time of a log density and its gradient in two dimensions, as a ratio of after to before: {ratios}."
         if ratios
         else ""
     )

@@ -19,17 +19,17 @@ Law = Callable[[np.random.Generator, int], np.ndarray]
 LAWS: dict[str, Law] = {
     "Student t, 2 degrees of freedom": lambda rng, n: rng.standard_t(2.0, n),
     "Cauchy": lambda rng, n: rng.standard_cauchy(n),
-    "Pareto of index 0.5": lambda rng, n: rng.pareto(0.5, n),
+    "Pareto, index 0.5": lambda rng, n: rng.pareto(0.5, n),
     "lognormal, sigma 2": lambda rng, n: rng.lognormal(0.0, 2.0, n),
-    "two narrow Student t laws far apart": lambda rng, n: 0.1 * rng.standard_t(2.0, n) + rng.choice([-10.0, 10.0], n),
+    "two narrow Student t modes far apart": lambda rng, n: 0.1 * rng.standard_t(2.0, n) + rng.choice([-10.0, 10.0], n),
     "Student t, rounded to 0.1": lambda rng, n: np.round(rng.standard_t(2.0, n), 1),
-    "Student t, cut off at 20": lambda rng, n: np.minimum(rng.standard_t(2.0, n), 20.0),
-    "Student t, rows drawn with replacement": lambda rng, n: rng.choice(rng.standard_t(2.0, n), n),
-    "funnel, exp(3 z) times a normal": lambda rng, n: np.exp(3.0 * rng.normal(size=n)) * rng.normal(size=n),
+    "Student t, values above 20 set to 20": lambda rng, n: np.minimum(rng.standard_t(2.0, n), 20.0),
+    "Student t, rows resampled with replacement": lambda rng, n: rng.choice(rng.standard_t(2.0, n), n),
+    "exp(3 z) times a normal (funnel)": lambda rng, n: np.exp(3.0 * rng.normal(size=n)) * rng.normal(size=n),
     "normal, one row at 100": lambda rng, n: np.append(rng.normal(size=n - 1), 100.0),
     "normal, one row at 1e12": lambda rng, n: np.append(rng.normal(size=n - 1), 1e12),
     "normal, five rows at -999": lambda rng, n: np.append(rng.normal(size=n - 5), np.full(5, -999.0)),
-    "normal, 500 +- 100, rounded to integers, 2 % at -1": lambda rng, n: np.where(
+    "normal, mean 500, sd 100, rounded to integers, 2 % at -1": lambda rng, n: np.where(
         rng.random(n) < 0.02, -1.0, np.round(rng.normal(500.0, 100.0, n))
     ),
 }

@@ -40,7 +40,8 @@ class Name(NamedTuple):
 Cells = Mapping[Name, dict]
 SCHOOLS = {
     "posterior": "the exact posteriors of the eight schools, with their support",
-    "columns": "the exact posteriors as densities of the columns of the table, without the constraint that a scale is positive",
+    "columns": "the exact posteriors, sampled in the unconstrained columns of the table, without the constraint that a scale is "
+    "positive",
     "support": "a flow fitted with `support=` for that column",
 }
 """Other densities that NUTS samples, to tell whether divergent transitions come from the posterior, its edge or a spike."""
@@ -219,8 +220,7 @@ def verdict(cells: Cells, method: str) -> str:
     return (
         f"**`fit_{method}`** is the best or within one paired standard error of the best on {close} of {len(counted)} counted "
         f"tables, and the best on {first}. It is worse than the full Gaussian by more than one paired standard error on "
-        f"{len(worse)}"
-        + (f": {', '.join(worse)}." if worse else ".")
+        + (f"{len(worse)}: {', '.join(worse)}." if worse else "none.")
         + (f" Another package is better on {'; '.join(lost)}." if lost else "")
     )
 
@@ -238,15 +238,19 @@ def spikes(cells: Cells, chains: Cells, method: str) -> str:
     gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
     widest = max(gaps, key=gaps.__getitem__)
     line = (
-        f"**`fit_{method}`** on {len(real)} real tables: training rows score at most {gaps[widest]:.2f} nats per column above "
-        f"held-out rows ({widest})."
+        f"**`fit_{method}`** on {len(real)} real tables: the score of training rows is at most {gaps[widest]:.2f} nats per "
+        f"column higher than that of held-out rows ({widest})."
     )
     beyond = [t for t in real if gaps[t] > MARGIN]
     shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
     if shares:
         line += f" NUTS was run on {len(shares)} of them, with these shares of divergent transitions: {listed(shares)}."
         beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
-    return f"{line} " + (f"Beyond a limit: {', '.join(beyond)}." if beyond else "All tables are within the limits.")
+    return f"{line} " + (
+        f"Only {' and '.join(beyond)} exceed{'s' * (len(beyond) == 1)} a limit."
+        if beyond
+        else "No table exceeds a limit."
+    )
 
 
 def draw(cells: Cells) -> None:
@@ -301,7 +305,8 @@ def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]]
     cores = sorted({c["cores"] for c in flow.values()})
     packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
     parts = [
-        f"**Partial: {len(cells)} of {total} cells.** For each table, only the splits that all of its methods have are used."
+        f"**Partial: {len(cells)} of {total} combinations of table, split and method have finished.** For each table, only the "
+        "splits that have finished for all of its methods are used."
         if len(cells) < total
         else "",
         verdict(flow, "flow"),

@@ -145,13 +145,13 @@ def score(draws: np.ndarray, truth: np.ndarray) -> Scores:
 
 def print_scores(scores: dict[str, Scores]) -> None:
     """Means over patients, and how much worse than the learned prior another one is, with its paired standard error."""
-    print(f"\n{'prior':<22}{'CRPS':>8}{'less learned':>18}{'90 % interval':>15}{'of which true':>15}")
+    print(f"\n{'prior':<22}{'CRPS':>8}{'minus learned':>18}{'90 % width':>15}{'coverage':>15}")
     for name, (crps, width, covered) in scores.items():
         worse = crps - scores["learned"].crps
         error = worse.std(ddof=1) / np.sqrt(len(worse))
         against = f"{worse.mean():+.3f} +- {error:.3f}" if name != "learned" else ""
         print(f"{name:<22}{crps.mean():>8.3f}{against:>18}{width.mean():>15.2f}{covered.mean():>15.0%}")
-    print("in standard deviations of each column, means over patients")
+    print("means over patients; CRPS and width in standard deviations of each column")
 
 
 def picture(

@@ -21,10 +21,10 @@ ROWS = 8191
 
 
 def over_rows(one: Callable[..., Any], *arrays: Array) -> Any:
-    """Apply `one` to each row, like `jax.vmap(one)(*arrays)`, but in blocks if the rows do not fit one block.
+    """Apply `one` to each row, like `jax.vmap(one)(*arrays)`, but in blocks if the rows do not fit into one block.
 
     All blocks have the same number of rows, so the result for a row does not depend on the number of blocks. The last block is
-    filled with the first rows. Reverse-mode derivatives compute each block again, so they also need the memory of one block.
+    padded with the first rows. Reverse-mode derivatives recompute each block, so they too need the memory of only one block.
 
     Args:
         one: function of one row of each array.

@@ -34,7 +34,7 @@ def shown(module: Any, *more: str) -> str:
 
 
 def weights_of(tree: Any) -> str:
-    """Describe the number of weights of a network, entries of its floating-point arrays; for a stack, that of each network."""
+    """Describe the number of weights of a network, or of each network in a stack: the entries of its floating-point arrays."""
     count = sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
     stack = _stack_of(tree)
     if not stack:

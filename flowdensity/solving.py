@@ -66,6 +66,10 @@ class FixedStep(AbstractSolver):
     Raises:
         TypeError: if `method` is not a `diffrax.AbstractERK`.
         ValueError: if `steps` is not an integer from 1 to a million.
+
+    Examples:
+        >>> finer = density.with_solver(fd.FixedStep(steps=32))
+        >>> finer.log_prob(data[:5])
     """
 
     steps: int = eqx.field(static=True, default=16)
@@ -118,6 +122,10 @@ class Adaptive(AbstractSolver):
     Raises:
         TypeError: if `method` is not a `diffrax.AbstractAdaptiveSolver`.
         ValueError: if a tolerance is below 0, both are 0, or `max_steps` is not an integer from 1 to a million.
+
+    Examples:
+        >>> adaptive = density.with_solver(fd.solvers.Adaptive(rtol=1e-4, atol=1e-4))
+        >>> adaptive.log_prob(data[0])
     """
 
     rtol: float = eqx.field(static=True, default=1e-5)

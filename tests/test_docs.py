@@ -11,35 +11,28 @@ import numpyro.infer
 import pytest
 import xarray as xr
 from conftest import small_network
+from shortened import ShallowNUTS, ShortMCMC, ShortSVI
 
 import flowdensity as fd
 from flowdensity.training import divergence, prepare
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name for name, value in vars(fd).items() if getattr(value, "__module__", "").startswith("flowdensity.")}
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = ["which-tool.md", "faq.md", "coming-from.md"]
+"""Pages whose snippets run in their order and share their names."""
 
 
-# Classes, since arviz asks of what class a sampler is.
+def blocks_of(page):
+    """The snippets of a page; those in other packages are marked `py` in place of `python`."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-class ShallowNUTS(numpyro.infer.NUTS):
-    """At most seven leapfrog steps a draw."""
-
-    def __init__(self, model):
-        super().__init__(model, max_tree_depth=3)
-
-
-class ShortMCMC(numpyro.infer.MCMC):
-    """Twenty draws after twenty of warm-up, silently."""
-
-    def __init__(self, kernel, **options):
-        super().__init__(kernel, **options | {"num_warmup": 20, "num_samples": 20, "progress_bar": False})
+BLOCKS = blocks_of("README.md")
 
 
 @pytest.fixture(scope="module")
-def namespace():
-    """What the README's first block defines, with training and sampling cut short."""
+def shortened():
+    """Training and sampling are cut short."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_flow", "fit_divergence"):
             patch.setattr(
@@ -53,20 +46,27 @@ def namespace():
         patch.setattr(divergence, "TRUNK_SIZE", (32, 1))
         patch.setattr(numpyro.infer, "NUTS", ShallowNUTS)
         patch.setattr(numpyro.infer, "MCMC", ShortMCMC)
-        names = {}
-        exec(BLOCKS[0], names)
-        theta = np.random.default_rng(0).normal(size=2500)
-        chains = theta.reshape(2, 1250)
-        yield names | {
-            "key": jax.random.key(2),
-            "data": names["population"],
-            "theta": theta,
-            "velocity": lambda t, x, context: 0.5 * x,
-            "x": theta + 1.0,
-            "idata": xr.Dataset(
-                {name: (("chain", "draw"), value) for name, value in (("mu", chains), ("tau", np.exp(chains)))}
-            ),
-        }
+        patch.setattr(numpyro.infer, "SVI", ShortSVI)
+        yield
+
+
+@pytest.fixture(scope="module")
+def namespace(shortened):
+    """What the README's first block defines."""
+    names = {}
+    exec(BLOCKS[0], names)
+    theta = np.random.default_rng(0).normal(size=2500)
+    chains = theta.reshape(2, 1250)
+    return names | {
+        "key": jax.random.key(2),
+        "data": names["population"],
+        "theta": theta,
+        "velocity": lambda t, x, context: 0.5 * x,
+        "x": theta + 1.0,
+        "idata": xr.Dataset(
+            {name: (("chain", "draw"), value) for name, value in (("mu", chains), ("tau", np.exp(chains)))}
+        ),
+    }
 
 
 @pytest.mark.slow
@@ -157,6 +157,19 @@ def test_readme_blocks_run(namespace, mark, tmp_path, monkeypatch):
         warnings.simplefilter("ignore", UserWarning)
         exec(block, names)
     CHECKS[mark](names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run_in_order(shortened, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks, names = blocks_of(f"docs/{page}"), {}
+    assert blocks
+    with warnings.catch_warnings():
+        # So short a training has much to be warned of.
+        warnings.simplefilter("ignore", UserWarning)
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"<block {number} of {page}>", "exec"), names)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

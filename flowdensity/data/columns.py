@@ -1,4 +1,4 @@
-"""Columns of a table as the input of the checks before a fit, and findings as their output."""
+"""Input and output of the pre-fit checks: the columns of a table, and findings."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -39,12 +39,12 @@ class Finding(NamedTuple):
 
 
 class Columns:
-    """A table as a matrix, with the user's expressions for its columns.
+    """Columns of the table in an argument: their values as a matrix, and the expressions that select them in the user's code.
 
     Args:
         name: name of the argument, `data` or `context`.
         table: checked rows.
-        arguments: all arguments with one entry per row, as they were read, in the order of the signature.
+        arguments: all arguments with one entry per row, as read from the call, in the order of the signature.
     """
 
     def __init__(self, name: str, table: Table, arguments: Sequence[Handed]):

@@ -104,7 +104,7 @@ def _less_than(constraint: Any, value: ArrayLike) -> Array:
 def _interval(constraint: Any, value: ArrayLike) -> Array:
     value = jnp.asarray(value)
     low, high = (jnp.asarray(bound, value.dtype) for bound in (constraint.lower_bound, constraint.upper_bound))
-    # The bijection adds a fraction of the width to the lower edge, which can exceed the upper edge by at most this much.
+    # The bijection computes low + fraction * width. Rounding can push that sum past the upper edge by at most this much.
     rounding = jnp.finfo(value.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return _off_upper(_off_lower(value, low, high - low), high, high - low, rounding)
 
@@ -291,7 +291,8 @@ class _CorrCholesky(CorrCholeskyTransform):
 
     def _inverse(self, y: Any) -> Array:
         left = matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-1)
-        # The hyperbolic tangent of the result is y divided by the square root of the squared norm that remained before y.
+        # The hyperbolic tangent of the result is y divided by the root of the squared norm left over after the preceding entries
+        # of the row.
         return jnp.arcsinh(matrix_to_tril_vec(y, diagonal=-1) / jnp.sqrt(left))
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:

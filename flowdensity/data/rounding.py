@@ -36,6 +36,12 @@ def dequantize(key: Key, data: ArrayLike, unit: ArrayLike = 1.0) -> np.ndarray:
         TypeError: if `key` is not a PRNG key, or `data` or `unit` do not consist of numbers.
         ValueError: if a value is not finite, a unit is negative, not finite or of the wrong shape, or many values are not
             multiples of their unit.
+
+    Examples:
+        >>> lengths = np.round(data, 1)
+        >>> spread = fd.dequantize(key, lengths, unit=0.1)
+        >>> spread.shape
+        (200, 2)
     """
     check_key("dequantize", key)
     table = np.atleast_1d(real_array("dequantize", "data", data))
@@ -63,6 +69,11 @@ def bits_per_dimension(log_prob: ArrayLike, dim: int, unit: float = 1.0) -> np.n
     Raises:
         TypeError: if `log_prob` does not consist of real numbers.
         ValueError: if `dim` is not an integer of at least 1, or `unit` is not above 0.
+
+    Examples:
+        >>> fd.bits_per_dimension(density.log_prob(data), dim=2, unit=0.1).mean()
+        >>> fd.bits_per_dimension(-2.0 * np.log(2.0), dim=2).item()
+        1.0
     """
     dim = check_count("bits_per_dimension", "dim", dim, fix=64)
     unit = check_number("bits_per_dimension", "unit", unit, 0.0, fix=1.0)

@@ -81,7 +81,10 @@ class Scaling(eqx.Module):
 
     @property
     def scale(self) -> Float[Array, "dim dim"] | Float[Array, " dim"]:
-        """Root of the covariance of the transformed events before whitening, or their standard deviations."""
+        """Square root of the covariance of the events before whitening; if it is diagonal, their standard deviations.
+
+        The events are those after the transforms.
+        """
         return self._affine.scale
 
     @property

@@ -81,7 +81,7 @@ def ties(table: np.ndarray) -> list[Ties]:
     if len(table) > MAX_SEARCHED_ROWS:
         some = table[np.random.default_rng(0).choice(len(table), MAX_SEARCHED_ROWS, replace=False)]
     some = np.sort(some, axis=0)
-    # In a sorted column, a value in more than `apart` rows equals the value `apart` rows later.
+    # After sorting, a value that occurs in more than `apart` rows equals the entry `apart` rows below it.
     apart = max(MAX_TIED_ROWS, math.ceil(MAX_TIED_SHARE * len(some)))
     tied = np.any(some[apart:] == some[:-apart], axis=0)
     return [_described(int(column), some[:, column]) for column in np.flatnonzero(tied)]
@@ -93,7 +93,7 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     others = rows[rows != values[most]]
     distinct = np.delete(values, most)
     unit = None
-    # If hardly any other value occurs twice, the ties do not come from rounding.
+    # Ties come from rounding only if other values repeat too.
     if 2 < len(distinct) <= MIN_MULTIPLES * len(others):
         # The unit is the widest gap between neighboring values such that nearly all other values are multiples of it, to the
         # digits of float32.

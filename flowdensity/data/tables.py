@@ -148,7 +148,10 @@ def context_table(
 
 
 def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed:
-    """Read events or contexts for an existing model as one array, with named values packed in the order of its sites."""
+    """Convert events or contexts to one array for an existing model.
+
+    Named values are packed in the order of the model's sites.
+    """
     handed = read(caller, name, values)
     if handed.columns is None:
         return handed
@@ -278,7 +281,7 @@ def _named_parts(
     if not isinstance(support, Mapping) or not set(support) <= set(arrays):
         got = list(support) if isinstance(support, Mapping) else type(support).__name__
         raise ValueError(
-            f"{caller} expected `support` as a dict from names among {list(arrays)} to constraints; got {got}. "
+            f"{caller} expected `support` as a dict that maps names in {list(arrays)} to constraints; got {got}. "
             f"Fix: support = {lines.support_by_name(support, list(arrays))}"
         )
     counts = {name: len(array) for name, array in arrays.items()}

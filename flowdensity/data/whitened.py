@@ -51,7 +51,7 @@ def event_rows(caller: str, name: str, scaling: Scaling, data: Any) -> np.ndarra
 def whitened_contexts(
     caller: str, scaling: Scaling, context: Any, rows: int, others: Sequence[Handed] = ()
 ) -> ContextRows:
-    """Whiten `rows` contexts, where `others` are the arguments with the same rows."""
+    """Whiten the contexts of `rows` rows. `others` are the other arguments with one entry per row."""
     if context is not None:
         context = arranged(caller, "context", context, scaling.sites)
     table = context_table(caller, context, rows, others, scaling.event_shape).rows

@@ -79,6 +79,12 @@ class DelayedAcceptance(MCMCKernel):
     Reference:
         Christen and Fox 2005, "Markov chain Monte Carlo using an approximation"; Liu 2001, "Monte Carlo Strategies in Scientific
         Computing", section 9.4.3, on surrogate transitions.
+
+    Examples:
+        >>> finer = density.with_solver(fd.FixedStep(steps=32))
+        >>> mcmc = MCMC(fd.DelayedAcceptance(NUTS(model), exact={"theta": finer}), num_warmup=500, num_samples=1000)
+        >>> mcmc.run(key, y=observed)
+        >>> mcmc.get_extra_fields()["accept"].mean()
     """
 
     def __init__(self, kernel: HMC, exact: Mapping[str, Learned], *, steps: int = 1):

@@ -65,6 +65,11 @@ def diagnose(
 
     Raises:
         TypeError, ValueError: if an argument is invalid. Raised before any work is done.
+
+    Examples:
+        >>> diagnosis = fd.diagnose(key, density)
+        >>> print(diagnosis.summary())
+        >>> diagnosis["log_prob.rmse"].verdict
     """
     caller = "diagnose"
     check_key(caller, key)
@@ -154,8 +159,8 @@ def _rows(
         contexts = whitened_contexts(caller, model.context_scaling, context, count, others)
     elif context is not None or (states is not None and density.batch_shape != ()):
         raise ValueError(
-            f"{caller} expected a density without a context, or with a single one and no argument `context`; this density "
-            f"already has a context, of batch shape {density.batch_shape}. Fix: {_without_context(density, context)}"
+            f"{caller} expected a density without a context, or with a single context if `context` is not passed; got one with "
+            f"contexts of batch shape {density.batch_shape}. Fix: {_without_context(density, context)}"
         )
     else:
         contexts = jax.vmap(lambda c: model.context_scaling.whiten(c.reshape(model.context_shape))[0])(

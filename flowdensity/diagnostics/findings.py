@@ -18,6 +18,10 @@ class Measured(NamedTuple):
         value: the figure.
         standard_error: its standard error in the same unit; 0 if it has none.
         where: the worst place, such as "y[1]", if the figure is the largest of several.
+
+    Examples:
+        >>> fd.checks.Measured(0.12, standard_error=0.03)
+        Measured(value=0.12, standard_error=0.03, where='')
     """
 
     value: float
@@ -40,6 +44,11 @@ class Finding:
         standard_error: its standard error in the same unit; 0 if it has none.
         where: the worst place, if the figure is the largest of several.
         reason: why the figure was not measured, and what to do.
+
+    Examples:
+        >>> diagnosis = fd.diagnose(key, density)
+        >>> finding = diagnosis["log_prob.rmse"]
+        >>> finding.value, finding.standard_error, finding.verdict
     """
 
     id: str
@@ -86,6 +95,11 @@ class Diagnosis(Mapping[str, Finding]):
         findings: the findings, in order.
         evidence: the arrays behind them, by name of the check.
         seconds: wall time.
+
+    Examples:
+        >>> diagnosis = fd.diagnose(key, density)
+        >>> [finding.advice for finding in diagnosis.bad]
+        >>> {id: finding.value for id, finding in diagnosis.items()}
     """
 
     findings: tuple[Finding, ...]

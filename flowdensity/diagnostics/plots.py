@@ -74,6 +74,10 @@ def plot_density(
 
     Raises:
         TypeError, ValueError: if an argument is invalid. Raised before any work is done.
+
+    Examples:
+        >>> axes = fd.plots.plot_density(key, density, data)
+        >>> axes[0, 0].figure.savefig("density.png")
     """
     caller = "plot_density"
     check_key(caller, key)
@@ -131,6 +135,10 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
 
     Raises:
         TypeError, ValueError: if an argument is invalid.
+
+    Examples:
+        >>> diagnosis = fd.diagnose(key, density)
+        >>> axes = fd.plots.plot_errors(diagnosis)
     """
     caller = "plot_errors"
     check_kind(caller, "diagnosis", diagnosis, Diagnosis, "diagnosis = fd.diagnose(key, density)")
@@ -164,9 +172,9 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
 def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = None) -> np.ndarray:
     r"""Plot the Stein residuals of a learned divergence over the model's time. The exact divergence has residuals of zero.
 
-    The left panel shows $\mathbb{E}[g - T]$, the mean error of the learned divergence. The right panel shows the residuals for
-    $f = g$ and for each coordinate, in standard errors, side by side in each bin. To plot the residuals of a fit, use
-    `axes = plot_residuals(report)`.
+    The left panel shows the mean error of the learned divergence over time, $\mathbb{E}[g - T]$. The right panel shows residuals
+    in standard errors, for the test functions $f = g$ and each coordinate. The test functions are side by side in each bin. To
+    plot the residuals of a fit, use `axes = plot_residuals(report)`.
 
     Args:
         residuals: the residuals, or a report or diagnosis that contains them.
@@ -177,6 +185,10 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
 
     Raises:
         TypeError, ValueError: if an argument is invalid, or if there are no residuals because no divergence was learned.
+
+    Examples:
+        >>> divergence, report = fd.fit_divergence(key, density.model, data)
+        >>> axes = fd.plots.plot_residuals(report)
     """
     caller = "plot_residuals"
     found = residuals.evidence.get("stein") if isinstance(residuals, Diagnosis) else residuals
@@ -219,6 +231,10 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
 
     Raises:
         TypeError, ValueError: if an argument is invalid.
+
+    Examples:
+        >>> axes = fd.plots.plot_training(report)
+        >>> axes[0].figure.savefig("training.png")
     """
     caller = "plot_training"
     check_kind(caller, "report", report, FitReport, "density, report = fd.fit_flow(key, data)")
@@ -270,6 +286,11 @@ def plot_prior_posterior(
 
     Raises:
         TypeError, ValueError: if an argument is invalid. Raised before any work is done.
+
+    Examples:
+        >>> posterior = az.from_numpyro(mcmc, log_likelihood=False)
+        >>> axes = fd.plots.plot_prior_posterior(key, density, posterior)
+        >>> axes[0].figure.savefig("posterior.png")
     """
     caller = "plot_prior_posterior"
     check_key(caller, key)

@@ -110,8 +110,8 @@ def _finite(caller: str, events: np.ndarray) -> np.ndarray:
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not finite, first "
-            f"draw {first[1]} of chain {first[0]}. The sampler failed there. Fix: {finite_chains(bad)}"
+            f"{caller} expected `posterior` with finite draws; got {int(bad.sum())} of {bad.size} that are not finite; the "
+            f"first is draw {first[1]} of chain {first[0]}. The sampler failed there. Fix: {finite_chains(bad)}"
         )
     return events
 

@@ -63,6 +63,11 @@ def reweight(
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling", JMLR 25.
+
+    Examples:
+        >>> finer = density.with_solver(fd.FixedStep(steps=32))
+        >>> repaired = fd.reweight(key, posterior, model, exact={"theta": finer}, model_kwargs={"y": observed})
+        >>> print(repaired.summary())
     """
     caller = "reweight"
     check_key(caller, key)
@@ -136,8 +141,8 @@ def _check_ratios(ratios: Float[np.ndarray, "draws *groups"], chains: int) -> No
     bad = np.isnan(ratios) | (ratios == np.inf)
     if bad.any() or np.any(np.all(np.isneginf(ratios), axis=0)):
         raise ValueError(
-            f"reweight expected finite densities at the draws; {int(bad.sum())} of {bad.size} log ratios are not finite "
-            f"({int(np.isinf(ratios).sum())} are infinite). The sampled density is 0 or nan there. "
+            f"reweight expected finite log density ratios at the draws; got {int(bad.sum())} of {bad.size} that are not finite "
+            f"({int(np.isinf(ratios).sum())} infinite). The sampled density is 0 or nan at those draws. "
             f"Fix: {finite_chains(bad.reshape(chains, len(bad) // chains, -1).any(axis=2))}"
         )
 

@@ -48,6 +48,12 @@ class Reweighted:
         correction: log ratios of the model.
         values: variables of the posterior that have these weights, with the event dimension of each.
         key: key of `resample`.
+
+    Examples:
+        >>> repaired = fd.reweight(key, posterior, model, exact={"theta": density}, model_kwargs={"y": observed})
+        >>> repaired.pareto_k, repaired.effective_sample_size
+        >>> mean, standard_error = repaired.mean()["theta"]
+        >>> resampled = repaired.resample()
     """
 
     log_weights: Float[np.ndarray, "chain draw *groups"]
@@ -87,7 +93,7 @@ class Reweighted:
         if values.shape[: len(shape)] != shape:
             raise ValueError(
                 f"Reweighted.expectation expected `values` with the leading axes {shape}; got shape {values.shape}. "
-                "There is one value for each draw of each chain, and for each group if the posterior factorizes. "
+                "Pass one value per chain and draw; with independent groups, one per chain, draw and group. "
                 f"Fix: values = {self._values_from(values.shape)}"
             )
         weights = np.exp(self.log_weights).reshape(shape + (1,) * (values.ndim - len(shape)))

@@ -44,6 +44,11 @@ class Ranks:
     Attributes:
         ranks: number of draws below the truth, by latent site, shape `(simulations, *shape)`.
         draws: number of draws of each posterior. For correct posteriors, ranks are uniform on 0, ..., `draws`.
+
+    Examples:
+        >>> ranks = fd.simulation_based_calibration(key, model, model_kwargs={"y": observed})
+        >>> ranks.p_values["theta"]
+        >>> ranks.bad
     """
 
     ranks: dict[str, Int[np.ndarray, "simulations *shape"]]
@@ -151,6 +156,10 @@ def simulation_based_calibration(
     Raises:
         TypeError: if `key` is not a key, or `model` or `simulator` cannot be called.
         ValueError: if a number is out of range, or the sites of `model` and `simulator` do not agree.
+
+    Examples:
+        >>> ranks = fd.simulation_based_calibration(key, model, model_kwargs={"y": observed})
+        >>> print(ranks.summary())
     """
     caller = "simulation_based_calibration"
     check_key(caller, key)

@@ -66,6 +66,13 @@ class Subject:
         held_out: held-out rows, in random order; empty if there are none.
         contexts: contexts with which samples are drawn.
         key: key of `samples`.
+
+    Examples:
+        >>> def is_plane(subject):
+        ...     return None if subject.model.dim == 2 else "events of two dimensions are needed"
+        >>> class PlaneTails(fd.checks.Tails):
+        ...     needs = (is_plane,)
+        >>> fd.diagnose(key, density, checks=(PlaneTails(),))["tails.2"].value
     """
 
     density: AbstractLearnedDensity

@@ -38,6 +38,11 @@ class SupportCheck:
             `(chain, draw, *batch)`. It is near zero where there is hardly any of the reference.
         reference: number of rows in the reference.
         calibrated: whether the reference is held-out data.
+
+    Examples:
+        >>> checked = fd.check_support(posterior, density)
+        >>> checked.share, checked.limit
+        >>> print(checked.summary())
     """
 
     level: np.ndarray
@@ -125,6 +130,10 @@ def check_support(
 
     Raises:
         TypeError, ValueError: if an argument is invalid.
+
+    Examples:
+        >>> checked = fd.check_support(posterior, density, site="theta", data=data)
+        >>> checked.outside.sum()  # number of draws outside
     """
     caller = "check_support"
     check_density(caller, density)

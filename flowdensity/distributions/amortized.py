@@ -25,6 +25,10 @@ class AmortizedDensity(AbstractLearnedDensity):
 
     Raises:
         TypeError: if an argument has the wrong type.
+
+    Examples:
+        >>> fast.log_prob(data)  # one pass of a network for each row
+        >>> fast.log_prob(data) - fast.flow.log_prob(data)  # its error, in nats
     """
 
     is_amortized = True

@@ -33,6 +33,13 @@ class FlowDensity(AbstractLearnedDensity):
 
     Raises:
         TypeError, ValueError: if an argument has the wrong type, or `context` does not fit the model.
+
+    Examples:
+        >>> finer = fd.FlowDensity(density.model, solver=fd.FixedStep(steps=32))
+        >>> finer.log_prob(data[:5])  # nats
+        >>> finer.sample(key, (100,)).shape
+        (100, 2)
+        >>> conditional.given(context[:5]).sample(key)  # one event for each context
     """
 
     def __init__(

@@ -47,6 +47,12 @@ def flow_module(name: str, density: FlowDensity) -> FlowDensity:
     Raises:
         TypeError: if `density` is not a `FlowDensity`.
         ValueError: if it is conditional and has no context.
+
+    Examples:
+        >>> def guide(y):
+        ...     numpyro.sample("theta", fd.flow_module("theta_flow", density))
+        >>> svi = SVI(model, guide, optax.adam(1e-4), fd.PathGradientELBO())
+        >>> result = svi.run(key, 1000, y=observed)
     """
     _check_density("flow_module", density)
     model = density.model
@@ -73,6 +79,11 @@ def as_guide(density: FlowDensity, name: str = "flow") -> Callable[..., dict[str
 
     Raises:
         TypeError, ValueError: as `flow_module`.
+
+    Examples:
+        >>> guide = fd.as_guide(density, name="theta")
+        >>> svi = SVI(model, guide, optax.adam(1e-4), fd.PathGradientELBO())
+        >>> result = svi.run(key, 1000, y=observed)
     """
     _check_density("as_guide", density)
 
@@ -108,6 +119,12 @@ class AutoFlow(AutoContinuous):
     Raises:
         TypeError: if `model`, `network` or `solver` has the wrong type.
         ValueError: if `init_scale` is not above 0, or the dimension of `network` does not match the model at its first call.
+
+    Examples:
+        >>> guide = fd.AutoFlow(model)
+        >>> svi = SVI(model, guide, optax.adam(1e-3), fd.PathGradientELBO(num_particles=8))
+        >>> result = svi.run(key, 1000, y=observed)
+        >>> guide.sample_posterior(key, result.params, sample_shape=(1000,))["theta"].mean(axis=0)
     """
 
     def __init__(

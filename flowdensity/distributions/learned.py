@@ -123,7 +123,7 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
     def _merged(self, arrays: Any, rest: Any) -> Any:
         parts = in_session(merge(arrays, rest))
         # numpyro's scan stacks a copy of every array for each step, and the copies would become batch axes. A model has no batch
-        # axes of its own, and values that are not sampled in a step are the same in all steps.
+        # axes of its own, and values that scan does not sample are identical in all steps.
         return without_copies(parts, copied_axes(arrays, rest)) if self._is_one else parts
 
     @property

@@ -29,6 +29,12 @@ class FlowReparam(Reparam):
 
     If a handler or an initialization strategy provides a value of `theta`, it is mapped to the noise. An observed `theta` raises
     an error.
+
+    Examples:
+        >>> through_noise = reparam(model, config={"theta": fd.FlowReparam()})
+        >>> mcmc = MCMC(NUTS(through_noise), num_warmup=500, num_samples=1000)
+        >>> mcmc.run(key, y=observed)
+        >>> mcmc.get_samples()["theta"].mean(axis=0)
     """
 
     def __call__(self, name: str, fn: dist.Distribution, obs: Array | None) -> tuple[Any, Any]:

@@ -69,6 +69,11 @@ class Rounded(dist.Distribution):
         TypeError: if `base` is not a distribution, or `unit` is traced.
         ValueError: if `base` is discrete or on a surface, such as a simplex; if a unit is negative or has the wrong shape; if
             `points` is not a power of 2.
+
+    Examples:
+        >>> rounded = fd.Rounded(density, unit=0.1)
+        >>> rounded.sample(key, (5,))
+        >>> rounded.log_prob(np.round(data[:5], 1))  # log probabilities
     """
 
     arg_constraints = {}
@@ -192,8 +197,8 @@ def _check_cells(caller: str, base: dist.Distribution) -> None:
         )
     if size > qmc.Sobol.MAXDIM:
         raise ValueError(
-            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. In this many coordinates, "
-            "use the density at the center of the cell times its volume. Fix: base"
+            f"{caller} expected a `base` with at most {qmc.Sobol.MAXDIM} coordinates; got {size}. With so many "
+            "coordinates, approximate the probability by the density at the cell center times the cell volume. Fix: base"
         )
 
 

@@ -37,6 +37,13 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
         ValueError: if one of the names is taken; if a handler other than an initialization strategy gives values to only some
             of the names; or if these values differ from the value of the joint site. Traced values, as in `Predictive`, are not
             compared, and the value of the joint site is used.
+
+    Examples:
+        >>> named, report = fd.fit_flow(key, {"mu": data[:, 0], "tau": np.exp(data[:, 1])}, support={"tau": constraints.positive})
+        >>> def named_model(y):
+        ...     values = fd.sample_sites("population", named)
+        ...     numpyro.sample("y", dist.Normal(values["mu"], values["tau"]), obs=y)
+        >>> numpyro.handlers.trace(numpyro.handlers.seed(named_model, key)).get_trace(y=0.5)["tau"]["value"]
     """
     learned = _learned(name, density)
     joint = JointSite(name, density, learned, _sites_of(name, learned))

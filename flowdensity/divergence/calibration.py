@@ -29,6 +29,11 @@ class Residuals:
         functions: names of the test functions $f$, length `functions`.
         mean: means, shape `(bins, functions)`, in nats per unit of time times the unit of $f$.
         standard_error: standard errors of the means, same shape.
+
+    Examples:
+        >>> divergence, report = fd.fit_divergence(key, density.model, data)
+        >>> bias, standard_error = report.residuals.bias
+        >>> np.mean(np.abs(report.residuals.z) > 2.0)  # 5 % are expected
     """
 
     times: np.ndarray

@@ -15,6 +15,10 @@ class ExactDivergence(AbstractDivergence):
 
     The network is linearized once, and its tangent map is applied to all basis vectors in one batch. This is the fastest way to
     a dense Jacobian.
+
+    Examples:
+        >>> exact = density.with_divergence(fd.ExactDivergence())
+        >>> exact.log_prob(data[:5])
     """
 
     is_exact = True

@@ -32,7 +32,10 @@ class AbstractObjective(eqx.Module):
 
     @abstractmethod
     def draw(self, key: Key, centers: AbstractCenters, draws: int) -> Kernel:
-        """Draw kernels for the loss, with a leading axis. The number of draws is `draws`, rounded up to whole frames."""
+        """Draw kernels for the loss, with a leading axis.
+
+        The number of draws is `draws`, rounded up to a multiple of the frame size (directions per center).
+        """
 
     @abstractmethod
     def loss(
@@ -72,6 +75,10 @@ class LangevinStein(AbstractObjective):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> objective = fd.objectives.LangevinStein(tails=0.3)
+        >>> divergence, report = fd.fit_divergence(key, density.model, data, objective=objective)
     """
 
     rho: float = eqx.field(static=True, default=0.1)
@@ -103,6 +110,10 @@ class ScoreStein(AbstractObjective):
 
     Raises:
         ValueError: if `source` is unknown.
+
+    Examples:
+        >>> objective = fd.objectives.ScoreStein()
+        >>> divergence, report = fd.fit_divergence(key, density.model, data, objective=objective)
     """
 
     source: Source = eqx.field(static=True, default="both")
@@ -137,6 +148,10 @@ class HutchinsonRegression(AbstractObjective):
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> objective = fd.objectives.HutchinsonRegression()
+        >>> divergence, report = fd.fit_divergence(key, density.model, data, objective=objective)
     """
 
     tails: float = eqx.field(static=True, default=0.15)

@@ -108,10 +108,14 @@ class SteinDivergence(AbstractDivergence):
     closed form.
 
     The head belongs to the frozen model it was distilled from (`flowdensity.fit_divergence`) and is wrong for any other.
-    Jagwani et al. 2026, "Stein Amortized Divergence", arXiv 2605.16486.
+    Jagwani et al. 2026, "StAD: Stein Amortized Divergence", arXiv 2605.16486.
 
     Raises:
         TypeError: if `head` is a network or cannot be called.
+
+    Examples:
+        >>> divergence, report = fd.fit_divergence(key, density.model, data)
+        >>> density = fd.FlowDensity(density.model, divergence=divergence)
     """
 
     is_learned = True

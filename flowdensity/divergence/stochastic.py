@@ -40,6 +40,10 @@ class HutchinsonDivergence(AbstractDivergence):
     Raises:
         TypeError: if `key` is not a key.
         ValueError: if `probes` is not an integer of at least 1, or the distribution is unknown.
+
+    Examples:
+        >>> noisy = density.with_divergence(fd.HutchinsonDivergence(key, probes=4))
+        >>> noisy.log_prob(data[:5])
     """
 
     key: Key
@@ -80,6 +84,10 @@ class HutchPlusPlusDivergence(AbstractDivergence):
     Raises:
         TypeError: if `key` is not a key.
         ValueError: if `probes` is not a positive multiple of 3, or the distribution is unknown.
+
+    Examples:
+        >>> noisy = density.with_divergence(fd.HutchPlusPlusDivergence(key, probes=6))
+        >>> noisy.log_prob(data[:5])
     """
 
     key: Key
@@ -121,7 +129,7 @@ def unbiased_divergence(key: Key, dim: int, probes: int = 1) -> AbstractDivergen
 
 
 def _quadratic(tangent: Callable[[State], State], vectors: Float[Array, "count dim"]) -> Scalar:
-    """Sum of v . J v."""
+    r"""Sum of $v \cdot Jv$ over the rows $v$ of `vectors`."""
     return jnp.sum(vectors * jax.vmap(tangent)(vectors))
 
 

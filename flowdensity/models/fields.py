@@ -44,6 +44,11 @@ class VelocityField(AbstractProbabilityFlow):
         TypeError: if `network` cannot be called with these arguments, `base` is not a normal distribution, or `context_shape`
             is not a shape.
         ValueError: if a velocity does not have the shape of its event, or `times` are not two different finite numbers.
+
+    Examples:
+        >>> base = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+        >>> model = fd.VelocityField(lambda t, x, context: -0.5 * x, base)
+        >>> fd.FlowDensity(model).log_prob(data[:5])
     """
 
     network: Callable[..., Any]
@@ -208,8 +213,9 @@ def _base_scaling(base: dist.Distribution) -> Scaling:
         )
     if isinstance(inner, dist.MultivariateNormal) and len(base.event_shape) != 1:
         raise TypeError(
-            f"VelocityField expected a multivariate normal `base` of one vector; got events of shape {base.event_shape}. "
-            "Coordinates that are correlated are one vector. Fix: base = dist.Normal(base.mean, base.variance**0.5).to_event()"
+            "VelocityField expected a multivariate normal `base` with one-dimensional events; got events of shape "
+            f"{base.event_shape}. Flatten correlated coordinates into one vector. "
+            "Fix: base = dist.Normal(base.mean, base.variance**0.5).to_event()"
         )
     location = np.ravel(np.asarray(base.mean, np.float64))
     if isinstance(inner, dist.MultivariateNormal):

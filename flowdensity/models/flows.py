@@ -160,6 +160,11 @@ class GaussianFlow(AbstractGaussianFlow):
     Raises:
         TypeError: if `network` is not an `AbstractNetwork` or `path` is not an `AbstractPath`.
         ValueError: if `prediction` is unknown.
+
+    Examples:
+        >>> model, state, no_context = density.model, jnp.zeros(2), jnp.zeros(0)
+        >>> model.velocity(0.5, state, no_context)
+        >>> model.score(0.5, state, no_context)
     """
 
     network: AbstractNetwork

@@ -80,6 +80,11 @@ class LogDensityNetwork(eqx.Module):
     Raises:
         TypeError: if `key` is not a PRNG key.
         ValueError: if a size is not an integer in its range, or the activation is unknown.
+
+    Examples:
+        >>> network = fd.networks.LogDensityNetwork(key, dim=2, reach=jnp.asarray(5.0), scale=jnp.asarray(1.0))
+        >>> network(jnp.zeros(2), jnp.zeros(0))  # log density of a whitened state, given a context of no coordinates
+        >>> fd.AmortizedDensity(network, density).log_prob(data[:5])
     """
 
     network: ScalarMLP

@@ -130,6 +130,10 @@ class ResidualMLP(AbstractNetwork):
     Raises:
         TypeError: if `key` is not a PRNG key.
         ValueError: if a size is not an integer in its range, or the activation is unknown.
+
+    Examples:
+        >>> network = fd.networks.ResidualMLP(key, dim=2, width=64, experts=0)
+        >>> density, report = fd.fit_flow(key, data, network=network)
     """
 
     inward: eqx.nn.Linear

@@ -46,7 +46,12 @@ class AbstractPath(eqx.Module):
 
 @savable
 class CondOT(AbstractPath):
-    r"""The path of straight lines from noise to data, $a = t$, $s = 1 - t$ (Lipman et al. 2023, arXiv 2210.02747)."""
+    r"""The path of straight lines from noise to data, $a = t$, $s = 1 - t$ (Lipman et al. 2023, arXiv 2210.02747).
+
+    Examples:
+        >>> path = fd.paths.CondOT()
+        >>> path.grid(4)  # angles of the solver's steps, from noise to data
+    """
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return t, 1.0 - t
@@ -54,7 +59,12 @@ class CondOT(AbstractPath):
 
 @savable
 class Trigonometric(AbstractPath):
-    r"""The path of constant angular speed, $a = \sin(\pi t/2)$, $s = \cos(\pi t/2)$ (Albergo et al. 2023, arXiv 2303.08797)."""
+    r"""The path of constant angular speed, $a = \sin(\pi t/2)$, $s = \cos(\pi t/2)$ (Albergo et al. 2023, arXiv 2303.08797).
+
+    Examples:
+        >>> path = fd.paths.Trigonometric()
+        >>> density, report = fd.fit_flow(key, data, path=path)
+    """
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
@@ -73,6 +83,10 @@ class VariancePreserving(AbstractPath):
 
     Raises:
         ValueError: if a rate is not above 0, or `beta_min` is above `beta_max`.
+
+    Examples:
+        >>> path = fd.paths.VariancePreserving(beta_max=10.0)
+        >>> density, report = fd.fit_diffusion(key, data, path=path)
     """
 
     beta_min: float = eqx.field(static=True, default=0.1)
@@ -106,6 +120,10 @@ class VarianceExploding(AbstractPath):
 
     Raises:
         ValueError: if a noise level is not above 0, or `sigma_min` is not below `sigma_max`.
+
+    Examples:
+        >>> path = fd.paths.VarianceExploding(sigma_max=50.0)
+        >>> density, report = fd.fit_diffusion(key, data, path=path)
     """
 
     sigma_min: float = eqx.field(static=True, default=0.01)

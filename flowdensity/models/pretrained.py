@@ -87,6 +87,11 @@ class PretrainedDiffusion(AbstractGaussianFlow):
 
     The flow starts from $N(0, I)$ at the angle of the largest noise in training, and stops at the angle of the smallest.
     `log_prob` is the log density of the data with the noise that remains at that last angle, of size $\cos\phi$.
+
+    Examples:
+        >>> model = fd.from_edm(lambda c_noise, x, context: -0.1 * x, (2,))
+        >>> model.denoised(0.5, jnp.zeros(2), jnp.zeros(0))
+        >>> fd.FlowDensity(model).log_prob(data[:5])
     """
 
     network: Callable[..., Any]
@@ -145,6 +150,11 @@ def from_ddpm(
     Raises:
         TypeError: if `network` cannot be called with these arguments, or a shape argument is not a shape.
         ValueError: if the schedule or `predicts` is invalid, or the prediction does not have the shape of the event.
+
+    Examples:
+        >>> network = lambda i, x, context: x  # in practice, a trained network
+        >>> model = fd.from_ddpm(network, (2,), betas=np.linspace(1e-4, 0.02, 1000))
+        >>> fd.FlowDensity(model).sample(key, (100,))
     """
     rates = real_array("from_ddpm", "betas", betas, Fixes(categories=DDPM_SCHEDULE))
     if rates.ndim != 1 or len(rates) < 2 or not np.all((rates > 0.0) & (rates < 1.0)):
@@ -200,6 +210,11 @@ def from_edm(
     Raises:
         TypeError: if `network` cannot be called with these arguments, or a shape argument is not a shape.
         ValueError: if a noise level is invalid, or the output does not have the shape of the event.
+
+    Examples:
+        >>> network = lambda c_noise, x, context: -0.1 * x  # in practice, a trained network
+        >>> model = fd.from_edm(network, (2,))
+        >>> fd.FlowDensity(model).sample(key, (100,))
     """
     sigma_data = check_number("from_edm", "sigma_data", sigma_data, 0.0, fix=0.5)
     sigma_min = check_number("from_edm", "sigma_min", sigma_min, 0.0, fix=0.002)

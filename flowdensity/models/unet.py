@@ -65,6 +65,11 @@ class UNet(AbstractNetwork):
         TypeError: if `key` is not a PRNG key, or `event_shape` is not a shape.
         ValueError: if a size is not an integer in its range, the activation is unknown, the events are not images, or their rows
             and columns are not divisible by `2 ** (scales - 1)`.
+
+    Examples:
+        >>> network = fd.networks.UNet(key, (8, 8, 1), width=16, scales=2)  # argument `network` of a fit to images
+        >>> network.dim
+        64
     """
 
     inward: eqx.nn.Conv2d

@@ -48,6 +48,10 @@ class ReferenceChoice:
             standard error.
         lead: mean held-out log density under that mixture minus that under a flow trained from the fitted Gaussian, in nats,
             and its standard error; None if no such flow was trained.
+
+    Examples:
+        >>> report.reference.components  # None for the fitted Gaussian
+        >>> print(report.reference.summary())
     """
 
     components: int | None

@@ -24,6 +24,12 @@ class ConditionalMixture(eqx.Module):
         projection: $P$, shape `(summary, context_dim)`.
         summary_means: $a_k$, shape `(components, summary)`.
         summary_whiteners: inverses of the Cholesky factors of $U_k$, shape `(components, summary, summary)`.
+
+    Examples:
+        >>> mixture = fd.models.GaussianMixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+        >>> slopes, one, zero = jnp.ones((1, 2, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1))
+        >>> reference = fd.models.ConditionalMixture(mixture, slopes, one, zero, one[None])
+        >>> reference.given(jnp.ones(1)).log_prob(jnp.ones(2))
     """
 
     mixture: GaussianMixture

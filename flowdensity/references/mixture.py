@@ -39,6 +39,12 @@ class GaussianMixture(eqx.Module):
     Raises:
         TypeError: if an argument does not consist of real numbers.
         ValueError: if the shapes are inconsistent, a weight is not positive, or a covariance is not positive definite.
+
+    Examples:
+        >>> means = np.array([[-1.0, 0.0], [1.0, 0.0]])
+        >>> mixture = fd.models.GaussianMixture(np.ones(2), means, np.stack([0.2 * np.eye(2)] * 2))
+        >>> mixture.log_prob(jnp.zeros(2))
+        >>> velocity, divergence = mixture(0.5, jnp.zeros(2))
     """
 
     log_weights: Float[Array, " components"]

@@ -54,6 +54,10 @@ def save(file: str | os.PathLike[str], density: AbstractLearnedDensity, report: 
     Raises:
         TypeError: if `file` is not a path, if `density` or `report` has the wrong type, or if a part cannot be written.
         ValueError: if `file` is a folder, or its folder does not exist.
+
+    Examples:
+        >>> fd.save("density.flow", density, report)
+        >>> density = fd.load("density.flow")
     """
     check_path("save", "file", file, "file", fix="density.flow")
     target = Path(file)
@@ -99,6 +103,11 @@ def load(file: str | os.PathLike[str], *, network: Any = None, classes: Iterable
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is not the file of a density, is damaged or comes from a newer version; if `network` is missing,
             not needed, or differs from the network that was saved.
+
+    Examples:
+        >>> fd.save("density.flow", density)
+        >>> density = fd.load("density.flow")
+        >>> density.log_prob(data[:5])
     """
 
     own = by_name("load", classes)
@@ -133,6 +142,10 @@ def load_report(file: str | os.PathLike[str]) -> FitReport | None:
         TypeError: if `file` is not a path.
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is not the file of a density, is damaged or comes from a newer version.
+
+    Examples:
+        >>> fd.save("density.flow", density, report)
+        >>> print(fd.load_report("density.flow").summary())
     """
 
     def build(header: dict[str, Any], tensors: Tensors) -> FitReport | None:
@@ -214,7 +227,8 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
     first, last = model.times(1)
     times = first + (last - first) * (1.0 + jnp.arange(PROBES)) / (PROBES + 1.0)
 
-    # Compute only values that take one pass of the networks. Other sizes in a file, such as a number of probes, are unbounded.
+    # Evaluate only quantities that need one network pass: sizes stored in a file, such as the number of probes, could make
+    # anything else arbitrarily expensive.
     def one(time: Array, state: State, context: Context) -> dict[str, Array]:
         event = model.scaling.unwhiten(state)
         values = {

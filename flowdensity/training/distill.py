@@ -118,6 +118,11 @@ def distill(
     Raises:
         TypeError, ValueError: if an argument is invalid. Raised before any work is done.
         TrainingDiverged: if a loss is not finite. The exception's `best` holds the best density up to then.
+
+    Examples:
+        >>> fast, report = fd.distill(key, density)
+        >>> print(report.summary())
+        >>> fast.log_prob(data[:5])
     """
     caller = "distill"
     check_key(caller, key)
@@ -132,7 +137,8 @@ def distill(
     width = check_count(caller, "width", width, fix=128)
     training = check_training(caller, training)
     plan = training.plan(steps=4000, batch_size=512, learning_rate=LEARNING_RATE)
-    # The density itself cannot be part of the digest: the leaves of a numpyro distribution have another order in each process.
+    # The density itself cannot be part of the digest: the leaves of a numpyro distribution come in a different order in each
+    # process.
     parts = density.model, density.divergence, density.solver, density.context
     kept_files = open_checkpoint(caller, checkpoint, key, parts, labels, width, *training.fingerprint())
     return last(_distilled(key, density, labels, width, plan, progress=progress, checkpoint=kept_files))
@@ -179,7 +185,7 @@ def _distilled(
     started = time.monotonic()
     some = jr.normal(point_key, (CHUNK_SIZE, density.model.dim))
     departing = departs(density.model, Sample(some, contexts_of(point_key, density, CHUNK_SIZE)))
-    # The log density of a flow that stayed at its reference is known, so there is nothing to fit to labels.
+    # If the flow equals its reference, its log density is known in closed form, so few labels are enough.
     labels = labels if departing else min(labels, CHUNK_SIZE)
     table = labeled(point_key, density, labels, each=1, spread=True, progress=progress)
     seconds = {"labels": time.monotonic() - started}

@@ -91,6 +91,11 @@ def fit_divergence(
 
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
+
+    Examples:
+        >>> divergence, report = fd.fit_divergence(key, density.model, data)
+        >>> print(report.summary())
+        >>> density.with_divergence(divergence).log_prob(data[:5])
     """
     caller = "fit_divergence"
     check_key(caller, key)

@@ -92,7 +92,7 @@ def fit_flow(
         TypeError, ValueError: if an argument is invalid. Raised before any work is done.
         TrainingDiverged: if a loss is not finite. The exception's `best` holds the best density up to then.
 
-    Example:
+    Examples:
         >>> density, report = fd.fit_flow(jax.random.key(0), data)
         >>> print(report)
         >>> density.log_prob(data[:5])
@@ -145,8 +145,9 @@ def fit_diffusion(
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
 
-    Example:
+    Examples:
         >>> density, report = fd.fit_diffusion(jax.random.key(0), data, prediction="noise")
+        >>> density.sample_diffusion(key, (100,))
     """
     path = VariancePreserving() if path is None else path
     check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.paths.VariancePreserving()")
@@ -201,8 +202,9 @@ def fit_likelihood(
     Raises:
         TypeError, ValueError, TrainingDiverged: as `fit_flow`.
 
-    Example:
+    Examples:
         >>> tuned, report = fd.fit_likelihood(jax.random.key(1), data, model=density.model)
+        >>> tuned.log_prob(data[:5])
     """
     shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
     return _Fit("fit_likelihood", key, data, context, *shared).by_likelihood(model)

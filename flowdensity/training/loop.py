@@ -94,6 +94,11 @@ class History:
         gain: mean gain in log density of held-out rows over the reference at the best step, in nats, and its standard error.
             It is set if held-out rows are scored by their likelihood; `validation` is then minus their mean log density in nats
             per dimension of the whitened rows. None if `validation` is the training loss on other rows.
+
+    Examples:
+        >>> history = report.histories["flow"]
+        >>> history.best_step, history.validation[-1]
+        >>> history.ending
     """
 
     step: tuple[int, ...] = ()
@@ -152,6 +157,12 @@ class TrainingDiverged(FloatingPointError, Generic[Module]):
         step: the step at which the loss was found not to be finite.
         best: the module with the lowest validation loss before that step.
         history: the losses so far.
+
+    Examples:
+        >>> try:
+        ...     density, report = fd.fit_flow(key, data)
+        ... except fd.TrainingDiverged as error:
+        ...     density = error.best
     """
 
     def __init__(self, stage: str, step: int, learning_rate: float | None, best: Module, history: History):

@@ -22,6 +22,10 @@ class StepErrors:
         errors: for each number, the root mean square change of `log_prob` over rows of the data when the number of steps is
             doubled, in nats.
         tolerance: largest acceptable error, in nats.
+
+    Examples:
+        >>> report.steps.steps[-1], report.steps.errors[-1]
+        >>> print(report.steps.summary())
     """
 
     steps: tuple[int, ...]
@@ -51,6 +55,10 @@ class Amortization:
             0 without a context.
         efficiency: effective sample size, as a fraction of the draws, when draws of the amortized density are reweighted to
             the flow.
+
+    Examples:
+        >>> fast, report = fd.distill(key, density)
+        >>> rmse, standard_error = report.amortization.rmse
     """
 
     bias: tuple[float, float]
@@ -88,6 +96,10 @@ class FitReport:
         columns: transforms of the columns before the whitening, in one line; None for fits without whitening.
         divergence: the divergence that was chosen by default and the reason, in one line; None if it was distilled or given.
         interrupted: stages that Ctrl-C cut short or left undone; None for a fit that ran to its end.
+
+    Examples:
+        >>> print(report.summary())
+        >>> report.losses["flow"]["validation"]
     """
 
     histories: dict[str, History]

@@ -1,4 +1,4 @@
-"""Choosing the solver's number of steps: the smallest number for which doubling it hardly changes `log_prob`."""
+"""Choose the number of solver steps: the smallest such that doubling it hardly changes `log_prob`."""
 
 import equinox as eqx
 import jax

@@ -58,7 +58,7 @@ class Training:
         TypeError: if `optimizer` is not an optax optimizer.
         ValueError: if an option is out of range, or both `optimizer` and `learning_rate` are given.
 
-    Example:
+    Examples:
         >>> import optax
         >>> training = fd.Training(steps=2000, optimizer=optax.lion(1e-4))
         >>> density, report = fd.fit_flow(key, data, training=training)

@@ -148,7 +148,7 @@ BAD = {
     "support of another name": (
         ValueError,
         "support",
-        r"names among \['a', 'b', 'tau'\].*got \['sigma'\]",
+        r"names in \['a', 'b', 'tau'\].*got \['sigma'\]",
         NAMED,
         {"support": {"sigma": constraints.positive}},
     ),

@@ -331,7 +331,7 @@ def test_named_samples_are_arranged(mixture_fit):
         (lambda d: (d, np.where(HELD > 2.0, np.nan, HELD), None), ValueError, "expected `samples` with finite values"),
         (lambda d: (d, HELD, HELD), ValueError, "expected `context`"),
         (lambda d: (CONDITIONAL, HELD, None), ValueError, "expected `context`, since this density is conditional"),
-        (lambda d: (CONDITIONAL.given(CONTEXTS), HELD, None), ValueError, r"already has a context, of batch shape \(4,\)"),
+        (lambda d: (CONDITIONAL.given(CONTEXTS), HELD, None), ValueError, r"got one with contexts of batch shape \(4,\)"),
         (lambda d: (CONDITIONAL, HELD, CONTEXTS), ValueError, r"expected `context` with shape \(1000, ...\)"),
     ],
 )  # fmt: skip

@@ -623,7 +623,7 @@ REFUSED = {
     "a site is lacking": (ValueError, r"it lacks \['theta'\]", {"posterior": in_arviz({"sum": THETA[..., 0]})}),
     "another shape": (ValueError, r"shape \(chain, draw, 2\)", {"posterior": in_arviz({"theta": THETA[..., 0]})}),
     "few draws": (ValueError, "at least 25 draws", {"posterior": in_arviz({"theta": THETA[:, :6]})}),
-    "not finite": (ValueError, "1 of 100 log ratios are not finite", {"posterior": in_arviz({"theta": BROKEN})}),
+    "not finite": (ValueError, "got 1 of 100 that are not finite", {"posterior": in_arviz({"theta": BROKEN})}),
 }
 
 

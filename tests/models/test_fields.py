@@ -143,7 +143,7 @@ def test_what_cannot_be_wrapped_is_refused():
         dist.MultivariateNormal(jnp.zeros((3, 2)), jnp.eye(2)).to_event(1),
         dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)).expand([3]).to_event(1),
     ):
-        with pytest.raises(TypeError, match=r"multivariate normal `base` of one vector; got .*\(3, 2\).*Fix: "):
+        with pytest.raises(TypeError, match=r"`base` with one-dimensional events; got .*\(3, 2\).*Fix: "):
             fd.VelocityField(lambda t, x, c: x, normal)
     density = fd.FlowDensity(fd.VelocityField(field, base))
     with pytest.raises(TypeError, match=r"sample_diffusion expected a model that follows .*got VelocityField.*Fix: "):

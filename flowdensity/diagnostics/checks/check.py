@@ -101,7 +101,12 @@ def _is_measured(figure: object) -> bool:
 
 
 def held_out_rows(subject: Subject) -> str | None:
-    """Need held-out rows, at least `MIN_HELD_OUT_ROWS` of them."""
+    """Need held-out rows, at least `MIN_HELD_OUT_ROWS` of them.
+
+    Examples:
+        >>> [check.name for check in fd.checks.CHECKS if fd.checks.held_out_rows in check.needs]
+        ['nearest_neighbors', 'coverage', 'score']
+    """
     if subject.has_held_out:
         return None
     count = len(subject.held_out.states)

@@ -17,7 +17,12 @@ GRID_SIZE = 64
 
 
 def exact_log_prob(subject: Subject) -> str | None:
-    """Need the exact log density, which is too slow above `MAX_EXACT_DIM` dimensions."""
+    """Need the exact log density, which is too slow above `MAX_EXACT_DIM` dimensions.
+
+    Examples:
+        >>> [check.name for check in fd.checks.CHECKS if fd.checks.exact_log_prob in check.needs]
+        ['integral_by_sampling']
+    """
     if len(subject.exact_log_probs) == 1:
         return None
     return f"the exact divergence is computed in at most {MAX_EXACT_DIM} dimensions; there are {subject.model.dim}"
@@ -33,6 +38,10 @@ class IntegralBySampling(AbstractCheck):
 
     Attributes:
         max_log: largest acceptable absolute value, in nats.
+
+    Examples:
+        >>> check = fd.checks.IntegralBySampling(max_log=0.02)
+        >>> fd.diagnose(key, fast, checks=(check,))["integral.sampling"].value
     """
 
     max_log: float = 0.1
@@ -57,6 +66,10 @@ class IntegralByQuadrature(AbstractCheck):
 
     Attributes:
         max_log: largest acceptable absolute value, in nats.
+
+    Examples:
+        >>> check = fd.checks.IntegralByQuadrature(max_log=0.02)
+        >>> fd.diagnose(key, density, checks=(check,))["integral.quadrature"].value
     """
 
     max_log: float = 0.1

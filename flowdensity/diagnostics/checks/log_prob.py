@@ -37,6 +37,10 @@ class LogProbError(AbstractCheck):
         max_rmse: largest root mean square error, in nats. With an error of 0.4 nats, weights to the exact density keep 85 % of
             the draws.
         max_bias: largest bias, in nats.
+
+    Examples:
+        >>> check = fd.checks.LogProbError(max_rmse=0.1)
+        >>> fd.diagnose(key, fast, checks=(check,))["log_prob.rmse"].value
     """
 
     max_rmse: float = 0.4
@@ -80,6 +84,10 @@ class GradientError(AbstractCheck):
 
     Attributes:
         max_share: largest acceptable fraction.
+
+    Examples:
+        >>> check = fd.checks.GradientError(max_share=0.1)
+        >>> fd.diagnose(key, fast, checks=(check,))["log_prob.gradient"].value
     """
 
     max_share: float = 0.3
@@ -109,7 +117,7 @@ class GradientError(AbstractCheck):
 
 
 def refinable_solver(subject: Subject) -> str | None:
-    """Need a solver of this package for which a finer one is known."""
+    """Return why this check cannot run, or None: it requires a solver of this package that can be refined."""
     solver = subject.flow.solver
     if isinstance(solver, FixedStep | Adaptive):
         return None
@@ -121,6 +129,10 @@ class SolverError(AbstractCheck):
 
     Attributes:
         max_change: largest acceptable change, in nats.
+
+    Examples:
+        >>> check = fd.checks.SolverError(max_change=0.01)
+        >>> fd.diagnose(key, density, checks=(check,))["solver.change"].value
     """
 
     max_change: float = 0.05

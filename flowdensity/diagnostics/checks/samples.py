@@ -30,6 +30,11 @@ class NearestNeighborTest(AbstractCheck):
     Attributes:
         min_p_value: false-alarm rate of the test.
         permutations: number of permutations.
+
+    Examples:
+        >>> held_out = density.sample(key, (500,))  # in practice, rows that were not used in the fit
+        >>> check = fd.checks.NearestNeighborTest(permutations=1000)
+        >>> fd.diagnose(key, density, held_out, checks=(check,))["samples.neighbors"].value
     """
 
     min_p_value: float = 0.001
@@ -70,6 +75,11 @@ class Coverage(AbstractCheck):
     Attributes:
         max_error: largest difference from the level of the intervals.
         level: level of the intervals, 90 % by default.
+
+    Examples:
+        >>> held_out = density.sample(key, (500,))  # in practice, rows that were not used in the fit
+        >>> check = fd.checks.Coverage(level=0.5)
+        >>> fd.diagnose(key, density, held_out, checks=(check,))["samples.coverage"].value
     """
 
     max_error: float = 0.05

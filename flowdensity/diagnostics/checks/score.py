@@ -35,6 +35,11 @@ class LogScore(AbstractCheck):
 
     Attributes:
         min_gain: smallest acceptable gain, in nats.
+
+    Examples:
+        >>> held_out = density.sample(key, (500,))  # in practice, rows that were not used in the fit
+        >>> check = fd.checks.LogScore(min_gain=0.0)
+        >>> fd.diagnose(key, density, held_out, checks=(check,))["score.gaussian"].value
     """
 
     min_gain: float = -0.05

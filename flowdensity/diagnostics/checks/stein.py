@@ -22,7 +22,12 @@ NUM_KERNEL_DRAWS = 16_384
 
 
 def learned_divergence(subject: Subject) -> str | None:
-    """Need a learned divergence."""
+    """Need a learned divergence.
+
+    Examples:
+        >>> [check.name for check in fd.checks.CHECKS if fd.checks.learned_divergence in check.needs]
+        ['stein']
+    """
     divergence = subject.flow.divergence
     if divergence.is_learned:
         return None
@@ -35,6 +40,12 @@ class SteinResiduals(AbstractCheck):
     Attributes:
         max_bias: largest implied bias, in nats.
         max_coordinate: largest implied mean of the error times a coordinate, in nats.
+
+    Examples:
+        >>> divergence, report = fd.fit_divergence(key, density.model, data)
+        >>> learned = density.with_divergence(divergence)
+        >>> check = fd.checks.SteinResiduals(max_bias=0.05)
+        >>> fd.diagnose(key, learned, checks=(check,))["stein.bias"].value
     """
 
     max_bias: float = 0.1

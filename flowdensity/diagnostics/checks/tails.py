@@ -35,6 +35,10 @@ class Tails(AbstractCheck):
     Attributes:
         max_excess: largest excess for 99 % of the samples, in nats, divided by the square root of the dimension.
         factors: factors by which samples are moved outwards.
+
+    Examples:
+        >>> check = fd.checks.Tails(factors=(2.0, 3.0))
+        >>> fd.diagnose(key, density, checks=(check,))["tails.3"].value
     """
 
     max_excess: float = 0.3
