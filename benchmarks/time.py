@@ -260,7 +260,7 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
 def apart(table: str, method: str, seed: int) -> dict:
     """Measure in a new process. For `flow-cached`, a first process fills JAX's compilation cache and a second one is timed."""
     command = [sys.executable, __file__, "--measure", table, method, str(seed)]
-    limit = None if method.startswith("flow-") or method == "flow" else LIMIT
+    limit = LIMIT if method in ("mixture", "flowjax-maf") else None
     with tempfile.TemporaryDirectory() as folder:
         cache = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         environment = os.environ | (cache if method == "flow-cached" else {})
@@ -325,8 +325,13 @@ def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str])
 def draw(cells: dict[str, dict]) -> None:
     """Plot held-out scores against the time from the start to the summary of a posterior, with one panel per table."""
     tables = [table for table in TABLES if found(cells, table, "flow")]
-    figure, axes = plt.subplots(1, len(tables), figsize=(2.6 * len(tables), 2.8), layout="constrained", squeeze=False)
-    for axis, table in zip(axes.flat, tables, strict=True):
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    plt.rcParams.update({"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(rows, columns, figsize=(8.0, 2.2 * rows + 0.4), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(tables) :]:
+        axis.axis("off")
+    for axis, table in zip(axes.flat, tables, strict=False):
         for color, (method, label) in enumerate(LABELS.items()):
             for cell in found(cells, table, method)[:1]:
                 sampled = "score in NUTS" in cell
@@ -338,7 +343,11 @@ def draw(cells: dict[str, dict]) -> None:
                     fillstyle="full" if sampled else "none",
                     label=label,
                 )
-        axis.set(title=table, xscale="log", xlabel="seconds", ylabel="held-out score, nats")
+        axis.set(
+            title=table, xscale="log", xlim=(2, 400), xlabel="seconds to a posterior", ylabel="held-out score, nats"
+        )
+        axis.set_xticks([3, 10, 30, 100, 300], ["3", "10", "30", "100", "300"], minor=False)
+        axis.minorticks_off()
     figure.legend(
         *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS), frameon=False
     )

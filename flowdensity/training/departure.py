@@ -20,7 +20,7 @@ from ..models.flows import AbstractProbabilityFlow, GaussianFlow, with_reference
 from ..references.choice import ReferenceChoice, choose_reference
 from ..references.fit import fit_reference
 from ..solving import FixedStep
-from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, stack
+from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, one_of, stack
 from .loop import History
 from .losses import MatchingDraws, Sample
 from .results import activity, final, relay
