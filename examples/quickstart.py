@@ -167,7 +167,9 @@ def picture(
         draws: posterior draws of the missing values under these priors, shape `(draws, patients)`.
     """
     plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (left, *others) = plt.subplots(1, 5, figsize=(12.5, 2.9), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.8), layout="constrained")
+    left, *others, last = axes.flat
+    last.axis("off")
     colors = dict(zip(drawn, ("0.65", "C0"), strict=True))
 
     def rest(values: np.ndarray) -> np.ndarray:
@@ -183,7 +185,7 @@ def picture(
         ylabel="total cholesterol - LDL - HDL",
         title="samples",
     )
-    left.legend(frameon=False, markerscale=3, handletextpad=0.2)
+    figure.legend(*left.get_legend_handles_labels(), loc=(0.78, 0.2), frameon=False, markerscale=3, title="prior")
     for column, (axis, label) in enumerate(zip(others, COLUMNS.values(), strict=True)):
         of_it = panel.missing == column
         truth = panel.truth[of_it, column]
