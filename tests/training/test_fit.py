@@ -208,7 +208,9 @@ def test_the_report_says_how_it_went(positive_fit):
 
 
 @pytest.mark.slow
-def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd):
+def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd, monkeypatch):
+    # A model that stayed at its reference has no divergence to learn.
+    monkeypatch.setattr("flowdensity.training.departure.is_clear", lambda gain: True)
     network = quick_network()
     before = jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array))
     densities, texts = [], []
@@ -258,8 +260,8 @@ def test_few_rows_are_learned_from_without_a_part_held_out(monkeypatch):
     assert missing > -4.5 * error
     flow, history = report.losses["flow"], report.histories["flow"]
     assert history.best_step == flow["step"][np.argmin(flow["validation"])]
-    # The same rows at the start and at the best step, per dimension.
-    assert history.gain[0] == pytest.approx(2.0 * (flow["validation"][0] - flow["validation"].min()), abs=1e-4)
+    # The same rows at the start and at the best step, per dimension; validation takes half as many solver steps.
+    assert history.gain[0] == pytest.approx(2.0 * (flow["validation"][0] - flow["validation"].min()), abs=0.01)
     assert (
         "held-out log density +{:.3f} +- {:.3f} nats relative to the reference".format(*history.gain)
         in report.summary()
