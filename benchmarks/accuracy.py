@@ -189,7 +189,7 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
     own, peer = cells.get(ONE_RUN, {}), peers.get(ONE_RUN, {})
     if "seconds" in own and "seconds" in peer:
         parts += [
-            "## What a fit takes",
+            "## Time of a fit",
             wrapped(
                 f"In {ONE_RUN[0]} dimensions, both packages were fitted in one run on all cores. A flow and its divergence took "
                 f"{own['seconds']:.0f} s and flowjax took {peer['seconds']:.0f} s, which is "

@@ -93,7 +93,7 @@ def page(cells: Mapping[str, dict]) -> str:
     )
     reports = "\n".join(f"- D = {name}: {cell['amortization']}." for name, cell in posteriors.items())
     parts = [
-        "# What a learned prior costs in NUTS",
+        "# Cost of a learned prior in NUTS",
         wrapped(
             "This page shows how much longer NUTS takes with a learned prior than with a prior in closed form, and where the "
             "time goes."

@@ -121,7 +121,7 @@ def main() -> None:
             "which the divergences take turns. Milliseconds depend on the machine, so the other columns are ratios of medians. "
             "The last column compares with the same number of passes of network and head in a plain scan, without a solver. This "
             "ratio can be below one, because each program is compiled in its own way. "
-            "[What a learned prior costs in NUTS](nuts.md) has a page of its own."
+            "See also [Cost of a learned prior in NUTS](nuts.md)."
         ),
         table,
         provenance("python benchmarks/speed.py", cells.values()),

@@ -28,7 +28,7 @@ import flowdensity as fd
 COLUMNS = {"s1": "total cholesterol", "s2": "LDL", "s3": "HDL", "s5": "log triglycerides"}
 """The table's columns, in mg/dL; the last one is a logarithm."""
 UNITS = np.array([1.0, 0.2, 1.0, 1.0])
-"""What the columns were rounded to in mg/dL."""
+"""Rounding units of the columns, in mg/dL."""
 NOISE = np.array([0.3, 0.3, 0.3, 0.005])
 """Standard deviations of the measurements: what rounding alone does to such numbers."""
 PATIENTS = 120

@@ -63,8 +63,8 @@ class SupportCheck:
     def limit(self) -> float:
         """Fraction of draws outside above which there is a warning: ten times that of the density's own samples.
 
-        Of these samples a fraction 0.001 is outside. With fewer than a thousand reference rows it is the fraction that lies below
-        all of them.
+        A fraction 0.001 of these samples is outside. With fewer than a thousand reference rows, samples are outside if their
+        density is below that of all reference rows, and the fraction is larger.
         """
         return WARNING_FACTOR * max(OUTSIDE_LEVEL, 1.0 / (self.reference + 1))
 

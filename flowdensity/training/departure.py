@@ -20,7 +20,7 @@ from ..models.flows import AbstractProbabilityFlow, GaussianFlow, with_reference
 from ..references.choice import ReferenceChoice, choose_reference
 from ..references.fit import fit_reference
 from ..solving import FixedStep
-from .folds import Folds, HeldRows, Trainer, held_log_likelihoods, last_of, one_of, stack
+from .folds import Folds, HeldRows, Trainer, at, held_log_likelihoods, last_of, stack
 from .loop import History
 from .losses import MatchingDraws, Sample
 from .results import activity, final, relay
@@ -171,7 +171,7 @@ def training_rows(table: Sample, pairs: Sequence[Pair]) -> Sample:
 
 def departs(model: AbstractProbabilityFlow, some: Sample) -> bool:
     """Whether the network of a model adds anything to the reference velocity at the first of some whitened states."""
-    few = some._replace(weights=None).take(jnp.arange(min(NUM_TESTED_ROWS, len(some.states))))
+    few = some.take(jnp.arange(min(NUM_TESTED_ROWS, len(some.states))))
     return bool(jnp.any(_network_velocities(model, few) != 0.0))
 
 
@@ -223,5 +223,5 @@ def _mixture(
         one if one.directions == fewest else fit(each, directions=fewest)
         for one, each in zip(fitted, tables, strict=True)
     ]
-    scores = np.stack([fitted[fold].log_densities(one_of(scored, fold)) for fold in range(len(pairs))])
+    scores = np.stack([fitted[fold].log_densities(at(scored, fold)) for fold in range(len(pairs))])
     return Untrained(stack([with_reference(model, each.reference()) for each in fitted]), scores)

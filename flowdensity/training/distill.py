@@ -68,7 +68,7 @@ GRADIENT_TOLERANCE = 1e-6
 LEARNING_RATE = 1e-2
 """Default peak learning rate of the network."""
 NORMALIZER = "normalizer (the density does not integrate to exactly 1)"
-"""What an amortized density lacks if the fit is interrupted before the normalizer is measured."""
+"""Name of the stage that is missing if the fit is interrupted before the normalizer is measured."""
 SCALE_FLOOR = 1e-6
 """Floor for divisors, since a density that equals the fitted Gaussian has a departure of zero."""
 

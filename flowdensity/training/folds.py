@@ -97,7 +97,7 @@ def held_log_likelihoods(
     models: AbstractGaussianFlow, held: HeldRows, probes: int = 1, solver: FixedStep = VALIDATION_SOLVER
 ) -> Float[Array, "folds rows"]:
     """Log densities of held-out rows under the models of their folds, in nats; estimated with probes in many dimensions."""
-    models = jax.tree.map(lambda leaf: leaf[: len(held.sample.states)] if eqx.is_array(leaf) else leaf, models)
+    models = at(models, slice(len(held.sample.states)))
     return eqx.filter_vmap(lambda model, rows: log_likelihoods(model, rows.sample, rows.key, solver, probes))(
         models, held
     )
@@ -110,9 +110,9 @@ def stack(trees: Sequence[Any]) -> Any:
 
 def last_of(stacked: Any) -> Any:
     """Return the last of the stacked trees. For stacked models it is the result of the fit."""
-    return one_of(stacked, -1)
+    return at(stacked, -1)
 
 
-def one_of(stacked: Any, number: int) -> Any:
-    """Return one of the stacked trees."""
-    return jax.tree.map(lambda leaf: leaf[number] if eqx.is_array(leaf) else leaf, stacked)
+def at(stacked: Any, index: int | slice) -> Any:
+    """Return one of the stacked trees, or a stack of several."""
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)

@@ -169,6 +169,7 @@ def test_a_second_run_of_nuts_compiles_next_to_nothing(compilations):
         mcmc.run(jr.key(seed), np.array([0.1 * seed, 0.2], np.float32))
         return len(compilations)
 
-    # How many of the first run's functions are new depends on what the process did before.
-    assert run(0) > 2
+    # Other tests of this process may have compiled a part of the first run.
+    jax.clear_caches()
+    assert run(0) > 20
     assert run(1) <= 2
