@@ -40,8 +40,9 @@ MIN_RADIAL_GAIN = 0.05
 """Minimum gain of a transform of the radius in mean log density, in nats per coordinate."""
 MIXTURE_COMPONENTS = 4
 """Number of components of the Gaussian mixture that scores held-out rows."""
-MIXTURE_FLOOR = 0.1
-"""Constant added to the variances of the Gaussian mixture that scores held-out rows, in whitened units."""
+MIXTURE_FLOOR = 0.01
+"""Constant added to the variances of the Gaussian mixture that scores held-out rows, in whitened units. A larger one would hide
+narrow components, and a table with components of different widths would seem to have long tails."""
 NUM_FOLDS = 5
 """Number of folds for the held-out scores."""
 MAX_COMPARED_ROWS = 4_000

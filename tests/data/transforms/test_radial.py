@@ -112,6 +112,19 @@ def test_normal_rows_and_clusters_and_tails_of_one_column_stay_out_of_it(rows):
         assert RadialGaussianization not in transforms_of(fit_scaling(table)[0])
 
 
+def test_components_of_different_widths_are_not_long_tails():
+    """The widest component looks like a tail under one Gaussian, but a mixture with narrow components fits the rows better."""
+    rng = np.random.default_rng(7)
+    component = rng.integers(3, size=(2_000, 1))
+    root = np.linalg.cholesky(0.9 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))))
+    rows = (
+        np.array([-2.0, 0.0, 2.0])[component]
+        + np.array([0.25, 0.5, 1.0])[component] * rng.normal(size=(2_000, 8)) @ root.T
+    )
+    assert fit_radial(rows) is not None
+    assert not is_radial(rows)
+
+
 def test_a_spike_has_no_radius():
     rng = np.random.default_rng(3)
     rows = heavy(rng, 1_000)
