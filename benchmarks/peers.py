@@ -1,12 +1,12 @@
 """How good is the density on held-out rows? Real and synthetic tables, beside other packages, defaults only.
 
-    python benchmarks/peers.py                          # every cell: some CPU days; resumes
+    python benchmarks/peers.py                          # every cell: about six core hours; resumes
     python benchmarks/peers.py --only 'iris-*' '*-0'    # the cells of these names: table-method-split, or table-method-nuts
     python benchmarks/peers.py --quick                  # three tables, one split, the quick methods
     python benchmarks/peers.py --cached                 # only the page, from the cells that are there
 
-Writes docs/density.md and docs/images/peers.png. The densities that are fitted are kept in benchmarks/.fits/peers, until they are
-deleted: NUTS samples those of the first split.
+Writes docs/density.md and docs/images/peers.png once every cell has been computed. The fitted densities are kept in
+benchmarks/.fits/peers until they are deleted, because NUTS samples those of the first split.
 """
 
 import os
@@ -24,9 +24,9 @@ from chains import run_nuts
 from columns import TABLES, split
 from fits import KEPT
 from numpyro.distributions import constraints
-from peers_page import SCHOOLS, Name, comparable, draw, text
+from peers_page import SCHOOLS, Name, draw, text
 from rivals import METHODS, Fitted, LogProb
-from tables import cells_of, is_cached, replace_block
+from tables import cells_of, replace_block
 
 import flowdensity as fd
 
@@ -125,14 +125,10 @@ def names() -> list[Name]:
 
 
 def jobs() -> dict[str, Callable[[], dict]]:
-    """Every cell by name, but those of packages that are not installed and of which there is none."""
-    absent = {method.package for method in METHODS.values() if not method.installed}
-    for package in sorted(absent):
-        print(f"{package} is not installed: its cells are left out")
-    there = [n for n in names() if METHODS[n.method].package not in absent or is_cached(f"peers/{n}")]
+    """Every cell by name."""
     return (
-        {str(n): partial(measure, n) for n in there}
-        | {n.chains: partial(sampled, n) for n in there if n.is_sampled}
+        {str(n): partial(measure, n) for n in names()}
+        | {n.chains: partial(sampled, n) for n in names() if n.is_sampled}
         | {f"{table}-posterior-nuts": partial(chains_of, model) for table, model in POSTERIORS.items()}
         | {f"{table}-columns-nuts": partial(chains_of, model) for table, model in BY_COLUMNS.items()}
         | {f"{table}-support-nuts": partial(told, table) for table in POSTERIORS}
@@ -140,20 +136,20 @@ def jobs() -> dict[str, Callable[[], dict]]:
 
 
 def main() -> None:
-    """Compute the cells that are missing and write the page."""
-    found = cells_of(__doc__, "peers", jobs(), [str(Name(t, m, 0)) for t in QUICK[0] for m in QUICK[1]])
-    cells = {n: found[str(n)] for n in names() if str(n) in found}
-    if not cells:
-        print("no cells yet")
+    """Compute the cells that are missing and, if none is missing any more, write the page."""
+    every = jobs()
+    found = cells_of(__doc__, "peers", every, [str(Name(t, m, 0)) for t in QUICK[0] for m in QUICK[1]])
+    if missing := [name for name in every if name not in found]:
+        print(f"{len(missing)} of {len(every)} cells are missing, so the page is not written: {', '.join(missing)}")
         return
-    chains = {n: found[n.chains] for n in cells if n.is_sampled and n.chains in found}
+    cells = {n: found[str(n)] for n in names()}
+    chains = {n: found[n.chains] for n in cells if n.is_sampled}
     schools_chains = {
-        kind: {table: found[name]["divergent"] for table in POSTERIORS if (name := f"{table}-{kind}-nuts") in found}
-        for kind in SCHOOLS
+        kind: {table: found[f"{table}-{kind}-nuts"]["divergent"] for table in POSTERIORS} for kind in SCHOOLS
     }
-    page = text(cells, chains, schools_chains, len(names()))
+    page = text(cells, chains, schools_chains)
     print(page)
-    draw(comparable(cells, "flow"))
+    draw(cells)
     replace_block(PAGE, "peers", page)
 
 

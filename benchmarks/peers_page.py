@@ -29,7 +29,7 @@ class Name(NamedTuple):
     @property
     def is_sampled(self) -> bool:
         """Whether NUTS samples its density: the first split of a real table, fitted by this package."""
-        return TABLES[self.table].real and self.method in OURS and self.seed == 0
+        return TABLES[self.table].real and self.method == OURS and self.seed == 0
 
     @property
     def chains(self) -> str:
@@ -81,34 +81,14 @@ def mean(cells: Cells, table: str, method: str, key: str) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def comparable(cells: Cells, *ours: str) -> dict[Name, dict]:
-    """Cells of other packages and of these methods, for the splits of each table that all of its methods have."""
-    there = {name: value for name, value in cells.items() if name.method in ours or name.method not in OURS}
-    shared = {}
-    for table in TABLES:
-        seeds = [{n.seed for n in there if (n.table, n.method) == (table, m)} for m in methods_of(there, table)]
-        shared[table] = set.intersection(*seeds) if seeds else set()
-    return {name: value for name, value in there.items() if name.seed in shared[name.table]}
-
-
 def tables_of(cells: Cells) -> list[str]:
     """Tables that have a cell, in their order."""
     return [t for t in TABLES if methods_of(cells, t)]
 
 
-def splits_of(cells: Cells, table: str) -> str:
-    """Number of splits of a table that have a cell."""
-    return str(len({n.seed for n in cells if n.table == table}))
-
-
-def shown(cells: Cells) -> list[str]:
-    """Methods that have a cell in any table, in their order."""
-    return [m for m in METHODS if any(n.method == m for n in cells)]
-
-
 def peers_of(cells: Cells, table: str) -> list[str]:
     """Methods of other packages that have a cell in a table."""
-    return [m for m in methods_of(cells, table) if m not in OURS]
+    return [m for m in methods_of(cells, table) if m != OURS]
 
 
 def methods_of(cells: Cells, table: str) -> list[str]:
@@ -127,12 +107,8 @@ def score_table(cells: Cells) -> str:
     for table in tables_of(cells):
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
-        row = [
-            table + ("" if TABLES[table].counted else ", not counted"),
-            f"{TABLES[table].rows:,} x {TABLES[table].dim}",
-            splits_of(cells, table),
-        ]
-        for method in shown(cells):
+        row = [table, f"{TABLES[table].rows:,} x {TABLES[table].dim}"]
+        for method in METHODS:
             if method not in there:
                 row.append("")
                 continue
@@ -140,26 +116,32 @@ def score_table(cells: Cells) -> str:
             behind = difference(cells, table, method, best)
             row.append(f"**{text}**" if method == best else f"*{text}*" if behind.mean >= -behind.error else text)
         rows.append(row)
-    return markdown(["", "rows x columns", "splits", *shown(cells)], rows)
+    return markdown(["", "rows x columns", *METHODS], rows)
 
 
-def difference_table(cells: Cells, method: str, others: Sequence[str] = ("gaussian",)) -> str:
-    """A method of this package compared with the best of other packages, with others, and with its exact divergence."""
+def difference_table(cells: Cells) -> str:
+    """The flow compared with the best of the other methods, with a Gaussian, and with its exact divergence."""
     rows = []
-    for table in (t for t in TABLES if method in methods_of(cells, t) and peers_of(cells, t)):
+    for table in tables_of(cells):
         best = best_of(cells, table, peers_of(cells, table))
-        there = methods_of(cells, table)
-        beside = (difference(cells, table, method, each) if each in there else None for each in (best, *others))
-        ahead, *more = ("" if each is None else f"{each.mean:+.3f} +- {each.error:.3f}" for each in beside)
-        exact = mean(cells, table, method, "exact") - mean(cells, table, method, "score")
-        rows.append([table, splits_of(cells, table), ahead, best, *more, f"{exact:+.3f}"])
-    names = [f"minus {other}" for other in others]
+        ahead, plain = (difference(cells, table, OURS, each) for each in (best, "gaussian"))
+        exact = mean(cells, table, OURS, "exact") - mean(cells, table, OURS, "score")
+        rows.append(
+            [
+                table,
+                str(TABLES[table].splits),
+                f"{ahead.mean:+.3f} +- {ahead.error:.3f}",
+                best,
+                f"{plain.mean:+.3f} +- {plain.error:.3f}",
+                f"{exact:+.3f}",
+            ]
+        )
     header = [
         "",
         "splits",
-        "minus best of other packages",
-        "best of other packages",
-        *names,
+        "flow minus best other",
+        "best other",
+        "flow minus gaussian",
         "exact minus learned divergence",
     ]
     return markdown(header, rows)
@@ -169,9 +151,9 @@ def figures(cells: Cells, figure: Callable[[str, str], float], form: str = ".1f"
     """A table of `figure(table, method)` for every table and method."""
     rows = []
     for table in tables_of(cells):
-        values = [figure(table, method) for method in shown(cells)]
+        values = [figure(table, method) for method in METHODS]
         rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
-    return markdown(["", *shown(cells)], rows)
+    return markdown(["", *METHODS], rows)
 
 
 def means(cells: Cells, key: str, unit: float = 1.0) -> str:
@@ -179,18 +161,16 @@ def means(cells: Cells, key: str, unit: float = 1.0) -> str:
     return figures(cells, lambda table, method: mean(cells, table, method, key) / unit)
 
 
-def cost(cells: Cells, method: str, peer: str) -> str:
-    """Range over tables of the time of a method relative to one of another package."""
-    both = [t for t in TABLES if {method, peer} <= set(methods_of(cells, t))]
-    if not both:
-        return ""
+def cost(cells: Cells, peer: str) -> str:
+    """Range over tables of the time of the flow relative to one of another package."""
+    both = [t for t in TABLES if {OURS, peer} <= set(methods_of(cells, t))]
 
     def times(key: str) -> str:
-        ratios = [mean(cells, t, method, key) / mean(cells, t, peer, key) for t in both]
+        ratios = [mean(cells, t, OURS, key) / mean(cells, t, peer, key) for t in both]
         return f"{min(ratios):.2g} to {max(ratios):.2g}"
 
     return (
-        f"Compared with `{peer}`, `fit_{method}` takes {times('seconds to fit')} times as long to fit, "
+        f"Compared with `{peer}`, `fit_flow` takes {times('seconds to fit')} times as long to fit, "
         f"{times('seconds of 1,000 log_prob')} times as long for `log_prob`, and {times('seconds of 1,000 samples')} times as "
         "long to sample."
     )
@@ -201,16 +181,13 @@ def gap(cells: Cells, table: str, method: str) -> float:
     return mean(cells, table, method, "training score") - mean(cells, table, method, "score")
 
 
-def verdict(cells: Cells, method: str) -> str:
-    """Number of counted tables on which a method of this package is the best, and the tables on which it is not."""
+def verdict(cells: Cells) -> str:
+    """Number of tables on which the flow is the best, and the tables on which it is not."""
     first, close, worse, lost = 0, 0, [], []
-    counted = [t for t in TABLES if TABLES[t].counted and {method, "gaussian"} <= set(methods_of(cells, t))]
-    if not counted:
-        return ""
-    for table in counted:
+    tables = tables_of(cells)
+    for table in tables:
         best = best_of(cells, table, peers_of(cells, table))
-        ahead = difference(cells, table, method, best)
-        plain = difference(cells, table, method, "gaussian")
+        ahead, plain = (difference(cells, table, OURS, each) for each in (best, "gaussian"))
         first += ahead.mean >= 0.0
         close += ahead.mean >= -ahead.error
         if ahead.mean < -ahead.error:
@@ -218,10 +195,11 @@ def verdict(cells: Cells, method: str) -> str:
         if plain.mean < -plain.error:
             worse.append(table)
     return (
-        f"**`fit_{method}`** is the best or within one paired standard error of the best on {close} of {len(counted)} counted "
-        f"tables, and the best on {first}. It is worse than the full Gaussian by more than one paired standard error on "
+        f"`fit_flow` is the best, or within one paired standard error of the best, on {close} of {len(tables)} tables, and the "
+        f"best on {first}."
+        + (f" Another method is better on {'; '.join(lost)}." if lost else "")
+        + " It is worse than the full Gaussian by more than one paired standard error on "
         + (f"{len(worse)}: {', '.join(worse)}." if worse else "none.")
-        + (f" Another package is better on {'; '.join(lost)}." if lost else "")
     )
 
 
@@ -230,26 +208,20 @@ def listed(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{100.0 * share:.2f} % ({table})" for table, share in shares.items())
 
 
-def spikes(cells: Cells, chains: Cells, method: str) -> str:
+def spikes(cells: Cells, chains: Cells) -> str:
     """Scores of training rows above held-out rows on real tables, and shares of divergent transitions of NUTS."""
-    real = [t for t in TABLES if TABLES[t].real and method in methods_of(cells, t)]
-    if not real:
-        return ""
-    gaps = {t: gap(cells, t, method) / TABLES[t].dim for t in real}
+    gaps = {t: gap(cells, t, OURS) / TABLES[t].dim for t in tables_of(cells) if TABLES[t].real}
+    shares = {name.table: cell["divergent"] for name, cell in chains.items()}
     widest = max(gaps, key=gaps.__getitem__)
-    line = (
-        f"**`fit_{method}`** on {len(real)} real tables: the score of training rows is at most {gaps[widest]:.2f} nats per "
-        f"column higher than that of held-out rows ({widest})."
-    )
-    beyond = [t for t in real if gaps[t] > MARGIN]
-    shares = {name.table: cell["divergent"] for name, cell in chains.items() if name.method == method}
-    if shares:
-        line += f" NUTS was run on {len(shares)} of them, with these shares of divergent transitions: {listed(shares)}."
-        beyond += [t for t in shares if shares[t] > 0.01 and t not in beyond]
-    return f"{line} " + (
-        f"Only {' and '.join(beyond)} exceed{'s' * (len(beyond) == 1)} a limit."
-        if beyond
-        else "No table exceeds a limit."
+    beyond = [t for t in gaps if gaps[t] > MARGIN or shares[t] > 0.01]
+    return (
+        f"On the {len(gaps)} real tables, the score of training rows is at most {gaps[widest]:.2f} nats per column higher than "
+        f"that of held-out rows ({widest}). The shares of divergent transitions of NUTS are {listed(shares)}. "
+        + (
+            f"Only {' and '.join(beyond)} exceed{'s' * (len(beyond) == 1)} a limit."
+            if beyond
+            else "None exceeds a limit."
+        )
     )
 
 
@@ -261,26 +233,26 @@ def draw(cells: Cells) -> None:
     import matplotlib.pyplot as plt
 
     tables = tables_of(cells)
-    methods = shown(cells)
     figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
-    colors = dict(zip(METHODS, ("0.55", "C0", "C9", "C2", "C8", "C4", "C6", "C3", "C1"), strict=True))
-    markers = dict(zip(METHODS, "xsD^v<>oo", strict=True))
+    # The colors of Okabe and Ito (2008), which color-blind readers can tell apart; the Gaussian is gray.
+    colors = ("#D55E00", "0.55", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#0072B2", "#CC79A7", "#CC79A7")
+    looks = dict(zip(METHODS, zip(colors, "oxsD^v<>P", strict=True), strict=True))
     for number, table in enumerate(tables):
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
         if number % 2:
             axes.axhspan(number - 0.5, number + 0.5, color="0.95", zorder=0)
-        for place, method in enumerate(methods):
+        for place, method in enumerate(METHODS):
             if method not in there:
                 continue
             behind = difference(cells, table, method, best)
             axes.errorbar(
                 behind.mean / TABLES[table].dim,
-                number + 0.7 * ((place + 0.5) / len(methods) - 0.5),
+                number + 0.7 * ((place + 0.5) / len(METHODS) - 0.5),
                 xerr=behind.error / TABLES[table].dim,
-                fmt=markers[method],
-                markersize=5.5 if method in OURS else 4.0,
-                color=colors[method],
+                fmt=looks[method][1],
+                markersize=6.0 if method == OURS else 4.0,
+                color=looks[method][0],
                 elinewidth=1.0,
                 label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
             )
@@ -289,7 +261,7 @@ def draw(cells: Cells) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlim(lowest, 0.02)
     axes.axvline(0.0, color="0.5", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(tables)), [t if TABLES[t].counted else f"({t})" for t in tables])
+    axes.set_yticks(range(len(tables)), tables)
     axes.set_ylim(len(tables) - 0.5, -0.5)
     axes.set_xlabel("held-out log score minus the best, nats per row and column")
     figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
@@ -297,54 +269,36 @@ def draw(cells: Cells) -> None:
     plt.close(figure)
 
 
-def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]], total: int) -> str:
-    """The tables as Markdown, with those of the `total` cells that exist and can be compared."""
-    flow, both = comparable(cells, "flow"), comparable(cells, *OURS)
-    diffused = [t for t in TABLES if "diffusion" in methods_of(both, t)]
-    ours = {name: value for name, value in both.items() if name.method in OURS and name.table in diffused}
-    cores = sorted({c["cores"] for c in flow.values()})
-    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method not in OURS}))
+def text(cells: Cells, chains: Cells, schools: Mapping[str, Mapping[str, float]]) -> str:
+    """The tables as Markdown."""
+    cores = sorted({c["cores"] for c in cells.values()})
+    packages = ", ".join(sorted({c["package"] for n, c in cells.items() if n.method != OURS}))
     parts = [
-        f"**Partial: {len(cells)} of {total} combinations of table, split and method have finished.** For each table, only the "
-        "splits that have finished for all of its methods are used."
-        if len(cells) < total
-        else "",
-        verdict(flow, "flow"),
+        verdict(cells),
         "The table gives the mean log score of held-out rows, in nats per row. The best score is in bold. Scores within one "
         "paired standard error of the best are in italics.",
-        score_table(flow),
+        score_table(cells),
         "![Held-out log scores minus the best](images/peers.png)",
         "The picture shows held-out log scores minus the score of the best method, divided by the number of columns, with paired "
-        "standard errors. The axis is linear between -0.01 and 0.01 and logarithmic beyond. Tables in brackets are not counted.",
-        "## Comparison with the best of other packages\n\nThe table gives differences of mean log scores with their paired "
-        "standard errors, in nats per row.",
-        difference_table(flow, "flow"),
+        "standard errors. The axis is linear between -0.01 and 0.01 and logarithmic beyond.",
+        "## Comparison with the best other method\n\nThe table gives differences of mean log scores with their paired standard "
+        "errors, in nats per row.",
+        difference_table(cells),
         "## Training rows\n\nThe table gives the mean log score of training rows minus that of held-out rows, in nats per row. "
         "It shows how far a method has memorized its training rows.",
-        figures(flow, partial(gap, flow), ".2f"),
-        spikes(flow, chains, "flow"),
+        figures(cells, partial(gap, cells), ".2f"),
+        spikes(cells, chains),
         *(
             f"Shares of divergent transitions under {SCHOOLS[kind]}: {listed(shares)}."
             for kind, shares in schools.items()
-            if shares
         ),
         f"## Times\n\nSeconds to fit, including compilation, on {' or '.join(map(str, cores))} core{'s' * (cores != [1])}.",
-        means(flow, "seconds to fit"),
-        cost(flow, "flow", "flowjax-maf"),
+        means(cells, "seconds to fit"),
+        cost(cells, "flowjax-maf"),
         "Milliseconds for `log_prob` of 1,000 rows, in the second call.",
-        means(flow, "seconds of 1,000 log_prob", 1e-3),
+        means(cells, "seconds of 1,000 log_prob", 1e-3),
         "Milliseconds for 1,000 samples, in the second call.",
-        means(flow, "seconds of 1,000 samples", 1e-3),
+        means(cells, "seconds of 1,000 samples", 1e-3),
+        f"{provenance(COMMAND, cells.values())} Other packages: {packages}.",
     ]
-    if diffused:
-        parts += [
-            "## A diffusion\n\nThis section compares `fit_diffusion` by the same rules, on the splits where it was also fitted.",
-            verdict(both, "diffusion"),
-            difference_table(both, "diffusion", ("flow", "gaussian")),
-            spikes(both, chains, "diffusion"),
-            "The first table gives the seconds to fit, the second the milliseconds for `log_prob` of 1,000 rows.",
-            means(ours, "seconds to fit"),
-            means(ours, "seconds of 1,000 log_prob", 1e-3),
-        ]
-    parts.append(f"{provenance(COMMAND, cells.values())} Other packages: {packages}.")
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
