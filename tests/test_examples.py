@@ -77,7 +77,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def prelude(short):
-    """The names that docs/api.md promises to all examples, with models made by hand and short runs."""
+    """The names that docs/api/index.md promises to all examples, with models made by hand and short runs."""
     density = fd.FlowDensity(random_flow(jr.key(1), 2, size=0.3), solver=SOLVER)
     observed = jnp.array([0.5, -0.3])
 

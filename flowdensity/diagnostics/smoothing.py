@@ -12,11 +12,21 @@ from scipy.ndimage import gaussian_filter
 
 Span: TypeAlias = tuple[float, float]
 
+TAIL = 1.5
+"""Maximum length of a tail in a panel, as a multiple of the distance from the median to the quantile of 1 % or 99 %."""
+
 
 def span_of(*values: np.ndarray) -> Span:
-    """Return the ends of a panel: the range without 0.1 % of the values at either end, plus a margin."""
-    ends = np.array([np.quantile(each, [0.001, 0.999]) for each in values])
-    low, high = float(ends.min()), float(ends.max())
+    """Return the ends of a panel: the range without 0.1 % of the values at either end, plus a margin.
+
+    A long tail is cut at 1.5 times the distance from the median to the quantile of 1 % or 99 %, so that it does not squeeze the
+    other values into a corner. The tails of normal values are shorter than that.
+    """
+    ends = []
+    for each in values:
+        least, near, median, far, most = np.quantile(each, [0.001, 0.01, 0.5, 0.99, 0.999])
+        ends += [max(least, median - TAIL * (median - near)), min(most, median + TAIL * (far - median))]
+    low, high = float(min(ends)), float(max(ends))
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
 

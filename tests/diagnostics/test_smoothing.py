@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from flowdensity.diagnostics.smoothing import smoothed_density
+from flowdensity.diagnostics.smoothing import smoothed_density, span_of
 
 
 def test_two_far_modes_are_not_smoothed_into_each_other():
@@ -32,3 +32,15 @@ def test_draws_of_stuck_chains_and_few_draws_have_a_density(values):
     (x,), height, _ = smoothed_density(values[:, None], [(0.0, 10.0)])
     assert np.isfinite(height).all()
     assert abs(np.sum(height) * (x[1] - x[0]) - 1.0) < 1e-9
+
+
+def test_a_long_tail_does_not_squeeze_the_other_values():
+    """The quantiles of a normal and of a lognormal law are known, so that the ends of a panel are as well."""
+    normal = np.random.default_rng(2).normal(size=200_000)
+    low, high = span_of(normal)
+    np.testing.assert_allclose([low, high], [-3.09 * 1.16, 3.09 * 1.16], rtol=0.03)
+    low, high = span_of(np.exp(1.5 * normal))
+    cut = 1.0 + 1.5 * (np.exp(1.5 * 2.326) - 1.0)
+    np.testing.assert_allclose(high, 1.08 * cut, rtol=0.05)
+    assert high < 0.6 * np.quantile(np.exp(1.5 * normal), 0.999)
+    assert span_of(normal, normal + 10.0)[1] > 13.0
