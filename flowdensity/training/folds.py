@@ -15,7 +15,7 @@ from ..solving import FixedStep
 from .checkpoints import Checkpoint
 from .likelihood import log_likelihoods
 from .loop import History, Schedule, train
-from .losses import MatchingDraws, Sample, draw_matching, matching_loss
+from .losses import MatchingDraws, Sample, draw_matching, matching_loss, matching_terms
 
 VALIDATION_SOLVER = FixedStep(8)
 """Solver for validation likelihoods. It can be coarse: they are only compared with each other."""
@@ -84,11 +84,11 @@ class MatchingLoss(eqx.Module):
         return jnp.mean(eqx.filter_vmap(one)(with_network(folds.models, networks), keys, folds.kept))
 
 
-def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar:
-    """Return the matching loss of fixed draws, or minus the mean log density of rows in nats per dimension."""
+def _judge(networks: AbstractNetwork, folds: Folds) -> Scalar | Float[Array, "folds count"]:
+    """Return the terms of the matching loss for fixed draws, or minus the mean log density of rows in nats per dimension."""
     models, held = with_network(folds.models, networks), folds.held
     if isinstance(held, MatchingDraws):
-        return jnp.mean(eqx.filter_vmap(matching_loss)(models, held))
+        return eqx.filter_vmap(matching_terms)(models, held)
     return -jnp.average(held_log_likelihoods(models, held), weights=held.sample.weights) / models.dim
 
 

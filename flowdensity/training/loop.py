@@ -16,7 +16,7 @@ import optax
 from tqdm.auto import tqdm
 
 from .._registry import savable
-from .._typing import Key, Scalar
+from .._typing import Array, Key, Scalar
 from .checkpoints import Checkpoint
 
 Module = TypeVar("Module")
@@ -36,6 +36,9 @@ class Schedule:
         patience: stop after this many steps without an improvement of the validation loss and return the best weights. With None,
             which suits losses with unlimited fresh data, all steps are run and the last weights are returned.
         optimizer: optimizer to use, unchanged, instead of AdamW; None for AdamW.
+        tolerance: the last weights are returned instead of the best ones unless their validation loss is larger by more than
+            this many standard errors of the difference. The last weights were trained with the smallest learning rate, and the
+            smallest of many noisy losses is often so by chance.
         stop: end after this many steps of the schedule; None for all steps.
         ema: decay of the exponential moving average of the weights. It is warmed up with the number of steps.
         clip: global norm at which gradients are clipped.
@@ -47,6 +50,7 @@ class Schedule:
     learning_rate: float
     patience: int | None
     optimizer: optax.GradientTransformation | None = None
+    tolerance: float = 0.0
     stop: int | None = None
     ema: float = 0.999
     clip: float = 1.0
@@ -134,7 +138,8 @@ class History:
         if self.learned and self.best_step == 0 and self.status != "interrupted":
             return f"{self.status}; training did not improve held-out rows, so the reference is used unchanged"
         if self.status == "stopped early":
-            return f"stopped early, since the validation loss had not improved after step {self.best_step}"
+            smallest = self.step[int(np.argmin(self.validation))]
+            return f"stopped early, since the validation loss had not improved after step {smallest}"
         return "ran all steps" if self.status == "completed" else f"interrupted at step {self.step[-1]}"
 
     def so_far(self) -> str:
@@ -181,7 +186,7 @@ def train(
     key: Key,
     module: Module,
     loss: Callable[..., Scalar],
-    validate: Callable[..., Scalar],
+    validate: Callable[..., Array],
     args: Any,
     schedule: Schedule,
     *,
@@ -189,11 +194,11 @@ def train(
     progress: bool,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[tuple[Module, History]]:
-    """Minimize `loss(module, key, args)` and yield the averaged weights with the best `validate(module, args)`.
+    """Minimize `loss(module, key, args)` and yield the averaged weights with the best mean of `validate(module, args)`.
 
     Both functions are compiled once for all fits. They must be functions of a module, or equinox modules with a static
     configuration, so that those of two fits compare equal. Everything that differs between fits of the same shape belongs in
-    `args`. A different `schedule` is compiled again unless it differs only in its `patience` or `stop`.
+    `args`. A different `schedule` is compiled again unless it differs only in its `patience`, `tolerance` or `stop`.
 
     With a checkpoint, the whole state is saved at each validation, and a stage whose file exists resumes from it.
 
@@ -201,7 +206,7 @@ def train(
         key: JAX PRNG key of the losses.
         module: equinox module; its floating-point arrays are trained.
         loss: stochastic training loss.
-        validate: deterministic validation loss.
+        validate: deterministic validation loss, or its terms, whose differences between two modules have a standard error.
         args: the arguments that both functions need; they stay on the device.
         schedule: length and learning rate of the training.
         stage: name of the stage in the progress bar and in errors.
@@ -216,7 +221,7 @@ def train(
         TrainingDiverged: if a loss is not finite.
     """
     params, static = eqx.partition(module, eqx.is_inexact_array)
-    fixed = (loss, static, args, dataclasses.replace(schedule, patience=None, stop=None))
+    fixed = (loss, static, args, dataclasses.replace(schedule, patience=None, tolerance=0.0, stop=None))
     history = History()
     started = time.monotonic()
     best, best_loss, complete = params, np.inf, False
@@ -229,13 +234,16 @@ def train(
         record, (key, carry, best) = saved
         history, best_loss, complete = History.read(record["history"]), record["best_loss"], record["complete"]
 
+    def terms(params: Any) -> np.ndarray:
+        return np.asarray(_evaluate(validate, static, args, params), np.float64)
+
     done = history.step[-1] if history.step else 0
     end, before = schedule.stop or schedule.steps, history.seconds
     with tqdm(total=end, initial=done, desc=stage, unit="step", postfix="compiling", disable=not progress) as bar:
         try:
             yield eqx.combine(best, static), history
             if not history.step:
-                best_loss = float(_evaluate(validate, static, args, best))
+                best_loss = float(np.mean(terms(best)))
                 history = history.extended(0, best_loss, best_loss)
             while done < end and not complete:
                 chunk = min(schedule.every, end - done)
@@ -243,7 +251,7 @@ def train(
                 carry, value = _advance(fixed, carry, jr.split(subkey, chunk))
                 done += chunk
                 average = jax.tree.map(jnp.copy, carry[1])
-                value, validation = float(value), float(_evaluate(validate, static, args, average))
+                value, validation = float(value), float(np.mean(terms(average)))
                 if not (np.isfinite(value) and np.isfinite(validation)):
                     rate = None if schedule.optimizer else schedule.learning_rate
                     raise TrainingDiverged(stage, done, rate, eqx.combine(best, static), history)
@@ -260,6 +268,10 @@ def train(
                 if checkpoint:
                     record = {"history": asdict(history), "best_loss": best_loss, "complete": complete}
                     checkpoint.write(stage, record, (key, carry, best))
+            if schedule.tolerance and 0 < history.best_step < done:
+                excess = terms(carry[1]) - terms(best)
+                if np.mean(excess) <= schedule.tolerance * np.std(excess) / np.sqrt(excess.size):
+                    best, history = jax.tree.map(jnp.copy, carry[1]), dataclasses.replace(history, best_step=done)
             yield eqx.combine(best, static), history
         except KeyboardInterrupt as interrupt:
             yield eqx.combine(best, static), dataclasses.replace(history, status="interrupted")
@@ -311,5 +323,5 @@ def _advance(fixed: tuple[Callable[..., Scalar], Any, Any, Schedule], carry: Any
 
 
 @eqx.filter_jit
-def _evaluate(validate: Callable[..., Scalar], static: Any, args: Any, params: Any) -> Scalar:
+def _evaluate(validate: Callable[..., Array], static: Any, args: Any, params: Any) -> Array:
     return validate(eqx.combine(params, static), args)

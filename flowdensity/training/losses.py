@@ -65,9 +65,14 @@ def likelihood_angles(u: Times) -> Times:
 
 
 def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
-    r"""Mean of $|F(\phi, y) - (\cos\phi\,x_1 - \sin\phi\,e)|^2/(u^2 D)$ with $y = \sin\phi\,x_1 + \cos\phi\,e$.
+    """Mean of the terms of the matching loss."""
+    return jnp.mean(matching_terms(model, draws))
 
-    $u$ is the model's velocity scale. The loss is minimized by the conditional mean of the target, which is the velocity of the
+
+def matching_terms(model: AbstractGaussianFlow, draws: MatchingDraws) -> Float[Array, " count"]:
+    r"""Terms $|F(\phi, y) - (\cos\phi\,x_1 - \sin\phi\,e)|^2/(u^2 D)$ of the loss, with $y = \sin\phi\,x_1 + \cos\phi\,e$.
+
+    $u$ is the model's velocity scale. The mean is minimized by the conditional mean of the target, which is the velocity of the
     probability flow (Lipman et al. 2023, arXiv 2210.02747). With $u = 1$, it is 1 for $F = 0$ on whitened Gaussian data.
     """
 
@@ -76,8 +81,7 @@ def matching_loss(model: AbstractGaussianFlow, draws: MatchingDraws) -> Scalar:
         velocity = model.velocity(angle, sine * data + cosine * noise, context)
         return jnp.mean(jnp.square((velocity - (cosine * data - sine * noise)) / model.velocity_scale(angle)))
 
-    terms = jax.vmap(one)(draws.angles, draws.sample.states, draws.noise, draws.sample.contexts)
-    return jnp.mean(terms)
+    return jax.vmap(one)(draws.angles, draws.sample.states, draws.noise, draws.sample.contexts)
 
 
 class LogDensityLabels(NamedTuple):

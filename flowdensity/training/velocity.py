@@ -19,6 +19,9 @@ from .training import FEW_DIMENSIONS, FEW_ROWS, Plan, Training, held_out
 
 MIN_ROWS_FOR_FOLDS = 20
 """Below this number of rows the parts of a cross-validation are too small to be whitened."""
+TOLERANCE = 2.0
+"""The last weights may have a larger matching loss on held-out rows than the best ones, by this many standard errors. Where the
+network memorizes rows, the difference is much larger."""
 
 
 def fit_velocity(
@@ -33,7 +36,8 @@ def fit_velocity(
 ) -> Iterator[Departure]:
     """Minimize the matching loss of `model` over a whitened table, with early stopping on held-out rows.
 
-    With at least 2,000 rows, the result has the weights with the smallest matching loss on one held-out part. With fewer rows,
+    With at least 2,000 rows, the result has the last weights, or those with the smallest matching loss on one held-out part if
+    that loss is clearly smaller. With fewer rows,
     one part is too small and its matching loss too noisy. In that case five networks, each with a different part held out, and
     one network on all rows are trained side by side. The five are scored by the likelihood of their held-out rows, and the
     result is the network on all rows at the step where they score best. If the gain in likelihood over the reference does not
@@ -59,7 +63,11 @@ def fit_velocity(
     folds = min(NUM_FOLDS, rows // held) if small and table.effective >= MIN_ROWS_FOR_FOLDS else 1
     pairs = [(table.take(kept), table.take(out)) for kept, out in splits(keys.order, table, held, folds)]
     schedule = Schedule(
-        plan.steps, plan.learning_rate, patience=max(1000, plan.steps * 3 // 10), optimizer=plan.optimizer
+        plan.steps,
+        plan.learning_rate,
+        patience=max(1000, plan.steps * 3 // 10),
+        optimizer=plan.optimizer,
+        tolerance=0.0 if small else TOLERANCE,
     )
     trainer = Trainer(schedule, plan.batch_size, likely_share(small, model.dim), progress, checkpoint)
     if folds > 1:

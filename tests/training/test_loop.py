@@ -88,6 +88,26 @@ def test_without_patience_the_last_weights_come_back():
     assert float(validate(point, halfway)) == pytest.approx(history.validation[-1], rel=1e-6)
 
 
+@pytest.mark.parametrize(("spread", "kept"), [(0.3, False), (30.0, True)])
+def test_the_last_weights_come_back_unless_they_are_clearly_worse(spread, kept):
+    """The terms are those of a target that varies, so that a difference of means has a known standard error."""
+    halfway = jnp.array([0.5, 3.5])
+    targets = halfway + spread * jr.normal(jr.key(1), (400, 2))
+    targets = targets - jnp.mean(targets, axis=0) + halfway
+
+    def terms(point, args):
+        return jnp.sum(jnp.square(point.at - targets), axis=1)
+
+    best, early = fit(validate=terms, patience=500)
+    point, history = fit(validate=terms, patience=500, tolerance=2.0)
+    assert early.best_step < 500
+    last, _ = fit(validate=terms, patience=None)
+    excess = np.asarray(terms(last, None) - terms(best, None), np.float64)
+    assert (excess.mean() < 2.0 * excess.std() / np.sqrt(400)) == kept
+    np.testing.assert_array_equal(point.at, last.at if kept else best.at)
+    assert history.best_step == (500 if kept else early.best_step)
+
+
 def test_the_average_forgets_where_it_started():
     """After 300 steps a decay of 0.999 without warm-up would leave exp(-0.3) = 74 % of the start."""
     point, _ = fit(patience=None, steps=300, ema=0.999, args=jnp.zeros(2), learning_rate=0.1)
