@@ -1,16 +1,26 @@
 """What the README and the docs say can be run, and names what there is."""
 
+import contextlib
 import functools
 import re
 import warnings
 from pathlib import Path
 
+import arviz as az
 import jax
+import jax.numpy as jnp
 import numpy as np
-import numpyro.infer
+import numpyro
+import numpyro.distributions as dist
+import optax
 import pytest
+import sklearn.datasets
 import xarray as xr
 from conftest import small_network
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.infer import Predictive, init_to_value
+from numpyro.infer.util import log_density
 from shortened import ShallowNUTS, ShortMCMC, ShortSVI
 
 import flowdensity as fd
@@ -20,6 +30,30 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {name for name, value in vars(fd).items() if getattr(value, "__module__", "").startswith("flowdensity.")}
 PAGES = ["which-tool.md", "faq.md", "coming-from.md"]
 """Pages whose snippets run in their order and share their names."""
+FRAGMENTS = {
+    "amortized.md": "sampled(model, y=observed)",
+    "columns.md": "sampled(model, y=np.array([0.1, 0.3]))",
+    "guides.md": "assert draws['theta'].shape == (1000, 2)",
+    "in-a-model.md": "sampled(model, y=np.zeros(4), group=np.arange(4))",
+    "likelihoods.md": "sampled(model, observed=np.zeros(3))",
+    "trust.md": "assert mcmc.get_samples()['theta'].shape[-1] == 2",
+    "which-divergence.md": "assert learned.is_learned",
+}
+"""Pages whose snippets use names that the page does not define, and what follows them: a run of the last model, for example."""
+
+IMPORTED = {
+    "Predictive": Predictive,
+    "SVI": ShortSVI,
+    "constraints": constraints,
+    "handlers": handlers,
+    "init_to_value": init_to_value,
+    "jnp": jnp,
+    "log_density": log_density,
+    "np": np,
+    "optax": optax,
+    "sklearn": sklearn,
+}
+"""Imports that these snippets leave out."""
 
 
 def blocks_of(page):
@@ -170,6 +204,69 @@ def test_the_blocks_of_a_page_run_in_order(shortened, page, tmp_path, monkeypatc
         warnings.simplefilter("ignore", UserWarning)
         for number, block in enumerate(blocks):
             exec(compile(block, f"<block {number} of {page}>", "exec"), names)
+
+
+def given(page, names):
+    """The names that the snippets of a page use without defining them."""
+    rng, key = np.random.default_rng(0), jax.random.key(2)
+    observed, data, theta = np.zeros(2), names["population"][:300], rng.normal(size=(300, 8))
+    density, fast = names["density"], names["prior"]
+
+    def model(y):
+        theta = numpyro.sample("theta", density)
+        numpyro.sample("y", dist.Normal(theta, 0.3).to_event(1), obs=y)
+
+    def sampled(model, **observed):
+        run = ShortMCMC(ShallowNUTS(model), num_chains=2, chain_method="vectorized")
+        run.run(key, **observed)
+        return run
+
+    common = IMPORTED | names
+    common |= {"key": key, "data": data, "observed": observed, "sampled": sampled, "model": model, "density": density}
+    own = {
+        "columns.md": lambda: {
+            "rows": np.column_stack([np.round(theta[:, 0], 1), np.round(5.0 * theta[:, 1]), theta[:, 2]]),
+            "row": np.zeros(3),
+            "likelihood": fd.fit_flow(key, rng.normal(size=300), context=rng.normal(size=300))[0],
+        },
+        "guides.md": lambda: {"y": observed},
+        "in-a-model.md": lambda: {
+            "mu": theta[:, 0],
+            "tau": np.exp(theta[:, 1]),
+            "sigma": np.exp(theta[:, 1]),
+            "theta": theta,
+            "y": np.zeros(8),
+            "simulated": theta[:, 2],
+        },
+        "likelihoods.md": lambda: {name: theta[:, number] for number, name in enumerate("aby")},
+        "trust.md": lambda: {
+            "held_out": data,
+            "report": names["report"],
+            "fast": fast,
+            "y": observed,
+            "posterior": az.from_numpyro(sampled(model, y=observed), log_likelihood=False),
+        },
+    }
+    return common | own.get(page, dict)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_the_fragments_of_a_page_run(namespace, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        # So short a training has much to be warned of.
+        warnings.simplefilter("ignore", UserWarning)
+        names = given(page, namespace)
+        for number, block in enumerate([*blocks_of(f"docs/{page}"), FRAGMENTS[page]]):
+            # A page may stop the program at a bad diagnosis.
+            with contextlib.suppress(SystemExit):
+                exec(compile(block, f"<block {number} of {page}>", "exec"), names)
+
+
+def test_every_page_with_snippets_runs():
+    pages = {page.name for page in (ROOT / "docs").glob("*.md") if blocks_of(f"docs/{page.name}")}
+    assert pages == {*PAGES, *FRAGMENTS}
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
