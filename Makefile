@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 
+export MATPLOTLIBRC := $(CURDIR)/matplotlibrc
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
@@ -38,8 +40,8 @@ lint: $(VENV)/.lint ## check style, formatting and types
 docs: $(VENV)/.docs ## build the site into site/; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-notebooks: $(VENV)/.notebooks ## run the tutorials anew, two at a time and the longest first, and keep their outputs
-	printf '%s\n' docs/tutorials/*.ipynb | sort -r | xargs -P 2 -n 1 $(BIN)/jupyter-execute --inplace --timeout=1200
+notebooks: $(VENV)/.notebooks ## run the tutorials and the gallery anew, two at a time, and keep their outputs and pictures
+	{ echo 'python examples/gallery.py'; printf 'jupyter-execute --inplace --timeout=1200 %s\n' docs/tutorials/*.ipynb | sort -r; } | xargs -P 2 -I {} sh -c '$(BIN)/{}'
 
 bench: $(VENV)/.bench ## measure every figure of the README and the docs
 	$(BIN)/python benchmarks/time.py

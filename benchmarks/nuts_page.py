@@ -32,8 +32,8 @@ def picture(cells: Mapping[str, dict]) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
     dims = list(posteriors_of(cells))
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
-    colors = dict(zip(RIVALS, ("0.5", "#cc3311", "#ee7733", "#4477aa", "#000000"), strict=True))
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0))
+    colors = dict(zip(RIVALS, ("0.5", "C1", "C4", "C0", "black"), strict=True))
     for rival in RIVALS:
         style: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.2, "color": colors[rival], "label": rival}
         axes[0].plot([int(d) for d in dims], [cells[d][rival]["per leapfrog"] for d in dims], **style)
@@ -46,10 +46,9 @@ def picture(cells: Mapping[str, dict]) -> None:
         ax.xaxis.set_major_formatter(ScalarFormatter())
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=160)
+    figure.savefig(PICTURE)
     plt.close(figure)
 
 

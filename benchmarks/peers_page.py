@@ -227,15 +227,11 @@ def spikes(cells: Cells, chains: Cells) -> str:
 
 def draw(cells: Cells) -> None:
     """Plot the scores minus the best one, divided by the number of columns, with paired standard errors."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     tables = tables_of(cells)
-    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)), layout="constrained")
-    # The colors of Okabe and Ito (2008), which color-blind readers can tell apart; the Gaussian is gray.
-    colors = ("#D55E00", "0.55", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#0072B2", "#CC79A7", "#CC79A7")
+    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)))
+    colors = ("C1", "0.55", "C4", "C5", "C2", "C0", "C0", "C3", "C3")
     looks = dict(zip(METHODS, zip(colors, "oxsD^v<>P", strict=True), strict=True))
     for number, table in enumerate(tables):
         there = methods_of(cells, table)
@@ -264,8 +260,8 @@ def draw(cells: Cells) -> None:
     axes.set_yticks(range(len(tables)), tables)
     axes.set_ylim(len(tables) - 0.5, -0.5)
     axes.set_xlabel("held-out log score minus the best, nats per row and column")
-    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(PICTURE, dpi=200)
+    figure.legend(loc="outside upper center", ncols=5)
+    figure.savefig(PICTURE)
     plt.close(figure)
 
 

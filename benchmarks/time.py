@@ -327,8 +327,7 @@ def draw(cells: dict[str, dict]) -> None:
     tables = [table for table in TABLES if found(cells, table, "flow")]
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
-    plt.rcParams.update({"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(rows, columns, figsize=(8.0, 2.2 * rows + 0.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(8.0, 2.2 * rows + 0.4), squeeze=False)
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
     for axis, table in zip(axes.flat, tables, strict=False):
@@ -348,10 +347,8 @@ def draw(cells: dict[str, dict]) -> None:
         )
         axis.set_xticks([3, 10, 30, 100, 300], ["3", "10", "30", "100", "300"], minor=False)
         axis.minorticks_off()
-    figure.legend(
-        *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS), frameon=False
-    )
-    figure.savefig(PICTURE, dpi=150)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LABELS))
+    figure.savefig(PICTURE)
 
 
 def main() -> None:

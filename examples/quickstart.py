@@ -166,7 +166,6 @@ def picture(
         panel: the patients.
         draws: posterior draws of the missing values under these priors, shape `(draws, patients)`.
     """
-    plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.8), layout="constrained")
     left, *others, last = axes.flat
     last.axis("off")

@@ -57,8 +57,8 @@ IMPORTED = {
 
 
 def blocks_of(page):
-    """The snippets of a page; those in other packages are marked `py` in place of `python`."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    """The snippets of a page, without those of another file; those in other packages are marked `py` in place of `python`."""
+    return re.findall(r"```python\n(?!--8<--)(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 BLOCKS = blocks_of("README.md")
