@@ -1,11 +1,12 @@
 """How long does it take from samples to a posterior? Each run is a new process, timed from its start to the summary.
 
     python benchmarks/time.py                      # every cell; resumes
-    python benchmarks/time.py --only 'moons-*'     # cells with these names: table-method-key
+    python benchmarks/time.py --only 'moons-*'     # cells with these names: table-method-key, or demo
     python benchmarks/time.py --cached             # write only the tables, from the cells computed so far
 
-Writes the table in docs/time.md and the short one in README.md. A prior is learned from the rows of a table, a point is observed
-with noise, and NUTS samples the posterior in two chains of 1,500 transitions each. Run it on idle cores.
+Writes the tables in docs/time.md and the short one in README.md. A prior is learned from the rows of a table, a point is observed
+with noise, and NUTS samples the posterior in two chains of 1,500 transitions each. For `g-and-k` the likelihood of one value is
+learned from simulated pairs, and twenty values are observed. Run it on idle cores.
 """
 
 import json
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 STARTED = time.perf_counter()
 
@@ -34,6 +35,7 @@ import numpyro  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 from columns import TABLES as COLUMNS  # noqa: E402
 from columns import Split, split  # noqa: E402
+from likelihoods import PROBLEMS, Problem, model_of, simulate  # noqa: E402
 from mixtures import Mixture  # noqa: E402
 from numpyro.distributions import constraints  # noqa: E402
 from numpyro.infer import MCMC, NUTS  # noqa: E402
@@ -75,6 +77,26 @@ def chain(dim: int) -> Split:
     return Split(*(np.asarray(law.sample(jr.key(seed), (rows,)), float) for seed, rows in ((0, 10_000), (1, 2_000))))
 
 
+LIKELIHOOD: Problem = PROBLEMS["g-and-k"]
+OBSERVATIONS = 20
+"""Number of observed values of the g-and-k distribution."""
+
+
+def pairs() -> Split:
+    """Values of a g-and-k distribution and the four parameters that they were simulated with, in five columns."""
+
+    def drawn(count: int, seed: int) -> np.ndarray:
+        parameters, values = simulate(LIKELIHOOD, jr.key(seed), count, 1)
+        return np.column_stack([values[:, 0], *parameters.values()])
+
+    return Split(drawn(10_000, 0), drawn(2_000, 1))
+
+
+def parameters_of(rows: np.ndarray | jax.Array) -> dict[str, Any]:
+    """The parameters in the columns behind the first."""
+    return {name: rows[:, 1 + number] for number, name in enumerate(LIKELIHOOD.prior)}
+
+
 TABLES: dict[str, Callable[[], Split]] = {
     "moons": moons,
     "cancer-30": partial(split, COLUMNS["cancer-30"], 0),
@@ -82,6 +104,7 @@ TABLES: dict[str, Callable[[], Split]] = {
     "mixture-32": partial(mixture, 32),
     "chain-8": partial(chain, 8),
     "chain-32": partial(chain, 32),
+    "g-and-k": pairs,
 }
 
 
@@ -107,24 +130,79 @@ class Stages:
         self.compiling[name] = self._compiled - before
 
 
-Learned = tuple[Callable[[jax.Array], jax.Array], dist.Distribution | None]
-"""A log density, and the prior for NUTS or None."""
+class Learned(NamedTuple):
+    """What a method learns.
+
+    Attributes:
+        log_prob: log densities of rows, in nats.
+        sampled: those of the density that NUTS samples; None if nothing is sampled.
+        model: model for NUTS; None if nothing is sampled.
+        observed: argument of the model.
+        start: initial values of the two chains; None for numpyro's default.
+    """
+
+    log_prob: Callable[[jax.Array], jax.Array]
+    sampled: Callable[[jax.Array], jax.Array] | None = None
+    model: Callable[..., None] | None = None
+    observed: np.ndarray | None = None
+    start: dict[str, jax.Array] | None = None
 
 
-def learned(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+def as_prior(log_prob: Callable[[jax.Array], jax.Array], prior: dist.Distribution, split: Split) -> Learned:
+    """A density as the prior of the first held-out row, which is observed with noise."""
+    noise = NOISE * split.train.std(axis=0)
+
+    def model(y: np.ndarray) -> None:
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(theta, noise).to_event(1), obs=y)
+
+    # Start at the mean of the data, because some of these densities cannot be sampled directly.
+    middle = jnp.broadcast_to(jnp.asarray(split.train.mean(axis=0), float), (2, split.train.shape[1]))
+    return Learned(log_prob, prior.log_prob, model, split.test[0], {"theta": middle})
+
+
+def learned(stages: Stages, key: jax.Array, split: Split) -> Learned:
     """A flow, and its distilled density for NUTS."""
     fit_key, distill_key = jr.split(key)
     with stages.stage("fit"):
-        density, _ = fd.fit_flow(fit_key, rows, progress=False)
+        density, _ = fd.fit_flow(fit_key, split.train, progress=False)
     with stages.stage("distill"):
         fast, _ = fd.distill(distill_key, density, progress=False)
-    return density.log_prob, fast
+    return as_prior(density.log_prob, fast, split)
 
 
-def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+def learned_likelihood(stages: Stages, key: jax.Array, split: Split) -> Learned:
+    """A conditional flow, and its distilled density as the likelihood of twenty values."""
+    fit_key, distill_key = jr.split(key)
+    with stages.stage("fit"):
+        context = parameters_of(split.train)
+        density, _ = fd.fit_flow(fit_key, split.train[:, 0], context=context, progress=False)
+    with stages.stage("distill"):
+        fast, _ = fd.distill(distill_key, density, progress=False)
+    return as_likelihood(lambda x: density.given(parameters_of(x)).log_prob(x[:, 0]), fast.given)
+
+
+def known_likelihood(stages: Stages, key: jax.Array, split: Split) -> Learned:
+    """The known likelihood, by root finding."""
+    del stages, key, split
+    return as_likelihood(lambda x: LIKELIHOOD.known(parameters_of(x)).log_prob(x[:, 0]), LIKELIHOOD.known)
+
+
+def as_likelihood(log_prob: Callable[[jax.Array], jax.Array], given: Callable[[Any], dist.Distribution]) -> Learned:
+    """A conditional density as the likelihood of twenty values, of which the parameters are inferred."""
+    _, values = simulate(LIKELIHOOD, jr.key(2), 1, OBSERVATIONS)
+    return Learned(
+        log_prob,
+        lambda x: given(parameters_of(x)).log_prob(x[:, 0]),
+        model_of(LIKELIHOOD, given, OBSERVATIONS),
+        np.asarray(values[0]),
+    )
+
+
+def gaussians(stages: Stages, key: jax.Array, split: Split) -> Learned:
     """scikit-learn's mixture of Gaussians, with the number of components chosen by BIC."""
     seed = int(jr.randint(key, (), 0, 2**30))
-    units, white = standardized(rows)
+    units, white = standardized(split.train)
     with stages.stage("fit"):
         fits = [GaussianMixture(number, random_state=seed).fit(white) for number in COMPONENTS]
         best = min(fits, key=lambda fit: fit.bic(white))
@@ -133,7 +211,7 @@ def gaussians(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
         dist.Categorical(probs=jnp.asarray(best.weights_, float)),
         dist.MultivariateNormal(jnp.asarray(means, float), scale_tril=jnp.asarray(factors, float)),
     )
-    return density.log_prob, density
+    return as_prior(density.log_prob, density, split)
 
 
 class Unnormalized(dist.Distribution):
@@ -150,32 +228,32 @@ class Unnormalized(dist.Distribution):
         return self._log_prob(value)
 
 
-def flowjax(stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+def flowjax(stages: Stages, key: jax.Array, split: Split) -> Learned:
     """flowjax's masked autoregressive flow with rational-quadratic splines and its default fit."""
     from flowjax.bijections import RationalQuadraticSpline
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow
     from flowjax.train import fit_to_data
 
-    units, white = standardized(rows)
+    units, white = standardized(split.train)
     flow_key, fit_key = jr.split(key)
     with stages.stage("fit"):
         flow = masked_autoregressive_flow(
             flow_key,
-            base_dist=Normal(jnp.zeros(rows.shape[1])),
+            base_dist=Normal(jnp.zeros(white.shape[1])),
             transformer=RationalQuadraticSpline(knots=8, interval=4),
         )
         flow, _ = fit_to_data(fit_key, flow, jnp.asarray(white, float), show_progress=False)
     mean, sd = jnp.asarray(units.mean, float), jnp.asarray(units.sd, float)
-    density = Unnormalized(lambda x: flow.log_prob((x - mean) / sd) - jnp.sum(jnp.log(sd)), rows.shape[1])
-    return density.log_prob, density
+    density = Unnormalized(lambda x: flow.log_prob((x - mean) / sd) - jnp.sum(jnp.log(sd)), white.shape[1])
+    return as_prior(density.log_prob, density, split)
 
 
-def scored(method: str, stages: Stages, key: jax.Array, rows: np.ndarray) -> Learned:
+def scored(method: str, stages: Stages, key: jax.Array, split: Split) -> Learned:
     """A density without gradients in JAX, used for its score and the time of its fit only."""
     with stages.stage("fit"):
-        fitted = RIVALS[method].fit(int(jr.randint(key, (), 0, 2**30)), rows)
-    return lambda x: fitted.log_prob(np.asarray(x, np.float64)), None
+        fitted = RIVALS[method].fit(int(jr.randint(key, (), 0, 2**30)), split.train)
+    return Learned(lambda x: fitted.log_prob(np.asarray(x, np.float64)))
 
 
 METHODS: dict[str, Callable[..., Learned]] = {
@@ -186,6 +264,8 @@ METHODS: dict[str, Callable[..., Learned]] = {
     "kde": partial(scored, "kde"),
     "vine": partial(scored, "vine"),
 }
+LIKELIHOODS: dict[str, Callable[..., Learned]] = {"flow": learned_likelihood, "known": known_likelihood}
+"""Methods for the simulated pairs."""
 CAPTION = (
     "Times are in seconds: medians of 3 keys for moons, and times of one key for the other tables. `wall` is the time to the "
     "summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out rows in nats, and "
@@ -205,6 +285,7 @@ LABELS = {
     "flowjax-maf": "flowjax MAF",
     "kde": "kernel density",
     "vine": "vine copula",
+    "known": "known likelihood",
 }
 KEYS = {"moons": 3}
 """Number of keys of a table. The default is one."""
@@ -214,40 +295,32 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
     """Time this process to the summary of the posterior, or to the fit if nothing is sampled, and score the held-out rows."""
     stages = Stages()
     stages.seconds["import"] = time.perf_counter() - STARTED
-    train, test = TABLES[table]()
-    log_prob, prior = METHODS[method](stages, jr.key(seed), train)
-    prior = prior if sampled else None
-    noise = NOISE * train.std(axis=0)
-
-    def model(y: np.ndarray) -> None:
-        theta = numpyro.sample("theta", prior)
-        numpyro.sample("y", dist.Normal(theta, noise).to_event(1), obs=y)
-
+    rows = TABLES[table]()
+    fitted = (LIKELIHOODS if table == "g-and-k" else METHODS)[method](stages, jr.key(seed), rows)
+    sampled = sampled and fitted.model is not None
     result: dict[str, Any] = {}
-    if prior is not None:
+    if sampled:
         with stages.stage("NUTS"):
             mcmc = MCMC(
-                NUTS(model),
+                NUTS(fitted.model),
                 num_warmup=500,
                 num_samples=1000,
                 num_chains=2,
                 chain_method="vectorized",
                 progress_bar=False,
             )
-            # Start at the mean of the data, because some of these densities cannot be sampled directly.
-            middle = jnp.broadcast_to(jnp.asarray(train.mean(axis=0), float), (2, train.shape[1]))
-            mcmc.run(jr.key(seed), test[0], init_params={"theta": middle})
+            mcmc.run(jr.key(seed), fitted.observed, init_params=fitted.start)
             summary = az.summary(az.from_numpyro(mcmc, log_likelihood=False))
         result["ess"] = float(summary["ess_bulk"].astype(float).min())
     wall, used = time.perf_counter() - STARTED, resource.getrusage(resource.RUSAGE_SELF)
 
     def score(log_prob: Callable[[jax.Array], jax.Array]) -> float:
-        parts = [np.asarray(log_prob(jnp.asarray(rows, float)), np.float64) for rows in np.array_split(test, 4)]
+        parts = [np.asarray(log_prob(jnp.asarray(part, float)), np.float64) for part in np.array_split(rows.test, 4)]
         return float(np.mean(np.concatenate(parts)))
 
-    result["score"] = score(log_prob)
-    if prior is not None:
-        result["score in NUTS"] = score(prior.log_prob)
+    result["score"] = score(fitted.log_prob)
+    if sampled and fitted.sampled is not None:
+        result["score in NUTS"] = score(fitted.sampled)
     return result | {
         "seconds": stages.seconds,
         "compiling": stages.compiling,
@@ -277,6 +350,20 @@ def apart(table: str, method: str, seed: int) -> dict:
             return run(limit=limit)
         except subprocess.TimeoutExpired:
             return run("--fit-only", limit=None) | {"stopped after": LIMIT}
+
+
+def demo() -> dict:
+    """Time `examples/quickstart.py` in a new process."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "examples/quickstart.py", "--quiet", "--output", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    wall, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "wall": wall,
+        "CPU": used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime,
+        "MB": used.ru_maxrss / 1024,
+    }
 
 
 def found(cells: dict[str, dict], table: str, method: str) -> list[dict]:
@@ -360,14 +447,22 @@ def main() -> None:
     jobs = {
         f"{table}-{method}-{seed}": partial(apart, table, method, seed)
         for table in TABLES
-        for method in METHODS
+        for method in (LIKELIHOODS if table == "g-and-k" else METHODS)
         for seed in range(KEYS.get(table, 1))
         if method != "flow-cached" or table == "moons"
     }
-    cells = cells_of(__doc__, "time", jobs)
+    cells = cells_of(__doc__, "time", jobs | {"demo": demo})
+    ran = cells.pop("demo", None)
     if cells:
         replace_block(README, "time", write(cells, ["moons"], README_METHODS))
-        replace_block(PAGE, "time", write(cells, TABLES, METHODS))
+        replace_block(PAGE, "time", write(cells, TABLES, METHODS | LIKELIHOODS))
+        if ran:
+            replace_block(
+                PAGE,
+                "demo",
+                f"`make demo` (`examples/quickstart.py`) takes {ran['wall']:.0f} s, {ran['CPU']:.0f} CPU seconds and "
+                f"{ran['MB']:.0f} MB on the same machine, without the installation.",
+            )
         draw(cells)
 
 
