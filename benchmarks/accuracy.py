@@ -173,13 +173,13 @@ def report(cells: dict[tuple[int, int], dict], peers: dict[tuple[int, int], dict
     parts = [
         wrapped(
             f"Flows with a learned divergence are fitted with the defaults to {ROWS:,} rows of mixtures of six Gaussians. They "
-            f"are evaluated at {POINTS:,} fresh points, and at {FAR_POINTS:,} points each at 2 and 4 times the scale of the "
-            f"data. Entries are medians over {' or '.join(map(str, counts))} seeds."
+            f"are evaluated at {POINTS:,} fresh points, at {FAR_POINTS:,} points at 2 times the scale of the data, and at "
+            f"{FAR_POINTS:,} points at 4 times. Entries are medians over {' or '.join(map(str, counts))} seeds."
         ),
-        "- KL, bias and RMSE are in nats. Bias, sd, RMSE and maximum are those of `log_prob` with the learned divergence minus "
-        "`log_prob` with the exact divergence.\n"
+        "- KL, bias and RMSE are in nats. Bias and RMSE are those of the difference: `log_prob` with the learned divergence "
+        "minus `log_prob` with the exact divergence.\n"
         "- `Hutchinson` is the RMSE with Hutchinson's estimator and one probe. `ratio` is `Hutchinson` divided by `RMSE`.\n"
-        "- `99 % at 4x` is the 99th percentile of the learned `log_prob` minus the exact one.\n"
+        "- `99 % at 4x` is the 99th percentile of that difference at 4 times the scale of the data.\n"
         "- `integral` is the integral of the density by quadrature, in two dimensions.",
         markdown(header, rows),
         provenance(command, [*cells.values(), *peers.values()]),

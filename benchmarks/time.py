@@ -267,13 +267,14 @@ METHODS: dict[str, Callable[..., Learned]] = {
 LIKELIHOODS: dict[str, Callable[..., Learned]] = {"flow": learned_likelihood, "known": known_likelihood}
 """Methods for the simulated pairs."""
 CAPTION = (
-    "Times are in seconds: medians of 3 keys for moons, and times of one key for the other tables. `wall` is the time to the "
-    "summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out rows in nats, and "
-    "`score in NUTS` is that of the density that NUTS samples."
+    "Times are in seconds, as medians over runs with 3 random keys for moons and from one run for the other tables. `wall` is "
+    "the time to the summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out "
+    "rows under the fitted density, in nats, and `score in NUTS` is the same under the density that NUTS uses, which for `flow` "
+    "is the distilled one."
 )
 NOT_SAMPLED = (
     "Kernel densities and vine copulas have no gradients in JAX, so NUTS is not run and `wall` is the time to the fit. A time "
-    "with `>` means that NUTS was stopped after that time. Then `wall` is the time to the fit as well."
+    "with `>` means that NUTS was stopped after that time, and `wall` is then the time until the end of the fit."
 )
 CACHED = (
     "`flow-cached` loads the programs that an earlier process compiled, after "

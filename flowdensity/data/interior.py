@@ -291,8 +291,8 @@ class _CorrCholesky(CorrCholeskyTransform):
 
     def _inverse(self, y: Any) -> Array:
         left = matrix_to_tril_vec(_left(jnp.square(y)), diagonal=-1)
-        # The hyperbolic tangent of the result is y divided by the root of the squared norm left over after the preceding entries
-        # of the row.
+        # tanh(result) is y over the root of the squared norm that the preceding entries of the row leave. So sinh(result) is y
+        # over the root of what remains after y too, which is `left`.
         return jnp.arcsinh(matrix_to_tril_vec(y, diagonal=-1) / jnp.sqrt(left))
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:

@@ -1,4 +1,4 @@
-"""Check for tables without a density, because rows are repeated or tied in a column."""
+"""Check for tables that have no density because rows are repeated, or tied in a column."""
 
 import math
 from typing import NamedTuple

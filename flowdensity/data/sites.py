@@ -114,7 +114,10 @@ class Sites(NamedTuple):
         return f"{{{', '.join(entries)}}}"
 
     def _code_of_axes(self, argument: str, leading: list[tuple[int, ...]]) -> str:
-        """Code that makes batch axes broadcast: truncate single axes to a common length, or give each site axes of its own."""
+        """Code that makes batch axes broadcast.
+
+        It truncates them to a common length if no site has more than one, and otherwise gives each site its own axes.
+        """
         if max(map(len, leading)) < 2:
             least = min(axes[0] for axes in leading if axes and axes[0] != 1)
             entries = [

@@ -55,7 +55,7 @@ class Sample(NamedTuple):
         return self.take(jr.choice(key, rows, (count,), p=self.weights))._replace(weights=None)
 
     def take(self, rows: Int[Array, "*shape"]) -> "Sample":
-        """Take the rows with some indices; the axes of `rows` become the leading axes."""
+        """Take the rows whose indices are in `rows`; the axes of `rows` become the leading axes."""
         weights = None if self.weights is None else self.weights[rows]
         return Sample(self.states[rows], self.contexts[rows], weights)
 
@@ -171,8 +171,8 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
 
     Raises:
         TypeError: if the weights cannot be cast to real numbers.
-        ValueError: if there is not one weight for each row, a weight is masked, not finite or negative, or fewer than two
-            weights are positive.
+        ValueError: if the number of weights differs from the number of rows, if a weight is masked, infinite, NaN or
+            negative, or if fewer than two weights are positive.
     """
     if weights is None:
         return None

@@ -365,7 +365,8 @@ def _shared(trace: dict[str, Any], groups: Groups) -> dict[str, int]:
 def _alike(one: Array, other: Array) -> bool:
     """Return whether two arrays agree up to rounding.
 
-    The tolerance is tight: with many observations, a coupling of groups is a small part of the log density.
+    The tolerance is tight, because a dependence between groups is a small part of the log density if there are many
+    observations.
     """
     if not jnp.issubdtype(one.dtype, jnp.inexact):
         return bool(jnp.array_equal(one, other))

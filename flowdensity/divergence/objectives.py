@@ -64,14 +64,15 @@ class AbstractObjective(eqx.Module):
 class LangevinStein(AbstractObjective):
     r"""The Langevin-Stein loss in its kernel form, the default: $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$.
 
-    The velocity is evaluated but never differentiated for its divergence. No score is needed, and centers may be anywhere
-    (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How it works" for this form).
+    Here $g$ is the head, $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$ at a point $y = c + h\eta$ of the kernel around a center $c$.
+    The velocity $F$ is evaluated but never differentiated for its divergence. No score is needed, and centers may be anywhere
+    (Jagwani et al. 2026, arXiv 2605.16486, for the plain form; "How the divergence is learned" for this form).
 
     Args:
-        rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]; 1 gives the
-            plain denoising form.
+        rho: kernel width, as a fraction of the noise on the path or of the spread of trajectories, in (0, 1]. At 1,
+            points are drawn as on the path itself, around the scaled data.
         tails: fraction of centers that are moved outwards beyond the data, in [0, 1].
-        source: "both", "data" or "model".
+        source: where centers come from: the "data", samples of the "model", or "both".
 
     Raises:
         ValueError: if an argument is out of range.
@@ -106,7 +107,7 @@ class ScoreStein(AbstractObjective):
     follow a Gaussian probability path. All points are on that path, since no score is known farther out.
 
     Args:
-        source: "both", "data" or "model".
+        source: where centers come from: the "data", samples of the "model", or "both".
 
     Raises:
         ValueError: if `source` is unknown.
@@ -144,7 +145,7 @@ class HutchinsonRegression(AbstractObjective):
 
     Args:
         tails: fraction of points that are moved outwards beyond the data, in [0, 1].
-        source: "both", "data" or "model".
+        source: where centers come from: the "data", samples of the "model", or "both".
 
     Raises:
         ValueError: if an argument is out of range.

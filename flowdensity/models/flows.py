@@ -269,7 +269,7 @@ def velocity_coefficients(prediction: Prediction, angle: Scalar) -> tuple[Scalar
 
 
 def zero_velocity(state: State) -> tuple[State, Scalar]:
-    """The reference velocity of a model without a reference, and its divergence."""
+    """Zero velocity and zero divergence, for a model without a mixture as its reference."""
     return jnp.zeros_like(state), jnp.zeros_like(state, shape=())
 
 

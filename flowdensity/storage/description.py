@@ -98,7 +98,7 @@ class Reader:
         """Restore an object from the tree that `describe` returned.
 
         Raises:
-            Unreadable: if the file needs something from its reader.
+            Unreadable: if an intact file cannot be restored without something that the caller must supply, such as a class.
             Exception: any type of error, if the tree is invalid.
         """
         match tree:

@@ -204,7 +204,10 @@ def _check_shapes(density: AbstractLearnedDensity) -> None:
     log_prob, rate, again, _ = jax.eval_shape(everything, event, context)
     shapes = log_prob.shape, rate.shape, again.shape
     if shapes != ((), (), model.event_shape):
-        raise ValueError(f"log densities and events have the shapes {shapes}")
+        raise ValueError(
+            "the log densities of the flow and of the network, and an event, should have the shapes "
+            f"{((), (), model.event_shape)}; got {shapes}"
+        )
 
 
 def _probe(density: AbstractLearnedDensity) -> dict[str, np.ndarray]:
@@ -268,9 +271,9 @@ def _check_probe(values: dict[str, np.ndarray], kept: dict[str, np.ndarray], tol
         size = np.linalg.norm(kept[name][finite]) + 0.01 * np.sqrt(value.size)
         if (finite != np.isfinite(value)).any() or not away <= tolerance * size:
             raise Unreadable(
-                f"load expected the {name} that the density had when it was saved; the loaded density differs by {away:.2g}, "
-                f"relative to a size of {size:.2g}. A network or class with different code gives a different density. "
-                "Fix: network = density.model.network"
+                f"load expected the {name} that the density had when it was saved; that of the loaded density differs by "
+                f"{away:.2g}, where the saved values have the size {size:.2g}. A network or class with different code gives a "
+                "different density. Fix: network = density.model.network"
             )
 
 

@@ -67,9 +67,10 @@ def fit_divergence(
 ) -> tuple[SteinDivergence, FitReport]:
     r"""Distill the divergence of a frozen model with the Langevin-Stein operator.
 
-    A scalar head $g$ reads the model's hidden features or, if the model has none, its output. The head minimizes
-    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ over Gaussian kernels around centers from the data and from samples of the model.
-    Some of the centers are moved outwards. The velocity is evaluated but never differentiated for its divergence (Jagwani et
+    A scalar head $g$ reads the model's hidden features or, if the model has none, its output. At points
+    $y = c + h\eta$ of Gaussian kernels around centers $c$ from the data and from samples of the model, the head minimizes
+    $\mathbb{E}[g^2 - 2gT - 2\,r\cdot\nabla g]$ with $r = F(c) - F(y)$ and $T = -r\cdot\eta/h$. Some of the centers are moved
+    outwards. The velocity is evaluated but never differentiated for its divergence (Jagwani et
     al. 2026, arXiv 2605.16486). A calibration then removes the bias that the Stein residuals show on samples of the model.
 
     If the model follows a Gaussian probability path, the centers are on that path and on the model's trajectories through the
@@ -81,7 +82,7 @@ def fit_divergence(
         data: events, shape `(n, *event_shape)`, in the user's units. They may differ from the data the model was trained on.
         context: contexts, shape `(n, *context_shape)`, for a conditional model.
         objective: training objective of the head; `LangevinStein()` by default.
-        training: steps, kernel draws in each step (at least one frame) and learning rate. The default is `Training()` with a
+        training: steps, kernel draws in each step and learning rate. The default is `Training()` with a
             peak learning rate of 3e-3. No rows are held out, since draws are unlimited.
         checkpoint: as in `fit_flow`.
         progress: whether to show a bar with step, losses and time left.

@@ -71,7 +71,7 @@ class Training:
     validation: float = 0.1
 
     def __post_init__(self) -> None:
-        # Python numbers make options of equal value compare equal and hash alike.
+        # Convert to Python numbers, so that options of equal value compare equal and hash alike.
         if self.steps is not None:
             self._set("steps", check_count("Training", "steps", self.steps, fix=4000))
         if self.batch_size is not None:

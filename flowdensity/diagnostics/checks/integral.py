@@ -34,7 +34,9 @@ def one_or_two_dimensions(subject: Subject) -> str | None:
 
 
 class IntegralBySampling(AbstractCheck):
-    """Log of the integral, by importance sampling from the flow, whose exact density is normalized up to the solver's error.
+    """Log of the integral of the learned density, by importance sampling from the flow.
+
+    The exact density of the flow is normalized up to the solver's error.
 
     Attributes:
         max_log: largest acceptable absolute value, in nats.
