@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from accuracy import log_prob
-from columns import DRAWN_HELD_OUT, MIXTURES, TABLES, Columns, Split, split
+from columns import DRAWN_HELD_OUT, OTHERS, TABLES, Columns, Split, split
 from tables import cells_of, markdown, provenance, replace_block
 
 import flowdensity as fd
@@ -69,7 +69,7 @@ def students(seed: int) -> Split:
 
 
 STUDENT = Columns("student-10", STUDENTS + DRAWN_HELD_OUT, 10, 1, students, overlap=0.0)
-ROWS = TABLES | MIXTURES | {STUDENT.name: STUDENT}
+ROWS = TABLES | OTHERS | {STUDENT.name: STUDENT}
 
 
 class KineticOptimal(fd.paths.AbstractPath):
