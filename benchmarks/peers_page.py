@@ -14,6 +14,8 @@ MARGIN = 0.4
 """Limit on the score of training rows above that of held-out rows, in nats per column: log 1.5."""
 PICTURE = Path("docs/images/peers.png")
 COMMAND = "python benchmarks/peers.py"
+SAMPLED = ("iris", "wine", "schools-centered", "schools-non-centered", "digits-16")
+"""Tables whose learned densities NUTS samples, with learned divergences, within ten minutes."""
 
 
 class Name(NamedTuple):
@@ -28,8 +30,8 @@ class Name(NamedTuple):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether NUTS samples its density: the first split of a real table, fitted by this package."""
-        return TABLES[self.table].real and self.method == OURS and self.seed == 0
+        """Whether NUTS samples its density: that of a flow, fitted to the first split."""
+        return self.table in SAMPLED and self.method == OURS and self.seed == 0
 
     @property
     def chains(self) -> str:
@@ -213,10 +215,11 @@ def spikes(cells: Cells, chains: Cells) -> str:
     gaps = {t: gap(cells, t, OURS) / TABLES[t].dim for t in tables_of(cells) if TABLES[t].real}
     shares = {name.table: cell["divergent"] for name, cell in chains.items()}
     widest = max(gaps, key=gaps.__getitem__)
-    beyond = [t for t in gaps if gaps[t] > MARGIN or shares[t] > 0.01]
+    beyond = [t for t in gaps if gaps[t] > MARGIN or shares.get(t, 0.0) > 0.01]
     return (
         f"On the {len(gaps)} real tables, the score of training rows is at most {gaps[widest]:.2f} nats per column higher than "
-        f"that of held-out rows ({widest}). The shares of divergent transitions of NUTS are {listed(shares)}. "
+        f"that of held-out rows ({widest}). On {len(shares)} of them NUTS was run, with these shares of divergent transitions: "
+        f"{listed(shares)}. "
         + (
             f"Only {' and '.join(beyond)} exceed{'s' * (len(beyond) == 1)} a limit."
             if beyond
@@ -242,6 +245,8 @@ def draw(cells: Cells) -> None:
             if method not in there:
                 continue
             behind = difference(cells, table, method, best)
+            if not np.isfinite(behind.mean):  # a vine gives a density of zero to rows beyond its margins
+                continue
             axes.errorbar(
                 behind.mean / TABLES[table].dim,
                 number + 0.7 * ((place + 0.5) / len(METHODS) - 0.5),
