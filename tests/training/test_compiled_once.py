@@ -15,6 +15,8 @@ import flowdensity as fd
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 OPTIONS = {"training": fd.Training(steps=50, batch_size=16), "progress": False}
+ANY_STEPS = {"tolerance": 10.0}
+"""Any number of solver steps will do: another one would be a shape of its own."""
 EVENTS = np.zeros((7, 2), np.float32)
 
 
@@ -48,8 +50,7 @@ def network(seed: int) -> fd.networks.ResidualMLP:
 
 
 def flow(seed: int, count: int = 2100, **options) -> fd.FlowDensity:
-    # Any number of solver steps will do: another one would be a shape of its own.
-    options = OPTIONS | {"tolerance": 10.0} | options
+    options = OPTIONS | ANY_STEPS | options
     return fd.fit_flow(jr.key(seed), rows(seed, count), network=network(seed), **options)[0]
 
 
@@ -64,7 +65,7 @@ def diffusion(seed: int) -> fd.FlowDensity:
         prediction="noise",
         network=network(seed),
         divergence=fd.ExactDivergence(),
-        **OPTIONS,
+        **OPTIONS | ANY_STEPS,
     )[0]
 
 
