@@ -19,7 +19,7 @@ from tables import environment, markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad-input.md"
 INTRODUCTION = """\
-# What bad input says
+# Errors for bad input
 
 Input is checked before any work is done. {sound} {tried} cases that were tried end in a `TypeError` or a `ValueError`
 that says what was expected and what came. Its last words are a line of Python in which arguments have the names of their

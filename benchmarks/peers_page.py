@@ -83,11 +83,6 @@ def mean(cells: Cells, table: str, method: str, key: str) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def tables_of(cells: Cells) -> list[str]:
-    """Tables that have a cell, in their order."""
-    return [t for t in TABLES if methods_of(cells, t)]
-
-
 def peers_of(cells: Cells, table: str) -> list[str]:
     """Methods of other packages that have a cell in a table."""
     return [m for m in methods_of(cells, table) if m != OURS]
@@ -106,7 +101,7 @@ def best_of(cells: Cells, table: str, methods: Sequence[str]) -> str:
 def score_table(cells: Cells) -> str:
     """Mean scores, with the best in bold and those within one paired standard error of it in italics."""
     rows = []
-    for table in tables_of(cells):
+    for table in TABLES:
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
         row = [table, f"{TABLES[table].rows:,} x {TABLES[table].dim}"]
@@ -124,7 +119,7 @@ def score_table(cells: Cells) -> str:
 def difference_table(cells: Cells) -> str:
     """The flow compared with the best of the other methods, with a Gaussian, and with its exact divergence."""
     rows = []
-    for table in tables_of(cells):
+    for table in TABLES:
         best = best_of(cells, table, peers_of(cells, table))
         ahead, plain = (difference(cells, table, OURS, each) for each in (best, "gaussian"))
         exact = mean(cells, table, OURS, "exact") - mean(cells, table, OURS, "score")
@@ -152,7 +147,7 @@ def difference_table(cells: Cells) -> str:
 def figures(cells: Cells, figure: Callable[[str, str], float], form: str = ".1f") -> str:
     """A table of `figure(table, method)` for every table and method."""
     rows = []
-    for table in tables_of(cells):
+    for table in TABLES:
         values = [figure(table, method) for method in METHODS]
         rows.append([table, *("" if np.isnan(value) else format(value, form) for value in values)])
     return markdown(["", *METHODS], rows)
@@ -186,8 +181,7 @@ def gap(cells: Cells, table: str, method: str) -> float:
 def verdict(cells: Cells) -> str:
     """Number of tables on which the flow is the best, and the tables on which it is not."""
     first, close, worse, lost = 0, 0, [], []
-    tables = tables_of(cells)
-    for table in tables:
+    for table in TABLES:
         best = best_of(cells, table, peers_of(cells, table))
         ahead, plain = (difference(cells, table, OURS, each) for each in (best, "gaussian"))
         first += ahead.mean >= 0.0
@@ -197,7 +191,7 @@ def verdict(cells: Cells) -> str:
         if plain.mean < -plain.error:
             worse.append(table)
     return (
-        f"`fit_flow` is the best, or within one paired standard error of the best, on {close} of {len(tables)} tables, and the "
+        f"`fit_flow` is the best, or within one paired standard error of the best, on {close} of {len(TABLES)} tables, and the "
         f"best on {first}."
         + (f" Another method is better on {'; '.join(lost)}." if lost else "")
         + " It is worse than the full Gaussian by more than one paired standard error on "
@@ -212,7 +206,7 @@ def listed(shares: Mapping[str, float]) -> str:
 
 def spikes(cells: Cells, chains: Cells) -> str:
     """Scores of training rows above held-out rows on real tables, and shares of divergent transitions of NUTS."""
-    gaps = {t: gap(cells, t, OURS) / TABLES[t].dim for t in tables_of(cells) if TABLES[t].real}
+    gaps = {t: gap(cells, t, OURS) / TABLES[t].dim for t in TABLES if TABLES[t].real}
     shares = {name.table: cell["divergent"] for name, cell in chains.items()}
     widest = max(gaps, key=gaps.__getitem__)
     beyond = [t for t in gaps if gaps[t] > MARGIN or shares.get(t, 0.0) > 0.01]
@@ -232,11 +226,10 @@ def draw(cells: Cells) -> None:
     """Plot the scores minus the best one, divided by the number of columns, with paired standard errors."""
     import matplotlib.pyplot as plt
 
-    tables = tables_of(cells)
-    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(tables)))
+    figure, axes = plt.subplots(figsize=(8.0, 1.6 + 0.42 * len(TABLES)))
     colors = ("C1", "0.55", "C4", "C5", "C2", "C0", "C0", "C3", "C3")
     looks = dict(zip(METHODS, zip(colors, "oxsD^v<>P", strict=True), strict=True))
-    for number, table in enumerate(tables):
+    for number, table in enumerate(TABLES):
         there = methods_of(cells, table)
         best = best_of(cells, table, there)
         if number % 2:
@@ -255,15 +248,15 @@ def draw(cells: Cells) -> None:
                 markersize=6.0 if method == OURS else 4.0,
                 color=looks[method][0],
                 elinewidth=1.0,
-                label=method if table == next(t for t in tables if method in methods_of(cells, t)) else None,
+                label=method if table == next(t for t in TABLES if method in methods_of(cells, t)) else None,
             )
     axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
     lowest, ticks = axes.get_xlim()[0], [-100.0, -10.0, -1.0, -0.1, -0.01, 0.0, 0.01]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlim(lowest, 0.02)
     axes.axvline(0.0, color="0.5", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(tables)), tables)
-    axes.set_ylim(len(tables) - 0.5, -0.5)
+    axes.set_yticks(range(len(TABLES)), list(TABLES))
+    axes.set_ylim(len(TABLES) - 0.5, -0.5)
     axes.set_xlabel("held-out log score minus the best, nats per row and column")
     figure.legend(loc="outside upper center", ncols=5)
     figure.savefig(PICTURE)

@@ -131,7 +131,7 @@ class Stages:
 
 
 class Learned(NamedTuple):
-    """What a method learns.
+    """The density that a method learned, and the model in which NUTS uses it.
 
     Attributes:
         log_prob: log densities of rows, in nats.
@@ -266,6 +266,13 @@ METHODS: dict[str, Callable[..., Learned]] = {
 }
 LIKELIHOODS: dict[str, Callable[..., Learned]] = {"flow": learned_likelihood, "known": known_likelihood}
 """Methods for the simulated pairs."""
+
+
+def methods_of(table: str) -> dict[str, Callable[..., Learned]]:
+    """The methods that can learn from a table."""
+    return LIKELIHOODS if table == "g-and-k" else METHODS
+
+
 CAPTION = (
     "Times are in seconds, as medians over runs with 3 random keys for moons and from one run for the other tables. `wall` is "
     "the time to the summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out "
@@ -297,10 +304,10 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
     stages = Stages()
     stages.seconds["import"] = time.perf_counter() - STARTED
     rows = TABLES[table]()
-    fitted = (LIKELIHOODS if table == "g-and-k" else METHODS)[method](stages, jr.key(seed), rows)
-    sampled = sampled and fitted.model is not None
+    fitted = methods_of(table)[method](stages, jr.key(seed), rows)
+    in_nuts = fitted.sampled if sampled else None
     result: dict[str, Any] = {}
-    if sampled:
+    if in_nuts is not None:
         with stages.stage("NUTS"):
             mcmc = MCMC(
                 NUTS(fitted.model),
@@ -320,8 +327,8 @@ def measure(table: str, method: str, seed: int, sampled: bool) -> dict:
         return float(np.mean(np.concatenate(parts)))
 
     result["score"] = score(fitted.log_prob)
-    if sampled and fitted.sampled is not None:
-        result["score in NUTS"] = score(fitted.sampled)
+    if in_nuts is not None:
+        result["score in NUTS"] = score(in_nuts)
     return result | {
         "seconds": stages.seconds,
         "compiling": stages.compiling,
@@ -363,7 +370,6 @@ def demo() -> dict:
     return {
         "wall": wall,
         "CPU": used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime,
-        "MB": used.ru_maxrss / 1024,
     }
 
 
@@ -448,7 +454,7 @@ def main() -> None:
     jobs = {
         f"{table}-{method}-{seed}": partial(apart, table, method, seed)
         for table in TABLES
-        for method in (LIKELIHOODS if table == "g-and-k" else METHODS)
+        for method in methods_of(table)
         for seed in range(KEYS.get(table, 1))
         if method != "flow-cached" or table == "moons"
     }
@@ -461,8 +467,8 @@ def main() -> None:
             replace_block(
                 PAGE,
                 "demo",
-                f"`make demo` (`examples/quickstart.py`) takes {ran['wall']:.0f} s, {ran['CPU']:.0f} CPU seconds and "
-                f"{ran['MB']:.0f} MB on the same machine, without the installation.",
+                f"`make demo` (`examples/quickstart.py`) takes {ran['wall']:.0f} s and {ran['CPU']:.0f} CPU "
+                "seconds on the same machine, without the installation.",
             )
         draw(cells)
 

@@ -86,7 +86,7 @@ def shortened():
 
 @pytest.fixture(scope="module")
 def namespace(shortened):
-    """What the README's first block defines."""
+    """The names that the first block of the README defines, and those that its other blocks use."""
     names = {}
     exec(BLOCKS[0], names)
     theta = np.random.default_rng(0).normal(size=2500)
