@@ -11,6 +11,11 @@ FULL_COVARIANCE_LIMIT = 256
 """Largest dimension with a full covariance matrix; above it, the matrix would cost more than the network."""
 MIN_RELATIVE_DEVIATION = 0.3
 """Lower bound on the standard deviation of a column in a fold, relative to all rows, for columns that are constant in a fold."""
+COMPARED_COMPONENTS = 4
+"""Number of components of the Gaussian mixture that compares transforms by their held-out rows."""
+COMPARED_FLOOR = 0.01
+"""Constant added to the variances of that mixture, in whitened units. A larger one would hide narrow components, and a table
+with components of different widths would seem to have long tails."""
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 """Machine epsilon of float32."""
 
@@ -149,3 +154,19 @@ def fit_mixture(rows: np.ndarray, components: int, floor: float, starts: int = 1
         # A mixture that has not converged is still usable: like any other, it is judged by its held-out score.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(rows)
+
+
+def held_out_log_densities(rows: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Log densities of the rows `held_out` of a table under a small mixture of Gaussians fitted to the others, in nats.
+
+    Transforms of a table are compared by these: a transform is useful only if it does more than a mixture can do without it.
+
+    Args:
+        rows: table, shape `(n, dim)`, with at most 256 columns.
+        held_out: indices of the held-out rows.
+    """
+    train = np.delete(rows, held_out, axis=0)
+    location, scale, whitener = whitening(train, min_deviation=MIN_RELATIVE_DEVIATION * rows.std(axis=0))
+    mixture = fit_mixture(times_rows(whitener, train - location), COMPARED_COMPONENTS, COMPARED_FLOOR)
+    white = times_rows(whitener, rows[held_out] - location)
+    return np.asarray(mixture.score_samples(white)) - np.linalg.slogdet(scale)[1]

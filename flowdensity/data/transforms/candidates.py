@@ -14,12 +14,10 @@ import numpy as np
 
 from ..statistics import (
     FULL_COVARIANCE_LIMIT,
-    MIN_RELATIVE_DEVIATION,
-    fit_mixture,
     folds,
     gaussian_log_densities,
+    held_out_log_densities,
     resampled,
-    times_rows,
     whitening,
 )
 from .interface import AbstractTransform
@@ -38,11 +36,6 @@ RADIAL: tuple[Fit, ...] = (fit_radial,)
 
 MIN_RADIAL_GAIN = 0.05
 """Minimum gain of a transform of the radius in mean log density, in nats per coordinate."""
-MIXTURE_COMPONENTS = 4
-"""Number of components of the Gaussian mixture that scores held-out rows."""
-MIXTURE_FLOOR = 0.01
-"""Constant added to the variances of the Gaussian mixture that scores held-out rows, in whitened units. A larger one would hide
-narrow components, and a table with components of different widths would seem to have long tails."""
 NUM_FOLDS = 5
 """Number of folds for the held-out scores."""
 MAX_COMPARED_ROWS = 4_000
@@ -92,14 +85,8 @@ class TransformedTable(NamedTuple):
     def held_out_scores(self) -> np.ndarray:
         """Log density of each row under a mixture of Gaussians fitted to the transformed rows of the other folds, in nats."""
         scores = np.zeros(len(self.rows))
-        min_deviation = MIN_RELATIVE_DEVIATION * self.rows.std(axis=0)
         for held_out in folds(self.rows, NUM_FOLDS):
-            train = np.delete(self.rows, held_out, axis=0)
-            location, scale, whitener = whitening(train, min_deviation=min_deviation)
-            mixture = fit_mixture(times_rows(whitener, train - location), MIXTURE_COMPONENTS, MIXTURE_FLOOR)
-            white = times_rows(whitener, self.rows[held_out] - location)
-            log_det = self.log_dets[held_out] - np.linalg.slogdet(scale)[1]
-            scores[held_out] = mixture.score_samples(white) + log_det
+            scores[held_out] = held_out_log_densities(self.rows, held_out) + self.log_dets[held_out]
         return scores
 
 

@@ -22,14 +22,7 @@ from scipy.stats import differential_entropy
 
 from ..._registry import savable
 from ..._typing import Array, Float, Int, Scalar
-from ..statistics import (
-    MIN_RELATIVE_DEVIATION,
-    folds,
-    gaussian_log_densities,
-    is_constant,
-    resampled,
-    whitening,
-)
+from ..statistics import folds, held_out_log_densities, is_constant, resampled
 from .interface import AbstractTransform, name_list
 
 CENTER_SLOPE = float(np.sqrt(2.0 * np.pi) / 4.0)
@@ -141,9 +134,10 @@ def fit_marginals(table: np.ndarray, weights: np.ndarray | None = None) -> Margi
     """Fit the coordinates of a table by their quantiles, and choose the coordinates to transform.
 
     A coordinate is a candidate if its entropy is below that of a normal law by more than `MIN_NEGENTROPY`. The transform
-    curves linear relations between coordinates, so the gain is measured under a Gaussian fitted to all of them together. All
-    candidates are transformed if cross-validation shows a gain in the mean log density of held-out rows of more than
-    `MIN_HELD_OUT_GAIN` nats per candidate; otherwise none is.
+    curves linear relations between coordinates, so the gain is measured on all of them together, under a mixture of a few
+    Gaussians, which represents columns with several modes without a transform. All candidates are transformed if
+    cross-validation shows a gain in the mean log density of held-out rows of more than `MIN_HELD_OUT_GAIN` nats per candidate;
+    otherwise none is.
 
     Args:
         table: float64 array of shape `(n, dim)`.
@@ -163,7 +157,8 @@ def fit_marginals(table: np.ndarray, weights: np.ndarray | None = None) -> Margi
         train = np.delete(np.arange(len(rows)), held_out)
         mapped, log_slopes = rows.copy(), np.zeros(len(rows))
         mapped[:, columns], log_slopes = _gaussianized(rows[:, columns], *_laws(rows[train][:, columns]))
-        gains.append(_score(mapped, train, held_out) + np.mean(log_slopes[held_out]) - _score(rows, train, held_out))
+        transformed = held_out_log_densities(mapped, held_out) + log_slopes[held_out]
+        gains.append(np.mean(transformed - held_out_log_densities(rows, held_out)))
     if np.mean(gains) <= MIN_HELD_OUT_GAIN * len(columns):
         return None
     return MarginalGaussianization(columns, *_laws(rows[:, columns]))
@@ -198,9 +193,3 @@ def _gaussianized(rows: np.ndarray, centers: np.ndarray, widths: np.ndarray) -> 
 
 
 _all = jax.jit(jax.vmap(jax.vmap(_gaussianize), in_axes=(0, None, None)))
-
-
-def _score(rows: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
-    """Mean log density of the held-out rows under the shrunk Gaussian of the training rows, in nats."""
-    fitted = whitening(rows[train], min_deviation=MIN_RELATIVE_DEVIATION * rows.std(axis=0))
-    return float(np.mean(gaussian_log_densities(rows[held_out], *fitted)))

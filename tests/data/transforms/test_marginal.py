@@ -87,6 +87,15 @@ def test_normal_columns_and_clusters_stay_as_they_are(rows):
     assert fit_marginals(MIXTURE.sample(rng, rows)) is None
 
 
+@pytest.mark.parametrize("rows", [150, 4_000])
+def test_a_single_column_with_two_modes_stays_as_it_is(rows):
+    """A mixture represents its two modes better than a map by quantiles, which leaves too much density between them."""
+    rng = np.random.default_rng(7)
+    modes = np.where(rng.random(rows) < 0.4, rng.normal(1.5, 0.2, rows), rng.normal(4.9, 0.8, rows))
+    assert fit_marginals(modes[:, None]) is None
+    np.testing.assert_array_equal(fit_marginals(edged(rng, rows)).columns, COLUMNS)
+
+
 def test_ties_and_constants_stay_as_they_are():
     """A column of ties has no density, and would be a candidate without end."""
     rng = np.random.default_rng(2)
