@@ -110,7 +110,7 @@ def note(c: dict) -> str:
 
 def picture(cells: Mapping[str, dict]) -> None:
     """Plot the error against the time of value and gradient, relative to one probe of Hutchinson's, for six problems."""
-    shown = [name for name in ("flow-2", "flow-8", "flow-32", "patches-63", "digits", "flow-128") if name in cells]
+    shown = [name for name in ("flow-2", "flow-8", "flow-32", "VP-8", "patches-63", "digits") if name in cells]
     columns, rows_ = min(3, len(shown)), -(-len(shown) // 3)
     figure, axes = plt.subplots(
         rows_,

@@ -7,6 +7,7 @@ from typing import Any
 import jax.random as jr
 import numpy as np
 from mixtures import Mixture
+from twisted import TwistedChain
 
 import flowdensity as fd
 
@@ -21,6 +22,12 @@ def mixture_flow(dim: int, components: int = 6) -> tuple[Mixture, fd.FlowDensity
     """
     mixture, learned = Mixture(dim, 0, components), fd.objectives.LangevinStein()
     return mixture, *flow(f"mixture-{dim}-{components}", mixture.sample(ROWS, 1000), divergence=learned)
+
+
+def chain_flow(dim: int) -> tuple[TwistedChain, fd.FlowDensity, dict[str, float]]:
+    """The same for a twisted chain."""
+    law, learned = TwistedChain(dim), fd.objectives.LangevinStein()
+    return law, *flow(f"chain-{dim}", law.rows(ROWS, 1000), divergence=learned)
 
 
 def flow(name: str, data: np.ndarray, **options: Any) -> tuple[fd.FlowDensity, dict[str, float]]:

@@ -92,7 +92,7 @@ def page(cells: Mapping[str, dict]) -> str:
     )
     reports = "\n".join(f"- D = {name}: {cell['amortization']}." for name, cell in posteriors.items())
     parts = [
-        "# Cost of a learned prior in NUTS",
+        "# What does a leapfrog step cost?",
         wrapped(
             "This page shows how much longer NUTS takes with a learned prior than with a prior in closed form, and where the "
             "time goes."

@@ -113,14 +113,14 @@ def units(location: float, deviation: float) -> dict:
 def page(cells: Mapping[str, dict]) -> str:
     """The page as Markdown, with the cells that have been computed."""
     parts = [
-        "# Posteriors",
+        "# How good are the posteriors?",
         wrapped(
             "This page shows whether NUTS finds the right posterior under a learned prior. It tests a posterior with one mode, "
             "one with several modes, and data in large units."
         ),
         wrapped(
             "All runs use NUTS with four vectorized chains and numpyro's defaults. The priors are learned from 20,000 rows with "
-            "the defaults of `fit_flow`. The mixtures are those of the [accuracy tables](accuracy.md)."
+            "the defaults of `fit_flow`. The mixtures have six components."
         ),
     ]
     if "agreement" in cells:

@@ -111,7 +111,7 @@ def main() -> None:
         ],
     )
     parts = [
-        "# Speed",
+        "# How fast is `log_prob`?",
         wrapped(
             "This page shows how long `log_prob` and its gradient take with the learned divergence, compared with the exact "
             "divergence and with Hutchinson's estimator."
@@ -121,7 +121,7 @@ def main() -> None:
             "which the divergences take turns. Milliseconds depend on the machine, so the other columns are ratios of medians. "
             "The last column compares with the same number of passes of network and head in a plain scan, without a solver. This "
             "ratio can be below one, because each program is compiled in its own way. "
-            "See also [Cost of a learned prior in NUTS](nuts.md)."
+            "See also [What does a leapfrog step cost?](nuts.md)."
         ),
         table,
         provenance("python benchmarks/speed.py", cells.values()),

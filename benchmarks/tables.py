@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
@@ -29,7 +30,7 @@ def cell(name: str, compute: Callable[[], dict]) -> dict:
     file = RESULTS / f"{name}.json"
     if file.exists():
         return json.loads(file.read_text())
-    result = compute() | {"made with": environment()}
+    result = {"commit": commit()} | compute() | {"made with": environment()}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     partial.write_text(json.dumps(result, indent=1) + "\n")
@@ -90,9 +91,18 @@ def environment() -> str:
     )
 
 
+def commit() -> str:
+    """The commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+
+
 def provenance(command: str, cells: Iterable[dict]) -> str:
-    """With what a table was made: the command, and the environments of its cells."""
-    return f"Made by `{command}` with {'; '.join(sorted({each['made with'] for each in cells}))}."
+    """With what a table was made: the command, and the commits and environments of its cells."""
+    cells = list(cells)
+    commits = ", ".join(sorted({each["commit"] for each in cells if "commit" in each}))
+    made_with = "; ".join(sorted({each["made with"] for each in cells}))
+    return f"Made by `{command}` {f'at commit {commits} ' if commits else ''}with {made_with}."
 
 
 def replace_block(file: Path, name: str, text: str) -> None:

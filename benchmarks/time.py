@@ -74,7 +74,7 @@ def mixture(dim: int) -> Split:
 def chain(dim: int) -> Split:
     """A twisted chain, which no mixture of few Gaussians approximates well."""
     law = TwistedChain(dim)
-    return Split(*(np.asarray(law.sample(jr.key(seed), (rows,)), float) for seed, rows in ((0, 10_000), (1, 2_000))))
+    return Split(law.rows(10_000, seed=0), law.rows(2_000, seed=1))
 
 
 LIKELIHOOD: Problem = PROBLEMS["g-and-k"]

@@ -34,6 +34,10 @@ class TwistedChain(dist.Distribution):
             links.append(z[..., j] + 0.5 * jnp.sin(2.0 * links[-1]))
         return jnp.asarray(SHIFTS)[regime] + jnp.asarray(SCALES)[regime] * jnp.stack(links, axis=-1)
 
+    def rows(self, count: int, seed: int) -> np.ndarray:
+        """Draws as a table, shape `(count, dim)`, float64."""
+        return np.asarray(self.sample(jax.random.key(seed), (count,)), np.float64)
+
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density in nats, of the batch shape of `value`."""
         scales = jnp.asarray(SCALES)
