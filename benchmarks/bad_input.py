@@ -22,9 +22,9 @@ INTRODUCTION = """\
 # Errors for bad input
 
 Input is checked before any work is done. {sound} {tried} cases that were tried end in a `TypeError` or a `ValueError`
-that says what was expected and what came. Its last words are a line of Python in which arguments have the names of their
-parameters. After a line that ends in an assignment or `del` the call is made again; any other takes its place. A test runs
-each of these lines in the situation that it was written for.
+that says what was expected and what came. Each message ends with `Fix:` and a line of Python
+that names arguments by their parameters. If the line ends with an assignment or `del`, run it and repeat the call.
+Otherwise, run it instead of the call. A test runs each of these lines in the situation that it was written for.
 """
 NOT_YET = """\
 These are accepted, or end in an error of some library's. The script that makes this page fails as long as there is one.
@@ -90,7 +90,7 @@ def main() -> None:
     everything = [each for found in (*sections.values(), *others.values()) for each in found]
     wrong = [each for each in everything if not is_sound(each.error)] + different
     names = " and ".join(f"`{name}`" for name in ALIKE[1:])
-    remarks = {title: f"In the words of `{first}`; {names} say the same.\n\n"}
+    remarks = {title: f"The messages below are those of `{first}`. {names} raise the same ones.\n\n"}
     tables = [
         section(title, [each for each in found if is_sound(each.error)], remarks.get(title, ""))
         for title, found in sections.items()

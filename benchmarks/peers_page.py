@@ -41,9 +41,8 @@ class Name(NamedTuple):
 
 Cells = Mapping[Name, dict]
 SCHOOLS = {
-    "posterior": "the exact posteriors of the eight schools, with their support",
-    "columns": "the exact posteriors, sampled in the unconstrained columns of the table, without the constraint that a scale is "
-    "positive",
+    "posterior": "the exact posteriors of the eight schools, with the constraint that a scale is positive",
+    "columns": "the exact posteriors, if NUTS samples the columns as the table has them, without this constraint",
     "support": "a flow fitted with `support=` for that column",
 }
 """Other densities that NUTS samples, to tell whether divergent transitions come from the posterior, its edge or a spike."""
@@ -191,11 +190,14 @@ def verdict(cells: Cells) -> str:
         if plain.mean < -plain.error:
             worse.append(table)
     return (
-        f"`fit_flow` is the best, or within one paired standard error of the best, on {close} of {len(TABLES)} tables, and the "
-        f"best on {first}."
+        f"`fit_flow` is the best on {first} of {len(TABLES)} tables, and the best or within one paired standard error of "
+        f"the best on {close}."
         + (f" Another method is better on {'; '.join(lost)}." if lost else "")
-        + " It is worse than the full Gaussian by more than one paired standard error on "
-        + (f"{len(worse)}: {', '.join(worse)}." if worse else "none.")
+        + (
+            f" It is worse than the full Gaussian by more than one paired standard error on {', '.join(worse)}."
+            if worse
+            else " On no table is it worse than the full Gaussian by more than one paired standard error."
+        )
     )
 
 

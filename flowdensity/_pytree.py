@@ -66,8 +66,8 @@ def copied_axes(arrays: Arrays, rest: Rest) -> int:
 def in_session(tree: Tree) -> Tree:
     """Convert the arrays of a pytree to the precision of the session. In a 32-bit session, 64-bit arrays are cut to 32 bits.
 
-    JAX does this to every array that it creates. An array from before a switch of the precision keeps its type, and cannot be
-    mixed with others. Arrays with fewer bits are left unchanged.
+    JAX does this to every array that it creates. An array that was created before the precision was switched
+    keeps its dtype, and cannot be mixed with arrays created afterwards. Arrays with fewer bits are left unchanged.
     """
     return jax.tree.map(_in_session, tree)
 

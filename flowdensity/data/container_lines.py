@@ -23,7 +23,8 @@ class Lines(NamedTuple):
         complete: line that drops the rows with NaN; None if the container has no method for that.
         categories: line that encodes the categories of the column `{key!r}` as numbers; None if there is no such line.
         delete: line that drops coordinate `{coordinate}` of the vectors in `{label}`.
-        turned: line that turns columns, or draws in chains, into rows; None if named dimensions identify the draws.
+        turned: line that makes rows out of columns, or out of draws that are separated by chain; None if named dimensions
+            identify the draws.
         rows: expression for `{label}` as a numpy array of shape `{shape}`, with one event in each row.
     """
 

@@ -1,4 +1,4 @@
-"""Check for rows inside their support that JAX's default dtype rounds to an edge of it."""
+"""Check for rows that lie inside their support in float64, but on its edge after conversion to JAX's default dtype."""
 
 from typing import Any, NamedTuple
 

@@ -10,7 +10,8 @@ $L = \log(x_k/x_{k+1})$ is
 $$p = (1 + k L/S)^{-j}$$
 
 for every $\alpha$, so the index need not be known. The spacings of lighter tails (normal, exponential, lognormal) shrink
-outwards, and so do those of a power law measured from the middle of its side. For these, $p$ is an upper bound.
+outwards. So do those of a power law about a lower origin, measured from the middle of its side. In both cases $p$ is an upper
+bound.
 """
 
 from typing import NamedTuple

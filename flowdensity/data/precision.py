@@ -74,7 +74,7 @@ def _rescaled(place: str, sizes: np.ndarray, small: float, large: float, put: st
 
 
 def subtracted(label: str, rows: np.ndarray) -> str:
-    """Return the line that subtracts an origin from a column: its median, rounded to about its spread."""
+    """Return the line that subtracts an origin from a column: its median, to the power of ten above its spread."""
     middle = float(np.median(rows))
     spread = float(np.ptp(np.quantile(rows, [0.05, 0.95]))) or float(np.ptp(rows))
     unit = 10.0 ** math.ceil(math.log10(spread))

@@ -3,8 +3,9 @@ r"""Scaling: the invertible map between the user's events and the model's whiten
 The scaling is a chain of transforms. First, numpyro's bijection maps an event $x$ from its support to a vector on the real line.
 Second, coordinates with long tails, edges or spikes are made nearly normal (`transforms/candidates.py`). Third, the result $u$
 is whitened, $y = W(u - \mu)$. $W$ is the inverse of $S P^{1/2}$, where $S$ holds the standard deviations and $P^{1/2}$ is the
-symmetric root of a shrunk correlation matrix. Among all whitenings, this one keeps each coordinate closest to its column,
-whatever the order of the columns, and in an image closest to its pixel (Kessy et al. 2018, American Statistician 72).
+symmetric root of a shrunk correlation matrix. Among all whitenings, this one has the largest correlation
+between each whitened coordinate and its own column (in an image, its own pixel), and it does not depend on the order of the
+columns (Kessy et al. 2018, American Statistician 72).
 $N(0, I)$ in $y$ is the fitted Gaussian in $u$, so a model only learns the departure from it. The log determinant of the whole
 map is computed only here.
 """

@@ -95,8 +95,8 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     unit = None
     # Ties come from rounding only if other values repeat too.
     if 2 < len(distinct) <= MIN_MULTIPLES * len(others):
-        # The unit is the widest gap between neighboring values such that nearly all other values are multiples of it, to the
-        # digits of float32.
+        # The unit is the widest gap between neighboring values that divides nearly all values but the most frequent one, within
+        # the precision of float32.
         gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
         unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MIN_MULTIPLES), None)
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)

@@ -89,7 +89,7 @@ class _Isolation(Messenger):
 
 
 class Override(Messenger):
-    """Handler that gives one site a value. `overriding` inserts it at the position of the handler that gave the value.
+    """Handler that gives one site a value; `overriding` inserts it beside the user's handler that the value came from.
 
     Args:
         is_meant: whether a name is that of the site. Scopes may have added a prefix to the name.

@@ -142,7 +142,7 @@ def _is_replayed(one: HandlerValue, whole: HandlerValue | None) -> bool:
 
 
 def _sample_beside(joint: JointSite, by_name: dict[str, HandlerValue]) -> dict[str, Array]:
-    """Sample the joint site, and return the values of an intervention."""
+    """Sample the joint site for the trace, but return the values of an intervention (`do`), broadcast to the sample's shapes."""
     _check_complete(joint, by_name)
     sampled = joint.sample()
     values = joint.learned.unpack(joint.pack({site: one.value for site, one in by_name.items()}))
@@ -150,7 +150,7 @@ def _sample_beside(joint: JointSite, by_name: dict[str, HandlerValue]) -> dict[s
 
 
 def _sample_from(joint: JointSite, by_name: dict[str, HandlerValue]) -> dict[str, Array]:
-    """Sample the joint site with the value that its named values make."""
+    """Sample the joint site with the value that is packed from its named values."""
     values = {site: one.value for site, one in by_name.items()}
     is_complete = len(values) == len(joint.sites.names)
     if not all(one.is_start for one in by_name.values()):

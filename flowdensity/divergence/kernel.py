@@ -55,12 +55,15 @@ class Kernel(NamedTuple):
 def draw_frame(key: Key, directions: int, dim: int) -> Rows:
     """Draw orthogonal standard-normal vectors of the same length, shape `(directions, dim)`, with directions <= dim."""
     vectors = jr.normal(key, (dim, directions)).T
-    # The basis is uniform. Its common length is independent of it, and distributed as the length of a standard-normal vector.
+    # The basis is uniform. The common length of the vectors is drawn independently, like that of a standard-normal vector.
     return jnp.linalg.norm(vectors[0]) * gram_schmidt(vectors)
 
 
 def frame_size(dim: int) -> int:
-    """Number of draws around each center: a whole frame in up to eight dimensions, and one in more, where centers matter more."""
+    """Number of draws around each center: a whole frame in up to eight dimensions, and a single draw above.
+
+    In many dimensions, additional centers help more than additional draws around the same ones.
+    """
     return dim if dim <= 8 else 1
 
 
@@ -142,7 +145,7 @@ class SteinTerms(NamedTuple):
 def stein_terms(
     head: DivergenceHead, model: AbstractProbabilityFlow, control: MeanJacobian, kernel: Kernel
 ) -> SteinTerms:
-    """Evaluate the terms of the identity for each draw of a frame, which is the leading axis of the result."""
+    """Evaluate the terms of the Langevin-Stein identity for each draw of a frame, along the leading axis of the result."""
     time, center, noise, width, context = kernel
     at_center, seen_at_center = seen_field(model, time, center, context)
     rate = jax.lax.stop_gradient(head(time, center, seen_at_center))

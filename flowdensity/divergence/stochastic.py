@@ -122,8 +122,8 @@ class HutchPlusPlusDivergence(AbstractDivergence):
 def unbiased_divergence(key: Key, dim: int, probes: int = 1) -> AbstractDivergence:
     """Return the divergence for a model that is still being trained, for which a distilled one would be stale after a step.
 
-    It is exact in up to sixteen dimensions, or in as many as there are probes. Above, it is Hutchinson's estimate, which leaves
-    gradients unbiased if every step has a new key (Grathwohl et al. 2019, arXiv 1810.01367).
+    It is exact in up to sixteen dimensions, or in up to `probes` dimensions if that is more. In more dimensions it is
+    Hutchinson's estimate, which leaves gradients unbiased if every step has a new key (Grathwohl et al. 2019, arXiv 1810.01367).
     """
     return ExactDivergence() if dim <= max(MAX_EXACT_DIMENSION, probes) else HutchinsonDivergence(key, probes)
 

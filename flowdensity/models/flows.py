@@ -133,9 +133,10 @@ class GaussianFlow(AbstractGaussianFlow):
     r"""A network on a Gaussian path that predicts velocity, noise, data or score, for flow matching and diffusion.
 
     The network's output $n$ is added to the prediction of the reference, so a network of zeros gives the reference.
-    The output fades beyond the reach of the data: $n = m\,f(\phi, m y, c)$ with the network $f$ and the radial squash
-    $y \to m y$. The velocity $F$ is therefore bounded and Lipschitz, and far from the data the log density differs from that of
-    the reference by a bounded amount. With the fitted Gaussian as the reference, the four predictions are
+    The output fades beyond the reach of the data: $n = m\,f(\phi, m y, c)$ with the network $f$ and the factor
+    $m(|y|) \in (0, 1]$ of the radial squash $y \to m y$. The velocity $F$ is therefore bounded and Lipschitz, and far from the
+    data the log density differs from that of the fitted Gaussian by a bounded amount. With the fitted Gaussian as the
+    reference, the four predictions are
 
     $$F = n, \qquad \hat e = \cos\phi\,y + n, \qquad \hat x = \sin\phi\,y + n, \qquad
     \cos\phi\,\nabla\log p_\phi = -\cos\phi\,y + n .$$

@@ -106,7 +106,7 @@ class UNet(AbstractNetwork):
                 fewer for fewer in range(scales, 0, -1) if all(size % 2 ** (fewer - 1) == 0 for size in image[:2])
             )
             raise ValueError(
-                f"UNet expected `event_shape` as (rows, columns, channels), with rows and columns that divide by "
+                f"UNet expected `event_shape` as (rows, columns, channels), with rows and columns divisible by "
                 f"{2 ** (scales - 1)} for {scales} scales; got {event_shape}. Fix: event_shape = {image}; scales = {most}"
             )
         rows, columns, channels = shape

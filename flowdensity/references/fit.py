@@ -86,7 +86,7 @@ class FittedMixture:
         return joint - self._log_joint(summaries, self.dim) - scale
 
     def _log_joint(self, rows: np.ndarray, first: int) -> np.ndarray:
-        """Log densities under the marginal of the joint mixture over the coordinates from `first` on."""
+        """Log densities of rows under the joint mixture, marginalized to the coordinates from `first` on."""
         each = [
             np.log(weight) + _log_normal(rows, mean[first:], covariance[first:, first:])
             for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True)
@@ -153,7 +153,10 @@ def arrays(table: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _regress(states: np.ndarray, contexts: np.ndarray, most: int | None) -> Regression:
-    """Ridge regression of states on contexts, with at most `most` directions of its predictions."""
+    """Ridge regression of states on contexts.
+
+    A summary has at most `most` principal directions of the predictions; None keeps those above `MIN_SINGULAR_VALUE`.
+    """
     intercept, center = states.mean(axis=0), contexts.mean(axis=0)
     moved = contexts - center
     penalty = RIDGE * np.eye(contexts.shape[1])

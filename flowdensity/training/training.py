@@ -12,7 +12,7 @@ FEW_ROWS = 2000
 overfits sooner."""
 FEW_DIMENSIONS = 3
 """Up to this dimension the divergence is exact by default, the default network has Fourier features and a higher learning rate,
-and some angles are drawn with the likelihood weighting for any number of rows."""
+and some angles are drawn with the likelihood weighting, however many rows there are."""
 
 
 class Plan(NamedTuple):

@@ -30,12 +30,13 @@ class LogProbErrors:
 class LogProbError(AbstractCheck):
     r"""Root mean square and bias of the error of `log_prob`.
 
-    Above 64 dimensions they come from two independent Hutchinson averages $H_1, H_2$ of the log density:
-    $\mathbb{E}[(\ell - H_1)(\ell - H_2)]$ is the mean squared error of $\ell$ in any dimension.
+    Up to 64 dimensions, `log_prob` is compared with the exact divergence. Above, the error is estimated from two independent
+    Hutchinson averages $H_1, H_2$ of the log density: $(\ell - H_1)(\ell - H_2)$ is an unbiased estimate of the squared error of
+    $\ell$.
 
     Attributes:
-        max_rmse: largest root mean square error, in nats. With an error of 0.4 nats, weights to the exact density keep 85 % of
-            the draws.
+        max_rmse: largest root mean square error, in nats. With an error of 0.4 nats, importance weights to the exact
+            density leave an effective sample size of 85 % of the draws.
         max_bias: largest bias, in nats.
 
     Examples:

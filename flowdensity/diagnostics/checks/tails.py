@@ -28,12 +28,12 @@ class TailErrors:
 
 
 class Tails(AbstractCheck):
-    r"""Excess of `log_prob` over the exact log density at samples that are moved outwards, and whether it falls along rays.
+    r"""How far `log_prob` exceeds the exact log density at samples moved outwards, and whether it decreases along outward rays.
 
     A chain would get lost where `log_prob` is far too high.
 
     Attributes:
-        max_excess: largest excess for 99 % of the samples, in nats, divided by the square root of the dimension.
+        max_excess: largest 99th percentile of the excess, in nats, divided by the square root of the dimension.
         factors: factors by which samples are moved outwards.
 
     Examples:
