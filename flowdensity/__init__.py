@@ -1,6 +1,6 @@
 """Learned densities as numpyro distributions."""
 
-from . import checks, divergences, models, networks, objectives, paths, plots, results, solvers
+from . import checks, divergences, encoders, models, networks, objectives, paths, plots, results, solvers
 from .data.rounding import bits_per_dimension, dequantize
 from .diagnostics.delayed import DelayedAcceptance
 from .diagnostics.diagnose import diagnose
@@ -18,6 +18,7 @@ from .distributions.sites import sample_sites
 from .divergence.exact import ExactDivergence
 from .divergence.stein import SteinDivergence
 from .divergence.stochastic import HutchinsonDivergence, HutchPlusPlusDivergence
+from .inference.posterior import fit_posterior
 from .models.fields import VelocityField
 from .models.pretrained import from_ddpm, from_edm
 from .solving import FixedStep
@@ -54,10 +55,12 @@ __all__ = [
     "diagnose",
     "distill",
     "divergences",
+    "encoders",
     "fit_diffusion",
     "fit_divergence",
     "fit_flow",
     "fit_likelihood",
+    "fit_posterior",
     "flow_module",
     "from_ddpm",
     "from_edm",

@@ -49,7 +49,7 @@ def block_rows(one: Callable[..., Any], *arrays: Array) -> int:
     """Number of rows in a block: a power of two for which the largest array has at most `CACHE` or `ACCELERATOR` bytes."""
     rows = [jax.ShapeDtypeStruct((ROWS, *array.shape[1:]), array.dtype) for array in arrays]
     traced = jax.make_jaxpr(jax.vmap(one))(*rows)
-    widest = max(_row_bytes(traced.jaxpr), default=1)
+    widest = max([1.0, *_row_bytes(traced.jaxpr)])
     limit = CACHE if jax.default_backend() == "cpu" else ACCELERATOR
     return 2 ** int(math.log2(max(1.0, limit / widest)))
 

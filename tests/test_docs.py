@@ -32,6 +32,7 @@ PAGES = ["which-tool.md", "faq.md", "coming-from.md"]
 """Pages whose snippets run in their order and share their names."""
 FRAGMENTS = {
     "amortized.md": "sampled(model, y=observed)",
+    "any-model.md": "assert predictive['y'].shape[1:] == (40,)",
     "columns.md": "sampled(model, y=np.array([0.1, 0.3]))",
     "guides.md": "assert draws['theta'].shape == (1000, 2)",
     "in-a-model.md": "sampled(model, y=np.zeros(4), group=np.arange(4))",
@@ -74,6 +75,13 @@ def shortened():
                 name,
                 functools.partial(getattr(fd, name), training=fd.Training(steps=100, batch_size=64), progress=False),
             )
+        patch.setattr(
+            fd,
+            "fit_posterior",
+            functools.partial(
+                fd.fit_posterior, num_simulations=300, training=fd.Training(steps=100, batch_size=64), progress=False
+            ),
+        )
         short = functools.partial(fd.distill, labels=1024, width=16, training=fd.Training(steps=50), progress=False)
         patch.setattr(fd, "distill", short)
         patch.setattr(prepare, "ResidualMLP", lambda key, dim, contexts, **_: small_network(0, dim, contexts))
@@ -125,6 +133,10 @@ def check_sites(names):
     assert (draws["tau"] > 0.0).all()
 
 
+def check_posterior(names):
+    assert names["refined"].posterior["posterior"]["rate"].shape[1] == 1000
+
+
 def check_divergence(names):
     assert isinstance(names["divergence"], fd.SteinDivergence)
     assert set(names["report"].losses) == {"divergence"}
@@ -164,6 +176,7 @@ def check_files(names):
 
 CHECKS = {
     "context=theta": check_likelihood,
+    "fd.fit_posterior": check_posterior,
     "fd.sample_sites": check_sites,
     "fd.HutchPlusPlusDivergence": check_divergence,
     "fd.VelocityField": check_field,

@@ -32,8 +32,9 @@ WINGS = [
     {"distributions"},
     {"training"},
     {"diagnostics"},
+    {"inference"},
     {"storage"},
-    {"checks", "divergences", "networks", "objectives", "paths", "plots", "results", "solvers"},
+    {"checks", "divergences", "encoders", "networks", "objectives", "paths", "plots", "results", "solvers"},
 ]
 """From the foundation up: a wing imports from itself and from the wings before it; those of one line are alike."""
 

@@ -11,7 +11,7 @@ map is computed only here.
 """
 
 from math import prod
-from typing import cast
+from typing import ClassVar, cast
 
 import equinox as eqx
 import numpy as np
@@ -45,6 +45,9 @@ class Scaling(eqx.Module):
 
     chain: Chain
     sites: Sites | None = eqx.field(static=True)
+
+    has_absent_rows: ClassVar[bool] = False
+    """Whether rows of a context may be absent, and are then NaN."""
 
     def __init__(
         self,

@@ -61,7 +61,9 @@ class Sample(NamedTuple):
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray]:
         """Find the distinct rows: the index of the first row of each kind, shape `(kinds,)`, and each row's kind, `(rows,)`."""
-        rows = np.concatenate([np.asarray(self.states), np.asarray(self.contexts)], axis=-1)
+        # Absent rows of a context are NaN, which would not equal one another.
+        contexts = np.nan_to_num(np.asarray(self.contexts), nan=np.inf)
+        rows = np.concatenate([np.asarray(self.states), contexts], axis=-1)
         return kinds(rows.reshape(-1, rows.shape[-1]))
 
 
@@ -111,7 +113,12 @@ def event_table(
 
 
 def context_table(
-    caller: str, context: Any, rows: int, others: Sequence[Handed] = (), shape: tuple[int, ...] | None = None
+    caller: str,
+    context: Any,
+    rows: int,
+    others: Sequence[Handed] = (),
+    shape: tuple[int, ...] | None = None,
+    absent: bool = False,
 ) -> Table:
     """Check contexts, one for each event; `None` becomes a table of shape `(rows, 0)`.
 
@@ -121,6 +128,7 @@ def context_table(
         rows: number of events.
         others: arguments with the same rows, the events first.
         shape: shape of one context, if an existing model fixes it.
+        absent: whether rows of a context may be absent, with NaN in all their values.
 
     Raises:
         TypeError: if `context` cannot be cast to real numbers.
@@ -139,12 +147,21 @@ def context_table(
                 f"`{others[0].name if others else 'data'}`; got {array.shape}. Each event needs its own context. "
                 f"Fix: {lines.for_as_many_rows(handed, column, array.shape, rows, others, shape)}"
             )
-        check_finite(caller, handed, column, array, others)
-        check_range(caller, label, array)
+        present = _without_absent_rows(array) if absent else array
+        check_finite(caller, handed, column, present, others)
+        check_range(caller, label, present)
     if handed.columns is None:
         return Table(arrays[None], constraints.real, None)
     sites = Sites(tuple(handed.columns), tuple(array.shape[1:] for array in arrays.values()))
     return Table(join(list(arrays.values()), sites.shapes), constraints.real, sites)
+
+
+def _without_absent_rows(contexts: np.ndarray) -> np.ndarray:
+    """Contexts, shape `(n, rows, ...)`, with 0 in the place of rows whose values are all NaN."""
+    if contexts.ndim < 2:
+        return contexts
+    gone = np.isnan(contexts).all(axis=tuple(range(2, contexts.ndim)), keepdims=True)
+    return np.where(gone, 0.0, contexts)
 
 
 def arranged(caller: str, name: str, values: Any, sites: Sites | None) -> Handed:
@@ -194,11 +211,12 @@ def weight_table(caller: str, weights: Any, rows: int, others: Sequence[Handed] 
 
 
 def fit_tables(
-    caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None
+    caller: str, data: Any, context: Any, support: Support | None, weights: ArrayLike | None, absent: bool = False
 ) -> tuple[Table, Table, np.ndarray | None, list[Handed]]:
     """Check the tables of a fit with `event_table`, `context_table` and `weight_table`, and drop the rows of weight zero.
 
-    Warns if there are so few events that rows and columns may be exchanged.
+    Warns if there are so few events that rows and columns may be exchanged. With `absent`, rows of a context may be NaN, and its
+    columns may be constant.
 
     Returns:
         Events, contexts, weights, and the arguments as they were read.
@@ -217,7 +235,7 @@ def fit_tables(
 
     check_order(caller, given, {name: handed[name].labels if name in handed else None for name in given})
     events = event_table(caller, handed["data"], support, others=others("data"))
-    contexts = context_table(caller, handed.get("context"), len(events.rows), others("context"))
+    contexts = context_table(caller, handed.get("context"), len(events.rows), others("context"), absent=absent)
     weighing = weight_table(caller, handed.get("weights"), len(events.rows), others("weights"))
     if weighing is not None and not weighing.all():
         kept = np.flatnonzero(weighing)
@@ -225,7 +243,7 @@ def fit_tables(
         weighing = weighing[kept]
         free = unconstrain(events.rows, events.support)
         _check_all_vary(caller, handed["data"], events, free, " in the rows with positive `weights`")
-    if context is not None:
+    if context is not None and not absent:
         _check_all_vary(caller, handed["context"], contexts, contexts.rows)
     warn_if_transposed(caller, handed["data"], events.rows, events.sites)
     return events, contexts, weighing, list(handed.values())

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._blocks import over_rows
 from .._checks import reshaping
-from .._typing import ArrayLike, ContextRows, Rows
+from .._typing import Array, ArrayLike, ContextRows, Rows
 from .containers import Handed, read
 from .scaling import Scaling
 from .tables import Sample, arranged, context_table, event_table, weight_table
@@ -18,7 +20,7 @@ from .tables import Sample, arranged, context_table, event_table, weight_table
 def whitened(
     caller: str,
     scaling: Scaling,
-    context_scaling: Scaling,
+    context_scaling: Any,
     data: Any,
     context: Any,
     weights: ArrayLike | None = None,
@@ -48,13 +50,11 @@ def event_rows(caller: str, name: str, scaling: Scaling, data: Any) -> np.ndarra
     return table
 
 
-def whitened_contexts(
-    caller: str, scaling: Scaling, context: Any, rows: int, others: Sequence[Handed] = ()
-) -> ContextRows:
+def whitened_contexts(caller: str, scaling: Any, context: Any, rows: int, others: Sequence[Handed] = ()) -> ContextRows:
     """Whiten the contexts of `rows` rows. `others` are the other arguments with one entry per row."""
     if context is not None:
         context = arranged(caller, "context", context, scaling.sites)
-    table = context_table(caller, context, rows, others, scaling.event_shape).rows
+    table = context_table(caller, context, rows, others, scaling.event_shape, scaling.has_absent_rows).rows
     _check_shape(caller, "context", scaling, table)
     return _whitened(scaling, table)
 
@@ -79,9 +79,17 @@ def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
     return f"density, report = fd.fit_flow(key, {given}); model = density.model"
 
 
-def _whitened(scaling: Scaling, table: np.ndarray) -> Rows:
+def _whitened(scaling: Any, table: np.ndarray) -> Rows:
+    if scaling.has_absent_rows:
+        # Encoders are networks, which compute in the precision of the session.
+        return _all_encoded(scaling, jnp.asarray(table, float))
     # Whiten in float64, as a fit does: float32 does not resolve rows near an edge or far from 0.
     with jax.enable_x64(True):
         states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
         white = np.asarray(states)
     return jnp.asarray(white, float)
+
+
+@eqx.filter_jit
+def _all_encoded(encoding: Any, rows: Array) -> Rows:
+    return over_rows(lambda row: encoding.whiten(row)[0], rows)

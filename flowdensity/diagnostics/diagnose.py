@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def _rows(
         )
     else:
         contexts = jax.vmap(lambda c: model.context_scaling.whiten(c.reshape(model.context_shape))[0])(
-            given.reshape(-1, model.context_scaling.dim)
+            given.reshape(-1, prod(model.context_shape))
         )
     if states is None:
         return None, contexts

@@ -72,6 +72,14 @@ def effective_sample_size(values: np.ndarray) -> np.ndarray:
     return np.asarray(arviz.ess({"x": values}, method="bulk")["x"])
 
 
+def rhat(values: np.ndarray) -> np.ndarray:
+    """Return arviz's rank-normalized R-hat of draws with shape `(chain, draw, *shape)`, for each of `shape`."""
+    import arviz
+
+    found: Any = arviz.rhat({"x": values}, method="rank")
+    return np.asarray(found["x"])
+
+
 def standard_errors(values: np.ndarray) -> np.ndarray:
     """Return arviz's Monte Carlo standard error of the mean of draws with shape `(chain, draw, *shape)`, for each of `shape`."""
     import arviz

@@ -16,6 +16,7 @@ from .. import solving
 from .._blocks import over_rows
 from .._typing import Array, Key
 from ..data.scaling import Scaling
+from ..models.encoding import Encoding
 from ..models.flows import AbstractProbabilityFlow
 
 
@@ -36,7 +37,7 @@ def _over_batch(one: Any, array: Array, event_dim: int, context: Array) -> Any:
 
 
 @eqx.filter_jit
-def log_probs(state_log_prob: Any, scalings: tuple[Scaling, Scaling], value: Array, context: Array) -> Array:
+def log_probs(state_log_prob: Any, scalings: tuple[Scaling, Scaling | Encoding], value: Array, context: Array) -> Array:
     """Log densities of events in nats.
 
     Args:

@@ -1,8 +1,10 @@
 """Checking the contexts and events that a density is given, and converting them to arrays of the right shape."""
 
 import weakref
+from math import prod
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ from .._warnings import warn
 from ..data.containers import read
 from ..data.sites import Sites
 from ..data.tables import Named
+from ..models.encoder_checks import check_contexts
+from ..models.encoding import Encoding, encoded_rows
 from ..models.flows import AbstractProbabilityFlow
 
 _WARNED: set[int] = set()
@@ -35,7 +39,8 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
     Raises:
         TypeError, ValueError: if `context` does not fit the model.
     """
-    size, shape = model.context_scaling.dim, model.context_shape
+    shape = model.context_shape
+    size = prod(shape)
     if context is None:
         return jnp.zeros((0,)) if size == 0 else None
     sites, handed = model.context_scaling.sites, read(caller, "context", context, rows=False)
@@ -66,6 +71,8 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
             f"Fix: {reshaping('context', array.shape, shape)}"
         )
     flat = array.reshape((*array.shape[:leading], size))
+    if isinstance(model.context_scaling, Encoding) and not isinstance(flat, Tracer):
+        check_contexts(caller, model.context_scaling, np.asarray(flat).reshape(-1, size))
     if isinstance(flat, np.ndarray):
         # Under jit the context stays a constant, which numpyro can validate.
         with jax.ensure_compile_time_eval():
@@ -82,10 +89,13 @@ def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
         model: a probability flow. Without a `context_reach` it has no such radius.
         contexts: flat contexts in the user's units, shape `(*batch_shape, context_dim)`; None for no contexts.
     """
+    scaling = model.context_scaling
+    if isinstance(scaling, Encoding):
+        _warn_if_encoded_far(scaling, contexts)
+        return
     reach = getattr(model, "context_reach", None)
     if reach is None or contexts is None or id(reach) in _WARNED:
         return
-    scaling = model.context_scaling
     parts = (reach, contexts, scaling.location, scaling.whitener)
     if any(isinstance(part, Tracer) or not getattr(part, "is_fully_addressable", True) for part in parts) or np.ndim(
         reach
@@ -109,6 +119,41 @@ def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
         "mean of the fit. This warning appears once per model. Fit with rows that cover these contexts. "
         "Fix: density, report = fd.fit_flow(key, data, context)"
     )
+
+
+def warn_again(model: AbstractProbabilityFlow) -> None:
+    """Let the next context far from those of the fit be warned about, even if one has been."""
+    if isinstance(model.context_scaling, Encoding):
+        _WARNED.discard(id(model.context_scaling.reach))
+
+
+def _warn_if_encoded_far(encoding: Encoding, contexts: Array | None) -> None:
+    """`warn_if_far` for a model with encoders: contexts with other numbers of rows, or far from those of the fit."""
+    reach, leaves = encoding.reach, [contexts, *jax.tree.leaves(eqx.filter(encoding, eqx.is_array))]
+    if contexts is None or id(reach) in _WARNED or any(isinstance(leaf, Tracer) for leaf in leaves) or np.ndim(reach):
+        return
+    table = np.asarray(contexts, np.float64).reshape(-1, contexts.shape[-1])
+    found = []
+    ranges = np.asarray(encoding.fewest), np.asarray(encoding.most)
+    for counts, fewest, most in zip(encoding.counts(table), *ranges, strict=True):
+        if np.any((counts < fewest) | (counts > most)):
+            found.append(f"they have {counts.min()} to {counts.max()} rows, and those of the fit {fewest} to {most}")
+    with jax.ensure_compile_time_eval():
+        encoded = np.asarray(encoded_rows(encoding, jnp.asarray(table, float)))
+    radii = np.linalg.norm(encoded, axis=1)
+    if np.any(radii > float(reach)):
+        found.append(
+            f"{int(np.sum(radii > float(reach)))} of {len(table)} lie far outside those of the fit: the farthest summaries and "
+            f"outputs of the encoders have a norm of {radii.max():.3g}, beyond the model's reach of {float(reach):.3g}"
+        )
+    if found:
+        _WARNED.add(id(reach))
+        weakref.finalize(reach, _WARNED.discard, id(reach))
+        warn(
+            f"The contexts are not like those of the fit: {'; '.join(found)}. The density is unreliable for them. This warning "
+            "appears once per model. Fit with contexts that cover these. "
+            "Fix: density, report = fd.fit_flow(key, data, context, encoder=encoder)"
+        )
 
 
 def event_array(caller: str, name: str, value: Any, shape: tuple[int, ...], sites: Sites | None) -> Array:

@@ -91,6 +91,8 @@ class AbstractLearnedDensity(dist.Distribution, metaclass=AbstractDistributionMe
         self._own_arrays, self._own_rest = split(own)
         self.context = flat_context(caller, model, context)
         warn_if_far(model, self.context)
+        if model.context_scaling.has_absent_rows:
+            self.arg_constraints = {"context": constraints.dependent}
         batch_shape = () if self.context is None else self.context.shape[:-1]
         super().__init__(batch_shape, model.event_shape, validate_args=validate_args)
 

@@ -20,6 +20,7 @@ from .._typing import Array, Context, Float, Hidden, Scalar, State, Times
 from ..data.scaling import Scaling
 from ..references.conditional import ConditionalMixture
 from ..references.mixture import GaussianMixture
+from .encoding import Encoding
 from .networks import AbstractNetwork
 from .paths import AbstractPath
 
@@ -39,7 +40,7 @@ class AbstractProbabilityFlow(eqx.Module):
 
     network: eqx.AbstractVar[Any]
     scaling: eqx.AbstractVar[Scaling]
-    context_scaling: eqx.AbstractVar[Scaling]
+    context_scaling: eqx.AbstractVar[Scaling | Encoding]
     reach: eqx.AbstractVar[Scalar]
 
     @abstractmethod
@@ -151,7 +152,7 @@ class GaussianFlow(AbstractGaussianFlow):
         network: the vector field $f$.
         path: the path, which sets the angles of training and of the solver's steps.
         scaling: map from events to whitened states.
-        context_scaling: map from contexts to whitened contexts.
+        context_scaling: map from contexts to whitened contexts, or to the outputs of encoders.
         reach: radius of the data in whitened units, a scalar.
         prediction: "velocity", "noise", "data" or "score".
         reference: the density that a network of zeros gives; None is the fitted Gaussian.
@@ -171,7 +172,7 @@ class GaussianFlow(AbstractGaussianFlow):
     network: AbstractNetwork
     path: AbstractPath
     scaling: Scaling
-    context_scaling: Scaling
+    context_scaling: Scaling | Encoding
     reach: Scalar
     prediction: Prediction = eqx.field(static=True, default="velocity")
     reference: GaussianMixture | ConditionalMixture | None = None

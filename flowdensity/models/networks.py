@@ -95,6 +95,11 @@ class AbstractNetwork(eqx.Module):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, context_dim={self.context_dim}, {weights_of(self)})"
 
+    @property
+    def reference_dim(self) -> int:
+        """Number of leading entries of the context that the reference of a flow depends on; all of them by default."""
+        return self.context_dim
+
     @abstractmethod
     def __call__(self, angle: Scalar, state: State, context: Context) -> tuple[State, Hidden]:
         """Output, shape `(dim,)`, and last hidden features, shape `(width,)`, or `(pixels, width)` for an image."""

@@ -15,7 +15,7 @@ class ConditionalMixture(eqx.Module):
 
     A joint mixture of a state and a summary $u = P c$ of the context, conditioned on the context, is again a mixture. Its
     covariances are Schur complements and do not depend on the context. Its means are affine in the context. Its weights are
-    proportional to $w_k\,N(u; a_k, U_k)$.
+    proportional to $w_k\,N(u; a_k, U_k)$. If a context has more entries than $P$ has columns, only the first ones are used.
 
     Args:
         mixture: the mixture at a context of zeros, but with the unconditional weights $w_k$.
@@ -40,6 +40,7 @@ class ConditionalMixture(eqx.Module):
 
     def given(self, context: Context) -> GaussianMixture:
         """The mixture given a whitened context, shape `(context_dim,)`."""
+        context = context[: self.projection.shape[1]]
         summary = self.projection @ context
         white = jnp.einsum("kij,kj->ki", self.summary_whiteners, summary - self.summary_means, precision="highest")
         scales = jnp.log(jnp.diagonal(self.summary_whiteners, axis1=1, axis2=2))

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -239,9 +240,13 @@ def _values(parts: Any, states: Array, contexts: Array) -> dict[str, Array]:
             "event": event,
             "log-determinant": model.scaling.whiten(event)[1],
             "state": _there_and_back(model.scaling, state),
-            "context": model.context_scaling.unwhiten(context),
-            "whitened context": _there_and_back(model.context_scaling, context),
         }
+        if isinstance(model.context_scaling, Scaling):
+            values["context"] = model.context_scaling.unwhiten(context)
+            values["whitened context"] = _there_and_back(model.context_scaling, context)
+        else:
+            entries = jnp.sin(jnp.arange(prod(model.context_shape)) + context[0]).reshape(model.context_shape)
+            values["encoded context"] = model.context_scaling.whiten(entries)[0]
         if divergence is not None:
             values["divergence"] = (last - first) * divergence(model, time, state, context)[1]
         if network is not None:

@@ -108,7 +108,7 @@ def fit_departure(
     scored = HeldRows(stack(some), held_keys)
     # With more threads, sums have another order and other last digits. A fit that resumes must choose the same reference.
     with threadpool_limits(limits=1), activity("choice of the reference", trainer.progress):
-        choice = choose_reference(keys.reference, model.scaling, table, folds=len(pairs))
+        choice = choose_reference(keys.reference, model.scaling, seen_by_reference(model, table), folds=len(pairs))
         mixture = _mixture(choice, model, table, pairs, scored.sample)
     if trainer.checkpoint is not None:
         trainer = trainer._replace(checkpoint=trainer.checkpoint.narrowed(mixture))
@@ -187,6 +187,11 @@ def scored_as_flows(models: GaussianFlow, scored: HeldRows) -> np.ndarray:
     return np.asarray(held_log_likelihoods(models, scored, COMPARISON_PROBES, COMPARISON_SOLVER), np.float64)
 
 
+def seen_by_reference(model: GaussianFlow, part: Sample) -> Sample:
+    """Rows with the part of their contexts that the reference depends on, which are the fixed summaries if there are encoders."""
+    return part._replace(contexts=part.contexts[..., : model.network.reference_dim])
+
+
 def is_clear(gain: tuple[float, float]) -> bool:
     """Whether a gain exceeds its standard error."""
     return gain[0] > gain[1]
@@ -215,7 +220,9 @@ def _mixture(
     if choice is None or choice.components is None:
         return None
     fit = partial(fit_reference, components=choice.components, floor=choice.floor, starts=STARTS)
-    tables = [kept for kept, _ in pairs] if len(pairs) == 1 else [*(kept for kept, _ in pairs), table]
+    tables = [seen_by_reference(model, kept) for kept, _ in pairs]
+    if len(pairs) > 1:
+        tables.append(seen_by_reference(model, table))
     fitted = [fit(each) for each in tables]
     # A rare value of a context may be missing from a fold, but all models need the same shapes.
     fewest = min(each.directions for each in fitted)
@@ -223,5 +230,6 @@ def _mixture(
         one if one.directions == fewest else fit(each, directions=fewest)
         for one, each in zip(fitted, tables, strict=True)
     ]
-    scores = np.stack([fitted[fold].log_densities(at(scored, fold)) for fold in range(len(pairs))])
+    held = seen_by_reference(model, scored)
+    scores = np.stack([fitted[fold].log_densities(at(held, fold)) for fold in range(len(pairs))])
     return Untrained(stack([with_reference(model, each.reference()) for each in fitted]), scores)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ from ..divergence.exact import ExactDivergence
 from ..divergence.interface import AbstractDivergence
 from ..divergence.objectives import AbstractObjective, LangevinStein, check_objective
 from ..divergence.stein import SteinDivergence
+from ..models.encoding import Encoder
 from ..models.flows import AbstractProbabilityFlow, GaussianFlow, Prediction, off_path
 from ..models.networks import AbstractNetwork
 from ..models.paths import AbstractPath, CondOT, Trigonometric, VariancePreserving
@@ -51,6 +52,7 @@ def fit_flow(
     weights: ArrayLike | None = None,
     path: AbstractPath | None = None,
     network: AbstractNetwork | None = None,
+    encoder: Encoder | Mapping[str, Encoder] | None = None,
     divergence: AbstractDivergence | AbstractObjective | None = None,
     training: Training | None = None,
     tolerance: float = 0.01,
@@ -75,6 +77,9 @@ def fit_flow(
         weights: weight of each row, shape `(n,)`, such as importance weights or counts. Equal by default.
         path: Gaussian probability path to train on; `CondOT()` by default.
         network: a network whose initial output is zero; `ResidualMLP` by default.
+        encoder: network that turns one context into a vector, trained together with the velocity: `fd.encoders.DeepSet` for
+            exchangeable rows, `fd.encoders.Sequence` for series, or any equinox module; a dict of these for some sites of a named
+            context. Rows that a context does not have are NaN, after the others. By default contexts are used as they are.
         divergence: an objective, such as `fd.objectives.LangevinStein()`, to distill the divergence with; or a divergence, such
             as `ExactDivergence()`, which is used as it is. The default is `ExactDivergence()` in up to three dimensions and
             `LangevinStein()` in more.
@@ -100,7 +105,7 @@ def fit_flow(
     path = CondOT() if path is None else path
     check_kind("fit_flow", "path", path, AbstractPath, "path=fd.paths.CondOT()")
     shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
-    return _Fit("fit_flow", key, data, context, *shared).on_path("flow", path, "velocity")
+    return _Fit("fit_flow", key, data, context, *shared, encoder).on_path("flow", path, "velocity")
 
 
 def fit_diffusion(
@@ -113,6 +118,7 @@ def fit_diffusion(
     path: AbstractPath | None = None,
     prediction: Prediction = "velocity",
     network: AbstractNetwork | None = None,
+    encoder: Encoder | Mapping[str, Encoder] | None = None,
     divergence: AbstractDivergence | AbstractObjective | None = None,
     training: Training | None = None,
     tolerance: float = 0.01,
@@ -133,6 +139,7 @@ def fit_diffusion(
         path: Gaussian probability path to train on; `VariancePreserving()` by default.
         prediction: target of the network: "velocity", "noise", "data" or "score".
         network: as in `fit_flow`.
+        encoder: as in `fit_flow`.
         divergence: as in `fit_flow`.
         training: as in `fit_flow`.
         tolerance: as in `fit_flow`.
@@ -153,7 +160,7 @@ def fit_diffusion(
     check_kind("fit_diffusion", "path", path, AbstractPath, "path=fd.paths.VariancePreserving()")
     check_choice("fit_diffusion", "prediction", prediction, Prediction, fix="velocity")
     shared = support, weights, network, divergence, training, tolerance, checkpoint, progress
-    return _Fit("fit_diffusion", key, data, context, *shared).on_path("diffusion", path, prediction)
+    return _Fit("fit_diffusion", key, data, context, *shared, encoder).on_path("diffusion", path, prediction)
 
 
 def fit_likelihood(
@@ -230,6 +237,7 @@ class _Fit:
     tolerance: float
     checkpoint: str | os.PathLike[str] | None
     progress: bool
+    encoder: Encoder | Mapping[str, Encoder] | None = None
 
     def __post_init__(self) -> None:
         kinds = AbstractDivergence | AbstractObjective
@@ -268,10 +276,13 @@ class _Fit:
         parts = self._prepared(net_key)
         model = GaussianFlow(path=path, prediction=prediction, **parts.shared)
         saved = self._checkpoint(model, parts.table)
-        models = fit_velocity(
+        fitted = fit_velocity(
             flow_key, model, parts.table, self.options, stage=stage, progress=self.progress, checkpoint=saved
         )
-        return last(self._densities(finish_key, models, parts.table, saved, stage, parts.scaling.summary()))
+        models = ((parts.with_encoders(trained), history, choice) for trained, history, choice in fitted)
+        return last(
+            self._densities(finish_key, models, parts.encoded, model.dim, saved, stage, parts.scaling.summary())
+        )
 
     def by_likelihood(self, model: AbstractProbabilityFlow | None) -> Found:
         """Fit a model by maximum likelihood, from the fitted Gaussian or from a given model."""
@@ -301,21 +312,35 @@ class _Fit:
         train_key, finish_key = jr.split(key)
         trained = maximize_likelihood(train_key, model, table, plan, progress=self.progress, checkpoint=saved)
         models = ((model, history, None) for model, history in trained)
-        return last(self._densities(finish_key, models, table, saved, "likelihood", columns))
+        return last(
+            self._densities(finish_key, models, lambda model: (model, table), model.dim, saved, "likelihood", columns)
+        )
 
     def _prepared(self, key: Key) -> Parts:
         with activity("preparation", self.progress):
-            return prepare(self.caller, key, self.data, self.context, self.support, self.weights, self.network)
+            return prepare(
+                self.caller, key, self.data, self.context, self.support, self.weights, self.network, self.encoder
+            )
 
     def _checkpoint(self, model: AbstractProbabilityFlow, table: Sample) -> Checkpoint | None:
         inputs = self.key, model, table, *self.options.fingerprint(), self.divergence
         return open_checkpoint(self.caller, self.checkpoint, *inputs)
 
     def _densities(
-        self, key: Key, models: Trained, table: Sample, saved: Checkpoint | None, stage: str, columns: str | None
+        self,
+        key: Key,
+        models: Trained,
+        finish: Callable[[AbstractProbabilityFlow], tuple[AbstractProbabilityFlow, Sample]],
+        dim: int,
+        saved: Checkpoint | None,
+        stage: str,
+        columns: str | None,
     ) -> Iterator[Found]:
-        """Yield successively better densities: during training, then with their divergence, and then with their solver."""
-        chosen = self.divergence_for(table.states.shape[1])
+        """Yield successively better densities: during training, then with their divergence, and then with their solver.
+
+        `finish` returns the trained model, of `dim` dimensions, and its whitened table; `columns` describes their transforms.
+        """
+        chosen = self.divergence_for(dim)
         objective = chosen if isinstance(chosen, AbstractObjective) else None
         given = ExactDivergence() if isinstance(chosen, AbstractObjective) else chosen
         left = (SOLVER_STEPS,) if objective is None else ("divergence", "calibration", SOLVER_STEPS)
@@ -336,8 +361,9 @@ class _Fit:
             )
             return FlowDensity(model, divergence=given), report
 
-        trained = yield from relay(models, lambda found: so_far(*found, stage))
-        bare, of_model = density, report = so_far(*trained)
+        trained, history, reference = yield from relay(models, lambda found: so_far(*found, stage))
+        model, table = finish(trained)
+        bare, of_model = density, report = so_far(model, history, reference)
         yield density, report
         divergence_key, step_key = jr.split(key)
         if objective is not None:

@@ -1,8 +1,10 @@
 """Preparing a fit: check the arguments, whiten the tables and create the default network."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +14,15 @@ from ..data.scaling import Scaling, fit_scaling, standardize
 from ..data.supports import free_size
 from ..data.tables import Sample, Support, effective_rows, fit_tables
 from ..data.warned import warn_about_tables
+from ..models.encoder_checks import check_encoder
+from ..models.encoding import (
+    EncodedNetwork,
+    Encoder,
+    Encoding,
+    encoded_contexts,
+    new_encoding,
+)
+from ..models.flows import AbstractProbabilityFlow, GaussianFlow
 from ..models.networks import AbstractNetwork, ResidualMLP
 from .training import FEW_DIMENSIONS, FEW_ROWS
 
@@ -27,7 +38,7 @@ class Parts(NamedTuple):
     table: Sample
     network: AbstractNetwork
     scaling: Scaling
-    context_scaling: Scaling
+    context_scaling: Scaling | Encoding
     reach: Scalar
     context_reach: Scalar | None
 
@@ -35,6 +46,21 @@ class Parts(NamedTuple):
     def shared(self) -> dict[str, Any]:
         """Arguments that models of every kind take."""
         return {name: value for name, value in self._asdict().items() if name != "table"}
+
+    def with_encoders(self, model: GaussianFlow) -> GaussianFlow:
+        """A model whose network has encoders, with these as the map of its contexts instead. Other models stay the same."""
+        if not isinstance(model.network, EncodedNetwork):
+            return model
+        encoding = eqx.tree_at(lambda e: e.encoders, self.context_scaling, model.network.encoders)
+        return eqx.tree_at(lambda m: (m.network, m.context_scaling), model, (model.network.network, encoding))
+
+    def encoded(self, model: AbstractProbabilityFlow) -> tuple[AbstractProbabilityFlow, Sample]:
+        """A model with encoders for its contexts, with the reach of the encoded contexts, and the table with these."""
+        if not isinstance(model.context_scaling, Encoding):
+            return model, self.table
+        contexts = encoded_contexts(model.context_scaling, self.table.contexts)
+        model = eqx.tree_at(lambda m: m.context_scaling.reach, model, reach_of(np.asarray(contexts)))
+        return model, self.table._replace(contexts=contexts)
 
 
 def prepare(
@@ -45,17 +71,19 @@ def prepare(
     support: Support | None,
     weights: ArrayLike | None,
     network: AbstractNetwork | None,
+    encoder: Encoder | Mapping[str, Encoder] | None = None,
 ) -> Parts:
     """Check the arguments of a fit that creates a model, whiten the tables and create a network if none is given.
 
     Raises:
         TypeError, ValueError: if an argument is invalid.
     """
-    network = in_session(network)
-    events, contexts, weighing, handed = fit_tables(caller, data, context, support, weights)
+    network, encoder = in_session((network, encoder))
+    events, contexts, weighing, handed = fit_tables(caller, data, context, support, weights, encoder is not None)
     rows = len(events.rows) if weighing is None else effective_rows(weighing)
     dim = free_size(events.support, events.rows.shape[1:])
-    context_dim = prod(contexts.rows.shape[1:])
+    encoded = None if encoder is None else new_encoding(contexts, check_encoder(caller, encoder, contexts))
+    context_dim = prod(contexts.rows.shape[1:]) if encoded is None else encoded[0].dim
     if network is None:
         network = default_network(key, rows, dim, context_dim)
     elif (network.dim, network.context_dim) != (dim, context_dim):
@@ -63,15 +91,21 @@ def prepare(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
             f"{network.context_dim}. Fix: network = fd.networks.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
+    context_scaling, white_contexts = encoded or standardize(contexts.rows, contexts.sites, weighing)
+    if isinstance(context_scaling, Encoding):
+        encoding = context_scaling
+        network = EncodedNetwork(network, encoding.encoders, encoding.shapes, encoding.summary_dim)
+        contexts = contexts._replace(rows=np.zeros((len(contexts.rows), 0)), sites=None)
+        handed = [each for each in handed if each.name != "context"]
     warn_about_tables(caller, events, contexts, handed)
     scaling, white = fit_scaling(*events, weighing)
-    context_scaling, white_contexts = standardize(contexts.rows, contexts.sites, weighing)
     table = Sample(
         jnp.asarray(white, float),
         jnp.asarray(white_contexts, float),
         None if weighing is None else jnp.asarray(weighing, float),
     )
-    context_reach = reach_of(white_contexts) if context_dim else None
+    # Encoded contexts have a reach of their own, which `Parts.encoded` sets after the training.
+    context_reach = reach_of(white_contexts) if context_dim and encoder is None else None
     return Parts(table, network, scaling, context_scaling, reach_of(white), context_reach)
 
 

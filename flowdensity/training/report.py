@@ -1,6 +1,7 @@
 """Report of a fit."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,7 @@ class FitReport:
         columns: transforms of the columns before the whitening, in one line; None for fits without whitening.
         divergence: the divergence that was chosen by default and the reason, in one line; None if it was distilled or given.
         interrupted: stages that Ctrl-C cut short or left undone; None for a fit that ran to its end.
+        marginalized: latent sites of a model that simulations integrated out, in one line; None if there are none.
 
     Examples:
         >>> print(report.summary())
@@ -111,6 +113,7 @@ class FitReport:
     columns: str | None = None
     divergence: str | None = None
     interrupted: tuple[str, ...] | None = None
+    marginalized: str | None = None
 
     @property
     def learned(self) -> bool:
@@ -123,6 +126,12 @@ class FitReport:
         is_exact = "divergence" in undone and "divergence" not in self.histories
         more = ". Its divergence is the exact one; fd.fit_divergence distills it" if is_exact else ""
         return f"the best until then is returned. Not completed: {', '.join(undone)}{more}"
+
+    def marginalizing(self, sites: Sequence[str]) -> "FitReport":
+        """Add the latent sites of a model that simulations integrated out."""
+        if not sites:
+            return self
+        return dataclasses.replace(self, marginalized=f"integrated out by simulation: {', '.join(sites)}")
 
     def with_divergence(self, learned: "FitReport", *undone: str) -> "FitReport":
         """Add the report of a `learned` divergence to that of its flow; `undone` names the stages that remain after it."""
@@ -186,6 +195,8 @@ class FitReport:
             lines.append(self.steps.summary())
         if self.amortization is not None:
             lines.append(self.amortization.summary())
+        if self.marginalized is not None:
+            lines.append(self.marginalized)
         if self.interrupted is not None:
             lines.append(f"interrupted: not completed: {', '.join(self.interrupted)}")
         others = {k: v for k, v in self.seconds.items() if k not in self.histories}

@@ -31,7 +31,8 @@ from flowdensity.models.flows import with_reference
 from flowdensity.models.log_density import LogDensityNetwork
 from flowdensity.references.mixture import GaussianMixture
 from flowdensity.training import distill
-from flowdensity.training.distill import contexts_of, labeled, measured, normalized
+from flowdensity.training.distill import measured, normalized
+from flowdensity.training.labels import contexts_of, labeled
 from flowdensity.training.losses import LogDensityLabels
 
 DRAWS = 4000

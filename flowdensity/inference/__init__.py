@@ -1,0 +1,1 @@
+"""Inference with numpyro models: amortized posteriors."""
