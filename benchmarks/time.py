@@ -274,11 +274,11 @@ def methods_of(table: str) -> dict[str, Callable[..., Learned]]:
 
 
 CAPTION = (
-    "Times are in seconds, as medians over runs with 3 random keys for moons and from one run for the other tables. `wall` is "
-    "the time to the summary of the posterior, and `compilation` is a part of it. `score` is the mean log density of held-out "
-    "rows under the fitted density, in nats, and `score in NUTS` is the same under the density that NUTS uses, which for `flow` "
-    "is the distilled one."
+    "`wall` is the time to the summary of the posterior, and `compilation` is a part of it. `CPU` is processor time, summed over "
+    "the cores. `score` is the mean log density of held-out rows under the fitted density, in nats, and `score in NUTS` is the "
+    "same under the density that NUTS uses, which for `flow` is the distilled one."
 )
+MEDIANS, ONE_RUN = "Times are in seconds. Those of moons are medians over 3 random keys", ", the others are from one run"
 NOT_SAMPLED = (
     "Kernel densities and vine copulas have no gradients in JAX, so NUTS is not run and `wall` is the time to the fit. A time "
     "with `>` means that NUTS was stopped after that time, and `wall` is then the time until the end of the fit."
@@ -293,7 +293,6 @@ LABELS = {
     "flowjax-maf": "flowjax MAF",
     "kde": "kernel density",
     "vine": "vine copula",
-    "known": "known likelihood",
 }
 KEYS = {"moons": 3}
 """Number of keys of a table. The default is one."""
@@ -408,7 +407,8 @@ def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str])
             lines.append([f"{table}, {method}", *done, *whole, score, in_nuts])
     made = provenance("python benchmarks/time.py", cells.values())
     times_of_nuts = [line[1 + STAGES.index("NUTS")] for line in lines]
-    notes = [CAPTION]
+    several = any(KEYS.get(table, 1) == 1 for table in tables)
+    notes = [f"{MEDIANS}{ONE_RUN if several else ''}.", CAPTION]
     if any(not seconds or seconds.startswith(">") for seconds in times_of_nuts):
         notes.append(NOT_SAMPLED)
     if any("flow-cached" in name for name in cells):
@@ -417,8 +417,8 @@ def write(cells: dict[str, dict], tables: Iterable[str], methods: Iterable[str])
 
 
 def draw(cells: dict[str, dict]) -> None:
-    """Plot held-out scores against the time from the start to the summary of a posterior, with one panel per table."""
-    tables = [table for table in TABLES if found(cells, table, "flow")]
+    """Plot held-out scores against the time from the start to the summary of a posterior, with a panel per table of priors."""
+    tables = [table for table in TABLES if methods_of(table) is METHODS and found(cells, table, "flow")]
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(8.0, 2.2 * rows + 0.4), squeeze=False)

@@ -131,3 +131,14 @@ def _taken(array: Any, rows: Int[np.ndarray, "chain draw"]) -> np.ndarray:
     """Return the chosen draws of a variable."""
     flat = array.transpose(*CHAINS, ...).to_numpy()
     return flat.reshape(-1, *flat.shape[2:])[rows]
+
+
+def as_posterior(values: Mapping[str, Any], group: str = "posterior") -> Any:
+    """Return draws, shape `(chain, draw, *shape)`, as a group of an `InferenceData`, or of a `DataTree` with arviz 1."""
+    import arviz
+
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    if _is_tree(arviz.InferenceData()):  # an alias of xarray's class in arviz 1
+        return arviz.from_dict({group: arrays})
+    groups: Any = {group: arviz.dict_to_dataset(arrays)}
+    return arviz.InferenceData(**groups)

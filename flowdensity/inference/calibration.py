@@ -9,8 +9,8 @@ from scipy.stats import kstest
 
 from .._display import Row, html_table, one_line
 from .._typing import Float, Key
+from ..data.draws import as_posterior
 from ..diagnostics.sbc import FALSE_ALARM_RATE, Ranks
-from .draws import as_posterior
 
 
 @dataclass(frozen=True, eq=False)

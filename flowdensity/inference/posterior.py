@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 from .._checks import check_count, check_key
 from .._display import one_line
 from .._typing import ArrayLike, Key
+from ..data.draws import as_posterior
 from ..data.sites import Sites
 from ..data.tables import Table
 from ..diagnostics.sbc import Ranks
@@ -25,7 +26,6 @@ from ..training.fit import fit_flow
 from ..training.report import FitReport
 from ..training.training import Training
 from .calibration import PosteriorCheck, expected_coverage
-from .draws import as_posterior
 from .joint import JointModel, joint_model
 from .refined import Refined, refine
 

@@ -13,10 +13,10 @@ from numpyro.infer import MCMC, NUTS, init_to_value
 
 from .._display import Row, html_table, one_line
 from .._typing import Array, Float, Int, Key
+from ..data.draws import as_posterior
 from ..diagnostics.posterior import effective_sample_size, pareto_smoothed, rhat
 from ..distributions.flow import FlowDensity
 from ..distributions.learned import exact_density
-from .draws import as_posterior
 from .joint import JointModel
 
 OVERSAMPLING, MIN_WEIGHTED = 10, 1_000
