@@ -1,4 +1,4 @@
-"""Writes docs/bad-input.md: the error that each case of bad input ends in.
+"""Writes docs/bad-input.md and docs/bad-input-more.md: the error that each case of bad input ends in.
 
     python benchmarks/bad_input.py    # about two minutes
 
@@ -17,9 +17,15 @@ from typing import NamedTuple
 from bad_cases import ALIKE, SECTIONS, Case, error_of, is_sound, of_all_fits, write_files
 from tables import environment, markdown
 
-PAGE = Path(__file__).parents[1] / "docs" / "bad-input.md"
+DOCS = Path(__file__).parents[1] / "docs"
+FITS = ("All fits", "Fits and distillations")
+"""Sections of the first page; the others are on the second one."""
+PAGES = {
+    "bad-input.md": "Errors for bad input: fits",
+    "bad-input-more.md": "Errors for bad input: densities, diagnostics and files",
+}
 INTRODUCTION = """\
-# Errors for bad input
+# {title}
 
 Input is checked before any work is done. {sound} {tried} cases that were tried end in a `TypeError` or a `ValueError`
 that says what was expected and what came. Each message ends with `Fix:` and a line of Python
@@ -91,17 +97,18 @@ def main() -> None:
     wrong = [each for each in everything if not is_sound(each.error)] + different
     names = " and ".join(f"`{name}`" for name in ALIKE[1:])
     remarks = {title: f"The messages below are those of `{first}`. {names} raise the same ones.\n\n"}
-    tables = [
-        section(title, [each for each in found if is_sound(each.error)], remarks.get(title, ""))
+    tables = {
+        title: section(title, [each for each in found if is_sound(each.error)], remarks.get(title, ""))
         for title, found in sections.items()
-    ]
+    }
     count, tried = sum(is_sound(each.error) for each in everything), len(everything)
-    introduction = INTRODUCTION.format(sound="All" if count == tried else f"{count} of the", tried=tried)
     if wrong:
-        tables.append(section("Not yet", wrong, NOT_YET))
-    PAGE.write_text(
-        "\n".join([introduction, *tables]) + f"\nMade by `python benchmarks/bad_input.py` with {environment()}.\n"
-    )
+        tables["Not yet"] = section("Not yet", wrong, NOT_YET)
+    made = f"\nMade by `python benchmarks/bad_input.py` with {environment()}.\n"
+    for page, heading in PAGES.items():
+        introduction = INTRODUCTION.format(title=heading, sound="All" if count == tried else f"{count} of the", tried=tried)
+        own = [text for title, text in tables.items() if (title in FITS) == (page == "bad-input.md")]
+        (DOCS / page).write_text("\n".join([introduction, *own]) + made)
     for each in wrong:
         print(f"wrong: {each.case.call}, {each.case.given}: {each.message}", file=sys.stderr)
     print(f"{tried} cases, {len(wrong)} wrong")
