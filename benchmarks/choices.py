@@ -203,7 +203,8 @@ def text_of(cells: Cells) -> str:
     return "\n\n".join(
         [
             *(table(score, [t for t in ALL if ROWS[t].real is real], CHOICES) for real in (True, False)),
-            "The number of solver steps that the fit chose, which is the smallest that keeps `log_prob` within 0.01 nats:",
+            "The number of solver steps that the fit chose: the smallest number tried for which doubling the steps changes "
+            "`log_prob` by at most 0.01 nats (root mean square):",
             table(solver_steps, REAL + SYNTHETIC, PATHS),
         ]
     )
