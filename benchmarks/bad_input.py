@@ -106,7 +106,9 @@ def main() -> None:
         tables["Not yet"] = section("Not yet", wrong, NOT_YET)
     made = f"\nMade by `python benchmarks/bad_input.py` with {environment()}.\n"
     for page, heading in PAGES.items():
-        introduction = INTRODUCTION.format(title=heading, sound="All" if count == tried else f"{count} of the", tried=tried)
+        introduction = INTRODUCTION.format(
+            title=heading, sound="All" if count == tried else f"{count} of the", tried=tried
+        )
         own = [text for title, text in tables.items() if (title in FITS) == (page == "bad-input.md")]
         (DOCS / page).write_text("\n".join([introduction, *own]) + made)
     for each in wrong:

@@ -278,7 +278,10 @@ CAPTION = (
     "the cores. `score` is the mean log density of held-out rows under the fitted density, in nats, and `score in NUTS` is the "
     "same under the density that NUTS uses, which for `flow` is the distilled one."
 )
-MEDIANS, ONE_RUN = "Times are in seconds. Those of moons are medians over 3 random keys", ", the others are from one run"
+MEDIANS, ONE_RUN = (
+    "Times are in seconds. Those of moons are medians over 3 random keys",
+    ", the others are from one run",
+)
 NOT_SAMPLED = (
     "Kernel densities and vine copulas have no gradients in JAX, so NUTS is not run and `wall` is the time to the fit. A time "
     "with `>` means that NUTS was stopped after that time, and `wall` is then the time until the end of the fit."

@@ -16,11 +16,12 @@ SECTIONS = (
     "Densities, sites and guides",
     "Models and networks",
     "Solvers, estimators and rounded data",
+    "Posteriors of models",
     "Diagnostics",
     "Files",
     "Pictures",
 )
-LONG = ("All fits", "Densities, sites and guides", "Diagnostics", "Pictures")
+LONG = ("All fits", "Densities, sites and guides", "Posteriors of models", "Diagnostics", "Pictures")
 
 
 @pytest.fixture(scope="module")

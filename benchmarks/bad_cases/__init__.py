@@ -9,6 +9,7 @@ from .diagnostics import DIAGNOSTICS, PICTURES
 from .files import FILES, write_files
 from .fits import ALIKE, FITS, of_all_fits
 from .models import ESTIMATORS, MODELS
+from .posteriors import POSTERIORS
 
 __all__ = [
     "ALIKE",
@@ -29,6 +30,7 @@ SECTIONS: dict[str, Groups] = {
     "Densities, sites and guides": DENSITIES,
     "Models and networks": MODELS,
     "Solvers, estimators and rounded data": ESTIMATORS,
+    "Posteriors of models": POSTERIORS,
     "Diagnostics": DIAGNOSTICS,
     "Files": FILES,
     "Pictures": PICTURES,

@@ -138,7 +138,7 @@ def as_posterior(values: Mapping[str, Any], group: str = "posterior") -> Any:
     import arviz
 
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    if _is_tree(arviz.InferenceData()):  # an alias of xarray's class in arviz 1
+    if not arviz.__version__.startswith("0."):
         return arviz.from_dict({group: arrays})
     groups: Any = {group: arviz.dict_to_dataset(arrays)}
     return arviz.InferenceData(**groups)

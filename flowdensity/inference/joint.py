@@ -206,7 +206,7 @@ class _ProperPriors(Messenger):
         if msg["type"] == "sample" and isinstance(unwrapped(msg["fn"]), dist.ImproperUniform):
             raise ValueError(
                 f"{self.caller} expected proper priors, from which parameters can be drawn; got an improper one at "
-                f"{msg['name']!r}. Fix: numpyro.sample({msg['name']!r}, dist.Normal(0.0, 10.0))"
+                f"{msg['name']!r}. Fix: dist.Normal(0.0, 10.0)"
             )
 
 
@@ -237,14 +237,13 @@ def _check_sites(
             raise ValueError(
                 f"{caller} expected a model that simulates {name!r}; it is observed within a `scan`, whose later steps then "
                 f"follow the data instead of the simulation. Call the model without its data. "
-                f"Fix: model_kwargs = {{{name!r}: None}}"
+                "Fix: model_args = (); model_kwargs = {}"
             )
         shape, simulated = jnp.shape(site["value"]), jnp.shape(sites[name]["value"])
         if shape != simulated:
             raise ValueError(
                 f"{caller} expected a model that simulates {name!r} with the shape of its data, {shape}; got {simulated}. Put "
-                f"the site into a plate of the size of the data. Fix: with numpyro.plate('rows', {shape[0] if shape else 1}): "
-                f"numpyro.sample({name!r}, ...)"
+                f"the site into a plate of the size of the data. Fix: numpyro.plate('rows', {shape[0] if shape else 1})"
             )
     for name, site in trace.items():
         if site["type"] == "plate" and len(site["value"]) < site["args"][0]:

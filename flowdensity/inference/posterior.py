@@ -26,6 +26,7 @@ from ..training.fit import fit_flow
 from ..training.report import FitReport
 from ..training.training import Training
 from .calibration import PosteriorCheck, expected_coverage
+from .data import checked_data, without_some_rows
 from .joint import JointModel, joint_model
 from .refined import Refined, refine
 
@@ -192,30 +193,14 @@ class AmortizedPosterior:
 
     def _fitted_to(self, method: str, data: Mapping[str, ArrayLike]) -> tuple[FlowDensity, dict[str, np.ndarray]]:
         """The density and the data with the same numbers of rows: absent rows are added to one or the other."""
-        density = self.density
-        if set(data) != set(self.joint.observed):
-            raise ValueError(
-                f"AmortizedPosterior.{method} expected a value of each observed site, {list(self.joint.observed)}; got "
-                f"{list(data)}. Fix: data = {{name: data[name] for name in {list(self.joint.observed)}}}"
-            )
-        values = {name: np.asarray(data[name], float) for name in self.joint.observed}
+        density, scaling = self.density, self.density.model.context_scaling
+        values = checked_data(f"AmortizedPosterior.{method}", data, self.joint.observed, self._encoders)
         for name, encoder in self._encoders.items():
             if not isinstance(encoder, AbstractEncoder):
                 continue
-            shape = self.joint.observed[name].shape
-            axis = -len(shape)
-            if values[name].ndim < len(shape) or not values[name].shape[axis]:
-                raise ValueError(
-                    f"AmortizedPosterior.{method} expected {name!r} with shape (*batch, {', '.join(map(str, shape))}), or fewer "
-                    f"rows but at least one; got {values[name].shape}. "
-                    f"Fix: data = {{**data, {name!r}: numpy.zeros({shape})}}"
-                )
-            sites = density.model.context_scaling.sites
-            assert sites is not None, "a posterior is learned with names"
-            rows = sites.shapes[sites.names.index(name)][0]
+            rows, axis = self.joint.observed[name].shape[0], -len(self.joint.observed[name].shape)
             more = rows - values[name].shape[axis]
             if more < 0:
-                scaling = density.model.context_scaling
                 assert isinstance(scaling, Encoding), "it has an encoder"
                 scaling = scaling.with_rows(name, rows - more)
                 model = eqx.tree_at(lambda m: m.context_scaling, density.model, scaling)
@@ -309,23 +294,6 @@ def fit_posterior(
         progress=progress,
     )
     return AmortizedPosterior(density, joint), report.marginalizing(joint.nuisance)
-
-
-def without_some_rows(
-    key: Key, data: dict[str, np.ndarray], encoders: Mapping[str, Encoder | None]
-) -> dict[str, np.ndarray]:
-    """Data sets with random numbers of rows, where an encoder is for several: the rows after these are NaN."""
-    # Sites with the same rows lose the same ones.
-    shares, found = jr.uniform(key, (len(next(iter(data.values()))),)), {}
-    for name, values in data.items():
-        encoder = encoders.get(name)
-        if isinstance(encoder, AbstractEncoder) and encoder.fewest is not None:
-            rows = values.shape[1]
-            counts = encoder.fewest + np.floor(np.asarray(shares) * (rows + 1 - encoder.fewest))
-            gone = np.arange(rows) >= counts[:, None]
-            values = np.where(gone.reshape(*gone.shape, *(1,) * (values.ndim - 2)), np.nan, values)
-        found[name] = values
-    return found
 
 
 def _ranks(key: Key, draws: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def check_encoder(caller: str, encoder: object, contexts: Table) -> tuple[Encode
         )
     rows = contexts.rows.reshape(len(contexts.rows), -1)
     for name, shape, values in zip(names, shapes, split(rows, shapes), strict=True):
-        label = "encoder" if name is None else f"encoder[{name!r}]"
+        label = f"encoder[{name!r}]" if isinstance(encoder, Mapping) else "encoder"
         if name in by_name:
             _check_one(caller, label, by_name[name], shape, values)
         elif np.isnan(values).any():
@@ -106,7 +106,7 @@ def check_contexts(caller: str, encoding: Encoding, contexts: np.ndarray) -> Non
         elif not np.isfinite(values).all():
             raise ValueError(
                 f"{caller} expected `{label}` of shape {shape} with finite values, since this site has no encoder of rows; got "
-                f"{int(np.sum(~np.isfinite(values)))} that are not. Fix: {label} = numpy.nan_to_num({label})"
+                f"{int(np.sum(~np.isfinite(values)))} that are not. Fix: {label} = numpy.nan_to_num({label}, posinf=0.0, neginf=0.0)"
             )
 
 
@@ -117,7 +117,7 @@ def check_rows(caller: str, label: str, contexts: np.ndarray) -> None:
     if not np.isfinite(rows[~gone]).all():
         raise ValueError(
             f"{caller} expected `{label}` with rows that are finite, or NaN in all their values if a context does not have them; "
-            f"got rows with some values that are not finite. Fix: {label} = numpy.nan_to_num({label})"
+            f"got rows with some values that are not finite. Fix: {label} = numpy.nan_to_num({label}, posinf=0.0, neginf=0.0)"
         )
     if np.any(gone[:, :1]) or np.any(gone[:, :-1] & ~gone[:, 1:]):
         raise ValueError(
