@@ -106,7 +106,8 @@ def check_contexts(caller: str, encoding: Encoding, contexts: np.ndarray) -> Non
         elif not np.isfinite(values).all():
             raise ValueError(
                 f"{caller} expected `{label}` of shape {shape} with finite values, since this site has no encoder of rows; got "
-                f"{int(np.sum(~np.isfinite(values)))} that are not. Fix: {label} = numpy.nan_to_num({label}, posinf=0.0, neginf=0.0)"
+                f"{int(np.sum(~np.isfinite(values)))} that are not. "
+                f"Fix: {label} = numpy.nan_to_num({label}, posinf=0.0, neginf=0.0)"
             )
 
 
