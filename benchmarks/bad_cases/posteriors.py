@@ -38,6 +38,11 @@ def no_plate(y: Any) -> None:
     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
 
 
+def needy(y: Any) -> None:
+    """Data that set the number of rows."""
+    rows(y, len(y))
+
+
 def improper(y: Any = None) -> None:
     """A prior that cannot be drawn from."""
     mu = numpyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
@@ -136,6 +141,7 @@ POSTERIORS: Groups = [
             "arguments that are not a tuple": {"model_args": np.zeros(STEPS)},
             "a scan with its data": {"model": walk, "model_args": (np.zeros(STEPS),)},
             "simulations that are not finite": {"model": overflowing},
+            "a model that needs its data": {"model": needy, "model_args": ()},
             "latent sites that are not there": {"latents": ["tau"]},
             "an encoder for other columns": {"encoder": fd.encoders.DeepSet(KEY, 3)},
             "an encoder for more rows": {"encoder": fd.encoders.DeepSet(KEY, fewest=9)},
@@ -172,6 +178,7 @@ POSTERIORS: Groups = [
         {"posterior": BY_ROWS, "data": {"y": np.zeros(STEPS)}},
         {
             "a site that is missing": {"data": {}},
+            "an array": {"data": np.zeros(STEPS)},
             "a site too many": {"data": {"y": np.zeros(STEPS), "z": 0.0}},
             "no rows": {"data": {"y": np.zeros(0)}},
             "rows that are not finite": {"data": {"y": np.where(np.arange(STEPS) == 1, np.inf, 0.0)}},

@@ -126,14 +126,16 @@ class Diagnosis(Mapping[str, Finding]):
     @property
     def conclusion(self) -> str:
         """Verdict in words, such as "2 of 14 figures are bad: log_prob.rmse, tails.2."."""
-        count = len(self) - len(self._with("not measured"))
+        missing = self._with("not measured")
+        count = len(self) - len(missing)
         figures = f"{count} figure{'' if count == 1 else 's'}"
         if self.bad:
             return f"{len(self.bad)} of {figures} {'is' if len(self.bad) == 1 else 'are'} bad: {_ids(self.bad)}."
         if count == 0:
             return "Nothing was measured."
         unclear = self._with("unclear")
-        return f"No fault found in {figures}{f'; unclear: {_ids(unclear)}' if unclear else ''}."
+        doubts = [f"; {what}: {_ids(ids)}" for what, ids in (("unclear", unclear), ("not measured", missing)) if ids]
+        return f"No fault found in {figures}{''.join(doubts)}."
 
     def as_dict(self) -> dict[str, Any]:
         """Return the findings by id, each with its section, quantity, value, standard error, threshold and verdict."""

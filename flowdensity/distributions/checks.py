@@ -49,6 +49,8 @@ def _density_line(density: Any) -> str:
         return "density = fd.FlowDensity(density)"
     if isinstance(density, AbstractLearnedDensity):
         return "density = density.flow"
+    if isinstance(getattr(density, "density", None), AbstractLearnedDensity):
+        return "density = density.density"
     found = layers(density)
     if not isinstance(found[-1], AbstractLearnedDensity):
         return "density, report = fd.fit_flow(key, data)"

@@ -18,6 +18,7 @@ from ..data.containers import read
 from ..data.sites import Sites
 from ..data.tables import Named
 from ..models.encoder_checks import check_contexts
+from ..models.encoders import AbstractEncoder
 from ..models.encoding import Encoding, encoded_rows
 from ..models.flows import AbstractProbabilityFlow
 
@@ -51,6 +52,8 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
             f"{caller} expected no `context`, since this density was learned without one; got {got}. Fix: context = None"
         )
     if sites is not None and handed.columns is not None:
+        if isinstance(model.context_scaling, Encoding):
+            handed = handed._replace(columns=_with_absent_rows(model.context_scaling, handed.columns))
         context = sites.pack(caller, handed.columns, "context")
     elif handed.columns is not None and handed.array is None:
         raise TypeError(
@@ -78,6 +81,20 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
         with jax.ensure_compile_time_eval():
             return jnp.asarray(flat)
     return flat
+
+
+def _with_absent_rows(encoding: Encoding, columns: dict[str, Any]) -> dict[str, Any]:
+    """Named contexts with NaN in the place of the rows that they have fewer than the contexts of the fit."""
+    assert encoding.sites is not None, "the columns have names"
+    shapes, found = dict(zip(*encoding.sites, strict=True)), dict(columns)
+    for name, encoder in zip(encoding.sites.names, encoding.encoders, strict=True):
+        if name in columns and isinstance(encoder, AbstractEncoder):
+            axis, got = -len(shapes[name]), np.shape(columns[name])
+            if len(got) >= len(shapes[name]) and 0 < got[axis] < shapes[name][0]:
+                pad = [(0, 0)] * len(got)
+                pad[axis] = (0, shapes[name][0] - got[axis])
+                found[name] = jnp.pad(jnp.asarray(columns[name], float), pad, constant_values=jnp.nan)
+    return found
 
 
 def warn_if_far(model: AbstractProbabilityFlow, contexts: Array | None) -> None:
@@ -137,7 +154,8 @@ def _warn_if_encoded_far(encoding: Encoding, contexts: Array | None) -> None:
     ranges = np.asarray(encoding.fewest), np.asarray(encoding.most)
     for counts, fewest, most in zip(encoding.counts(table), *ranges, strict=True):
         if np.any((counts < fewest) | (counts > most)):
-            found.append(f"they have {counts.min()} to {counts.max()} rows, and those of the fit {fewest} to {most}")
+            several = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+            found.append(f"they have {several} rows, and those of the fit {fewest} to {most}")
     with jax.ensure_compile_time_eval():
         encoded = np.asarray(encoded_rows(encoding, jnp.asarray(table, float)))
     radii = np.linalg.norm(encoded, axis=1)
@@ -151,7 +169,7 @@ def _warn_if_encoded_far(encoding: Encoding, contexts: Array | None) -> None:
         weakref.finalize(reach, _WARNED.discard, id(reach))
         warn(
             f"The contexts are not like those of the fit: {'; '.join(found)}. The density is unreliable for them. This warning "
-            "appears once per model. Fit with contexts that cover these. "
+            "appears once per model. Fit with contexts, or with a prior, that cover these. "
             "Fix: density, report = fd.fit_flow(key, data, context, encoder=encoder)"
         )
 

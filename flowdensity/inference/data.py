@@ -24,8 +24,15 @@ def checked_data(
         encoders: encoder of each observed site, or None.
 
     Raises:
+        TypeError: if the data have no names.
         ValueError: if sites are missing or unknown, or a value has the wrong shape or is not finite.
     """
+    if not hasattr(data, "keys"):
+        first = next(iter(observed))
+        raise TypeError(
+            f"{caller} expected `data` as a dict with a value of each observed site, {list(observed)}; got a "
+            f"{type(data).__name__}. Fix: data = {{{first!r}: data}}"
+        )
     if set(data) != set(observed):
         parts = [f"{n!r}: " + (f"data[{n!r}]" if n in data else f"numpy.zeros({s.shape})") for n, s in observed.items()]
         raise ValueError(

@@ -1,5 +1,6 @@
 """The joint density of a numpyro model: simulations of its latent and observed sites, and the log density at given values."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -152,6 +153,7 @@ def joint_model(
     """
     check_model(caller, "model", model)
     check_kind(caller, "model_args", model_args, tuple, "model_args = (model_args,)")
+    _check_call(caller, model, model_args, model_kwargs)
     bound = partial(model, *model_args, **({} if model_kwargs is None else dict(model_kwargs)))
     proper = _ProperPriors(bound, caller)
     given = {
@@ -187,6 +189,17 @@ def joint_model(
             for name in of_interest
         },
     )
+
+
+def _check_call(caller: str, model: Callable, model_args: tuple, model_kwargs: Mapping[str, Any] | None) -> None:
+    """Raise a TypeError unless the model can be called with the arguments."""
+    try:
+        inspect.signature(model).bind(*model_args, **({} if model_kwargs is None else model_kwargs))
+    except TypeError as error:
+        raise TypeError(
+            f"{caller} expected `model_args` and `model_kwargs` with which the model can be called; got {error}. Data that the "
+            "model needs may have any values of the right shape. Fix: model_args = (jax.numpy.zeros(10),)"
+        ) from error
 
 
 def _trace(model: Callable[[], Any], key: Key) -> dict[str, Any]:

@@ -56,6 +56,27 @@ class AmortizedPosterior:
     density: FlowDensity
     joint: JointModel
 
+    @classmethod
+    def of(
+        cls,
+        density: FlowDensity,
+        model: Callable,
+        model_args: tuple = (),
+        model_kwargs: Mapping[str, Any] | None = None,
+        *,
+        observed: str | Sequence[str],
+        latents: str | Sequence[str] | None = None,
+    ) -> "AmortizedPosterior":
+        """The posterior of a model with a density that `fit_posterior` has learned, for example one that was loaded from a file.
+
+        The arguments are those of `fit_posterior`.
+
+        Examples:
+            >>> fd.save("posterior.flow", posterior.density)
+            >>> posterior = fd.results.AmortizedPosterior.of(fd.load("posterior.flow"), model, observed="y")
+        """
+        return cls(density, joint_model("AmortizedPosterior.of", model, model_args, model_kwargs, observed, latents))
+
     def given(self, data: Mapping[str, ArrayLike]) -> FlowDensity:
         """Return the learned posterior given a data set, as a density of the named latent sites.
 

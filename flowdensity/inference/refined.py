@@ -25,6 +25,9 @@ MAX_PARETO_K = 0.7
 """Largest Pareto k at which weighted means can be trusted, for many draws (Vehtari et al. 2024)."""
 CHAINS, WARMUP = 4, 500
 """Number of chains of NUTS, and of its warm-up steps."""
+MIN_KEPT = 0.9
+"""Weights are also accepted if their effective sample size is this fraction of the draws. The tail of nearly equal weights says
+nothing, and its Pareto k can be large."""
 MAX_R_HAT = 1.01
 """Largest R-hat of chains that have mixed (Vehtari et al. 2021, arXiv 1903.08008)."""
 RIDGE = 1e-6
@@ -38,7 +41,8 @@ class Refined:
     Attributes:
         posterior: the draws in arviz's form.
         method: "weights" if the draws of the learned posterior were weighted, "NUTS" if a sampler was started from them.
-        pareto_k: Pareto k of the weights; infinite if the model's density is zero at all draws.
+        pareto_k: Pareto k of the weights; infinite if the model's density is zero at all draws. Weights are used if it is below
+            `threshold` and they keep as many effective draws as were asked for, or if they keep nine tenths of the draws.
         threshold: value of the Pareto k above which the weights cannot be trusted.
         effective_draws: effective sample size: of the weights, or the smallest one of the chains.
         r_hat: largest R-hat of the chains; None without chains.
@@ -62,7 +66,7 @@ class Refined:
     def reliable(self) -> bool:
         """Whether the weights can be trusted, or the chains have mixed without divergent transitions."""
         if self.r_hat is None:
-            return self.pareto_k < self.threshold
+            return True  # weights that cannot be trusted are not used
         return self.r_hat <= MAX_R_HAT and not self.divergences
 
     @property
@@ -71,10 +75,10 @@ class Refined:
         k = f"Pareto k {self.pareto_k:.2f}, threshold {self.threshold:.2f}"
         size = f"{self.effective_draws:.0f} effective draws"
         if self.r_hat is None:
-            return f"The learned posterior was corrected by weights: {k}; {size}."
+            return f"The learned posterior was corrected by weights: {k}; {size} before resampling."
         found = f"{size}, R-hat {self.r_hat:.3f}, {self.divergences} divergent transitions"
         doubt = "" if self.reliable else ". The chains cannot be trusted: run NUTS on the model with more warm-up"
-        return f"The weights of the learned posterior cannot be trusted ({k}), so NUTS sampled the posterior: {found}{doubt}."
+        return f"The weights of the learned posterior leave too little ({k}), so NUTS sampled the posterior: {found}{doubt}."
 
     def summary(self) -> str:
         """Return the verdict in words."""
@@ -126,10 +130,10 @@ def refine(
     log_weights = np.full(count, -math.log(count))
     if np.isfinite(ratios).any():
         log_weights, pareto_k = pareto_smoothed(ratios - np.max(ratios), 1.0)
-    if pareto_k < threshold:
+    size = float(1.0 / np.sum(np.exp(2.0 * log_weights))) if np.isfinite(pareto_k) else 0.0
+    if size >= MIN_KEPT * count or (pareto_k < threshold and size >= num_samples):
         order = systematic(choice_key, np.exp(log_weights), num_samples)
         chosen = {name: np.asarray(value)[None, order] for name, value in latents.items()}
-        size = float(1.0 / np.sum(np.exp(2.0 * log_weights)))
         return Refined(as_posterior(chosen), "weights", pareto_k, threshold, size)
     # Four different draws among the likelier ones: the square roots of the weights are less extreme.
     gumbel = np.asarray(jr.gumbel(start_key, (count,)), np.float64)

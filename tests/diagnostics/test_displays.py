@@ -48,7 +48,7 @@ RESULTS = {
     "no fault": (
         lambda: diagnosis(GOOD, ABSENT),
         "good",
-        "No fault found in 1 figure.",
+        "No fault found in 1 figure; not measured: c.absent.",
     ),
     "unclear": (
         lambda: diagnosis(GOOD, UNCLEAR),
