@@ -98,9 +98,10 @@ def commit() -> str:
 
 
 def provenance(command: str, cells: Iterable[dict]) -> str:
-    """With what a table was made: the command, and the commits and environments of its cells."""
+    """With what a table was made: the command, and the environments of its cells; also their commits if all are known."""
     cells = list(cells)
-    commits = ", ".join(sorted({each["commit"] for each in cells if "commit" in each}))
+    known = all("commit" in each for each in cells)
+    commits = ", ".join(sorted({each["commit"] for each in cells})) if known else ""
     made_with = "; ".join(sorted({each["made with"] for each in cells}))
     return f"Made by `{command}` {f'at commit {commits} ' if commits else ''}with {made_with}."
 
