@@ -101,9 +101,10 @@ def provenance(command: str, cells: Iterable[dict]) -> str:
     """With what a table was made: the command, and the environments of its cells; also their commits if all are known."""
     cells = list(cells)
     known = all("commit" in each for each in cells)
-    commits = ", ".join(sorted({each["commit"] for each in cells})) if known else ""
+    commits = sorted({each["commit"] for each in cells}) if known else []
+    at = f"at commit{'s' * (len(commits) > 1)} {', '.join(commits)} " if commits else ""
     made_with = "; ".join(sorted({each["made with"] for each in cells}))
-    return f"Made by `{command}` {f'at commit {commits} ' if commits else ''}with {made_with}."
+    return f"Made by `{command}` {at}with {made_with}."
 
 
 def replace_block(file: Path, name: str, text: str) -> None:
