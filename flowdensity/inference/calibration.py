@@ -23,7 +23,8 @@ class PosteriorCheck:
             is, shape `(simulations,)`. For correct posteriors these are uniform (Lemos et al. 2023, arXiv 2302.03026).
 
     Examples:
-        >>> check = posterior.check(key)
+        >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+        >>> check = amortized.check(key, num_simulations=50)
         >>> print(check.summary())
         >>> check.bad
     """

@@ -47,9 +47,9 @@ class AmortizedPosterior:
         joint: the model, for `refine` and `check`.
 
     Examples:
-        >>> posterior, report = fd.fit_posterior(key, model, observed="y")
-        >>> idata = posterior.draw(key, {"y": y})
-        >>> refined = posterior.refine(key, {"y": y})
+        >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+        >>> idata = amortized.draw(key, {"y": observed})
+        >>> refined = amortized.refine(key, {"y": observed})
         >>> print(refined.summary())
     """
 
@@ -72,8 +72,9 @@ class AmortizedPosterior:
         The arguments are those of `fit_posterior`.
 
         Examples:
-            >>> fd.save("posterior.flow", posterior.density)
-            >>> posterior = fd.results.AmortizedPosterior.of(fd.load("posterior.flow"), model, observed="y")
+            >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+            >>> fd.save("posterior.flow", amortized.density)
+            >>> again = fd.results.AmortizedPosterior.of(fd.load("posterior.flow"), model, (observed,), observed="y")
         """
         return cls(density, joint_model("AmortizedPosterior.of", model, model_args, model_kwargs, observed, latents))
 
@@ -281,8 +282,8 @@ def fit_posterior(
             or if simulations are not finite.
 
     Examples:
-        >>> posterior, report = fd.fit_posterior(key, model, observed="y")
-        >>> idata = posterior.draw(key, {"y": y})
+        >>> amortized, report = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+        >>> idata = amortized.draw(key, {"y": observed})
     """
     caller = "fit_posterior"
     check_key(caller, key)

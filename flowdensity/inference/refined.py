@@ -49,7 +49,8 @@ class Refined:
         divergences: number of divergent transitions of NUTS; None without chains.
 
     Examples:
-        >>> refined = posterior.refine(key, {"y": y})
+        >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+        >>> refined = amortized.refine(key, {"y": observed})
         >>> refined.method, refined.pareto_k
         >>> az.summary(refined.posterior)
     """

@@ -91,14 +91,15 @@ def prepare(
             f"{caller} expected a `network` for {dim} dimensions and {context_dim} of context; got one for {network.dim} and "
             f"{network.context_dim}. Fix: network = fd.networks.ResidualMLP(key, dim={dim}, context_dim={context_dim})"
         )
-    context_scaling, white_contexts = encoded or standardize(contexts.rows, contexts.sites, weighing)
-    if isinstance(context_scaling, Encoding):
-        encoding = context_scaling
+    if encoded is not None:
+        encoding, _ = encoded
         network = EncodedNetwork(network, encoding.encoders, encoding.shapes, encoding.summary_dim)
-        contexts = contexts._replace(rows=np.zeros((len(contexts.rows), 0)), sites=None)
         handed = [each for each in handed if each.name != "context"]
-    warn_about_tables(caller, events, contexts, handed)
+    # The contexts of encoders have absent rows, which the checks of tables do not know.
+    checked = contexts if encoded is None else contexts._replace(rows=np.zeros((len(contexts.rows), 0)), sites=None)
+    warn_about_tables(caller, events, checked, handed)
     scaling, white = fit_scaling(*events, weighing)
+    context_scaling, white_contexts = encoded or standardize(contexts.rows, contexts.sites, weighing)
     table = Sample(
         jnp.asarray(white, float),
         jnp.asarray(white_contexts, float),

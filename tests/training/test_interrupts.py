@@ -9,7 +9,7 @@ import pytest
 from references import random_flow
 
 import flowdensity as fd
-from flowdensity.training import departure, distill, divergence, fit, loop
+from flowdensity.training import departure, distill, divergence, fit, labels, loop
 
 ROWS = np.random.default_rng(0).normal(size=(2200, 2)).cumsum(axis=1)
 """Enough rows for one run; the first 200 are few enough for a cross-validation."""
@@ -169,7 +169,7 @@ def test_a_distillation_is_returned_as_far_as_it_went(monkeypatch, whole, module
 
 
 def test_labels_alone_are_nothing_learned(monkeypatch, whole):
-    press(monkeypatch, distill, "_labeled")
+    press(monkeypatch, labels, "_labeled")
     with pytest.raises(KeyboardInterrupt):
         fd.distill(jr.key(0), whole[0], labels=64, width=4, **OPTIONS)
 
