@@ -121,9 +121,11 @@ class AmortizedPosterior:
     ) -> Refined:
         """Correct the learned posterior of a data set to the exact posterior of the model.
 
-        Ten times as many draws as wanted are weighted by the model's joint density, with Pareto-smoothed importance sampling. If
-        the Pareto k of the weights is below its threshold, the result is a weighted sample without replacement. Otherwise NUTS
-        is started from these draws, with the mass matrix that they give.
+        Ten times as many draws as wanted are weighted by the model's joint density, divided by the learned density with its exact
+        divergence, with Pareto-smoothed importance sampling. The weights are used if the Pareto k is below its threshold and they
+        keep as many effective draws as are wanted, or if they keep nine tenths of the draws. The result is then a sample in
+        proportion to the weights. Otherwise NUTS samples the posterior, starting from these draws and in coordinates that they
+        whiten.
 
         Args:
             key: JAX PRNG key.
