@@ -82,7 +82,7 @@ def _refit(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> str:
 def _whitened(scaling: Any, table: np.ndarray) -> Rows:
     if scaling.has_absent_rows:
         # Encoders are networks, which compute in the precision of the session.
-        return _all_encoded(scaling, jnp.asarray(table, float))
+        return whitened_rows(scaling, jnp.asarray(table, float))
     # Whiten in float64, as a fit does: float32 does not resolve rows near an edge or far from 0.
     with jax.enable_x64(True):
         states = jax.vmap(lambda scaling, row: scaling.whiten(row)[0], in_axes=(None, 0))(scaling, jnp.asarray(table))
@@ -91,5 +91,6 @@ def _whitened(scaling: Any, table: np.ndarray) -> Rows:
 
 
 @eqx.filter_jit
-def _all_encoded(encoding: Any, rows: Array) -> Rows:
-    return over_rows(lambda row: encoding.whiten(row)[0], rows)
+def whitened_rows(scaling: Any, rows: Array) -> Rows:
+    """Whiten rows by a scaling or an encoding, in the precision of the session."""
+    return over_rows(lambda row: scaling.whiten(row)[0], rows)

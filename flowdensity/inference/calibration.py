@@ -39,7 +39,7 @@ class PosteriorCheck:
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """What is not calibrated: names of sites, and "coverage" if the expected coverage is wrong."""
+        """Names of the sites whose ranks are not uniform, and "coverage" if the expected coverage is wrong."""
         return (*self.ranks.bad, *["coverage"] * (self.p_value < FALSE_ALARM_RATE))
 
     @property

@@ -292,13 +292,10 @@ def _standardized_outputs(
     return tuple(found)
 
 
+@eqx.filter_jit
 def encoded_contexts(encoding: Encoding, contexts: Float[Array, "n inputs"]) -> ContextRows:
     """Encoded contexts for the contexts of an `EncodedNetwork`: summaries and standardized values."""
-    return _all_encoded(encoding, contexts)
 
-
-@eqx.filter_jit
-def _all_encoded(encoding: Encoding, contexts: Float[Array, "n inputs"]) -> ContextRows:
     def one(context: Context) -> Context:
         outputs = encode(encoding.encoders, encoding.shapes, context[encoding.summary_dim :])
         return jnp.concatenate([context[: encoding.summary_dim], outputs])

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from tqdm.auto import tqdm
 
-from .._blocks import over_rows
 from .._typing import Array, ContextRows, Float, Key, Rows, Scalar
-from ..data.scaling import Scaling
+from ..data.whitened import whitened_rows
 from ..distributions.flow import FlowDensity
 from ..divergence.centers import inflation, mismatched
 from ..divergence.interface import AbstractDivergence
-from ..models.encoding import Encoding
 from ..models.flows import AbstractProbabilityFlow
 from ..solving import AbstractSolver, state_from_noise, state_log_prob
 from .losses import LogDensityLabels
@@ -100,13 +98,8 @@ def contexts_of(key: Key, density: FlowDensity, count: int) -> ContextRows:
     given = density.context.reshape(-1, *density.context_shape)
     chosen = jr.randint(key, (count,), 0, len(given))
     if len(given) <= count:
-        return _whitened_contexts(density.model.context_scaling, given)[chosen]
-    return _whitened_contexts(density.model.context_scaling, given[chosen])
-
-
-@eqx.filter_jit
-def _whitened_contexts(scaling: Scaling | Encoding, contexts: Array) -> ContextRows:
-    return over_rows(lambda context: scaling.whiten(context)[0], contexts)
+        return whitened_rows(density.model.context_scaling, given)[chosen]
+    return whitened_rows(density.model.context_scaling, given[chosen])
 
 
 @jax.jit
