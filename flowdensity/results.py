@@ -2,11 +2,10 @@
 
 from .diagnostics.findings import Diagnosis as Diagnosis
 from .diagnostics.findings import Finding as Finding
+from .diagnostics.ranks import Ranks as Ranks
 from .diagnostics.reweighted import Reweighted as Reweighted
-from .diagnostics.sbc import Ranks as Ranks
 from .diagnostics.support import SupportCheck as SupportCheck
 from .divergence.calibration import Residuals as Residuals
-from .inference.calibration import PosteriorCheck as PosteriorCheck
 from .inference.posterior import AmortizedPosterior as AmortizedPosterior
 from .inference.refined import Refined as Refined
 from .references.choice import ReferenceChoice as ReferenceChoice

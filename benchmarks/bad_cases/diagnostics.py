@@ -268,4 +268,14 @@ PICTURES: Groups = [
         OF_POSTERIORS,
         {**NO_POSTERIOR, "a site that is not there": {"site": "mu"}},
     ),
+    cases(
+        "fd.plots.plot_ranks(ranks)",
+        {"model": normal_model},
+        {
+            "a density": {"ranks": PLAIN},
+            "more elements than panels": {
+                "ranks": fd.results.Ranks({"z": np.zeros((40, 25), int)}, 19, np.zeros(40, int))
+            },
+        },
+    ),
 ]

@@ -46,6 +46,15 @@ class Sites(NamedTuple):
     names: tuple[str, ...]
     shapes: Shapes
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels of all coordinates in arviz's notation, such as "mu" and "v[0]"."""
+        return [
+            f"{name}[{', '.join(map(str, index))}]" if index else name
+            for name, shape in zip(self.names, self.shapes, strict=True)
+            for index in np.ndindex(shape)
+        ]
+
     def pack(self, caller: str, values: Any, argument: str = "values") -> Float[Array, "*batch size"]:
         """Concatenate values into vectors; their leading axes broadcast against each other.
 

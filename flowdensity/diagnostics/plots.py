@@ -1,4 +1,4 @@
-"""Plots of a density, its errors and its training, on matplotlib axes.
+"""Plots of a density, its errors, its training and its calibration, on matplotlib axes.
 
 Each function draws into given axes or into a new figure, and returns the axes. It neither shows nor saves the figure. Data are
 gray, the model is blue and a posterior orange; fonts are those of the user's style.
@@ -23,7 +23,9 @@ from ..divergence.calibration import Residuals
 from ..training.report import FitReport
 from .findings import Diagnosis
 from .posterior import draws, events_of
+from .ranks import COVERAGE, Ranks
 from .smoothing import Span, smoothed_density, span_of
+from .uniform import band, compared_ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # importing matplotlib takes a second, so it is imported when a figure is made
@@ -313,6 +315,55 @@ def plot_prior_posterior(
     return panels
 
 
+def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
+    """Plot the empirical distribution of ranks less the uniform one, with its simultaneous band.
+
+    There is a panel for each element of each latent site, and one for the expected coverage. A line that leaves its band is a
+    fault: a line that rises first and then falls below zero belongs to posteriors that are too narrow, one that falls first to
+    posteriors that are too wide. If all posteriors are right, all lines are within their bands with a probability of 99 %. To
+    plot the check of an amortized posterior, use `axes = plot_ranks(posterior.check(key))`.
+
+    Args:
+        ranks: result of `simulation_based_calibration` or of `AmortizedPosterior.check`, with at most 24 elements.
+        axes: axes to draw into, one for each panel; by default axes of a new figure.
+
+    Returns:
+        Axes, shape `(panels,)`.
+
+    Raises:
+        TypeError, ValueError: if an argument is invalid.
+
+    Examples:
+        >>> ranks = fd.simulation_based_calibration(key, model, model_kwargs={"y": observed})
+        >>> axes = fd.plots.plot_ranks(ranks)
+    """
+    caller = "plot_ranks"
+    check_kind(caller, "ranks", ranks, Ranks, "ranks = fd.simulation_based_calibration(key, model)")
+    sites = Sites(tuple(ranks.ranks), tuple(each.shape[1:] for each in ranks.ranks.values()))
+    columns = np.concatenate([each.reshape(len(each), -1) for each in ranks.ranks.values()], axis=1).T
+    if len(columns) > MAX_SINGLE:
+        first = next(iter(ranks.ranks))
+        raise ValueError(
+            f"{caller} expected ranks of at most {MAX_SINGLE} elements; got {len(columns)}. "
+            f"Fix: few = ranks.ranks[{first!r}].reshape(len(ranks.coverage), -1)[:, :{MAX_SINGLE}]; "
+            f"ranks = fd.results.Ranks({{{first!r}: few}}, ranks.draws, ranks.coverage)"
+        )
+    labels, count = [*sites.labels, COVERAGE], len(columns) + 1
+    panels = _panels(caller, axes, (-(-count // 4), min(4, count)), count, (2.6, 2.2))
+    points = compared_ranks(ranks.draws)
+    uniform = (points + 1) / (ranks.draws + 1)
+    low, high = band(len(ranks.coverage), ranks.draws, 1.0 - ranks.false_alarm_rate) - uniform
+    for axis, label, values in zip(panels, labels, [*columns, ranks.coverage], strict=True):
+        below = np.searchsorted(np.sort(values), points, side="right") / len(values)
+        axis.fill_between(uniform, low, high, step="mid", color=DATA_COLOR, alpha=0.3, linewidth=0, label="band")
+        axis.step(uniform, below - uniform, where="mid", color=MODEL_COLOR, label="ranks")
+        axis.axhline(0.0, color="black", linewidth=0.8)
+        axis.set(title=label, xlabel="rank / number of draws", xlim=(0.0, 1.0))
+    panels[0].set_ylabel("empirical - uniform")
+    _legend(panels[0])
+    return panels
+
+
 def _flow(caller: str, density: Any) -> FlowDensity:
     """Check that a density can be sampled, and return its flow."""
     check_density(caller, density)
@@ -331,11 +382,7 @@ def _chosen(
 ) -> tuple[list[str], list[int]]:
     """Return labels, in arviz's notation, and indices of the coordinates to draw."""
     sites = Sites((stem,), (flow.event_shape,)) if flow.sites is None else flow.sites
-    labels = [
-        f"{name}[{', '.join(map(str, index))}]" if index else name
-        for name, shape in zip(sites.names, sites.shapes, strict=True)
-        for index in np.ndindex(shape)
-    ]
+    labels = sites.labels
     if names is not None and len(names) != len(labels):
         raise ValueError(
             f"{caller} expected `names` as {len(labels)} labels, one for each coordinate; got {len(names)}. Fix: names=None"

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
@@ -16,7 +17,7 @@ from .._typing import ArrayLike, Key
 from ..data.draws import as_posterior
 from ..data.sites import Sites
 from ..data.tables import Table
-from ..diagnostics.sbc import Ranks
+from ..diagnostics.ranks import MIN_DRAWS, MIN_SIMULATIONS, Ranks, ranks_among, references_and_units
 from ..distributions.flow import FlowDensity
 from ..distributions.inputs import warn_again
 from ..models.encoder_checks import check_encoder
@@ -25,7 +26,6 @@ from ..models.encoding import Encoder, Encoding
 from ..training.fit import fit_flow
 from ..training.report import FitReport
 from ..training.training import Training
-from .calibration import PosteriorCheck, expected_coverage
 from .data import checked_data, without_some_rows
 from .joint import JointModel, joint_model
 from .refined import Refined, refine
@@ -34,8 +34,8 @@ CHECKED_AT_ONCE = 25
 """Number of data sets whose posteriors are drawn at once in a check."""
 CHECK = 1
 """Number that is folded into the key of a check."""
-MIN_SIMULATIONS = 2
-"""Minimum number of simulations, since a density is learned from at least two rows."""
+FEWEST_SIMULATIONS = 2
+"""Smallest number of simulations that a density can be learned from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +167,7 @@ class AmortizedPosterior:
         warn_again(density.model)
         return refine(key, density.given(values), self.joint, values, num_samples, progress)
 
-    def check(
-        self, key: Key, num_simulations: int = 500, num_samples: int = 200, *, progress: bool = True
-    ) -> PosteriorCheck:
+    def check(self, key: Key, num_simulations: int = 500, num_samples: int = 200, *, progress: bool = True) -> Ranks:
         """Test the learned posterior on fresh simulations, by simulation-based calibration and by its expected coverage.
 
         Args:
@@ -179,12 +177,12 @@ class AmortizedPosterior:
             progress: whether to show a bar.
 
         Returns:
-            Ranks of the true values and the coverage of TARP, each with a test.
+            Ranks of the true values, and the coverage of TARP, each with a test.
         """
         caller = "AmortizedPosterior.check"
         check_key(caller, key)
-        num_simulations = check_count(caller, "num_simulations", num_simulations, least=20, fix=500)
-        num_samples = check_count(caller, "num_samples", num_samples, least=9, fix=200)
+        num_simulations = check_count(caller, "num_simulations", num_simulations, least=MIN_SIMULATIONS, fix=500)
+        num_samples = check_count(caller, "num_samples", num_samples, least=MIN_DRAWS, fix=200)
         # Another key than that of the fit, should it be the same: its simulations must not be used again.
         key = jr.fold_in(key, CHECK)
         simulate_key, rows_key, draw_key, rank_key, reference_key = jr.split(key, 5)
@@ -197,17 +195,13 @@ class AmortizedPosterior:
             rows = np.minimum(np.arange(start, start + CHECKED_AT_ONCE), num_simulations - 1)
             given = density.given({name: value[rows] for name, value in values.items()})
             parts.append(np.asarray(given.sample(jr.fold_in(draw_key, number), (num_samples,))))
-        drawn = np.concatenate(parts, axis=1)[:, :num_simulations]
-        draws = {name: np.asarray(value) for name, value in density.unpack(drawn).items()}
-        ranks = {
-            name: _ranks(jr.fold_in(rank_key, number), value, simulated[name])
-            for number, (name, value) in enumerate(draws.items())
-        }
-        truths = density.pack({name: simulated[name] for name in self.joint.latents})
-        return PosteriorCheck(
-            Ranks(ranks, num_samples),
-            expected_coverage(reference_key, np.asarray(drawn, np.float64), np.asarray(truths, np.float64)),
-        )
+        draws = density.unpack(np.concatenate(parts, axis=1)[:, :num_simulations])
+        truths = {name: simulated[name] for name in self.joint.latents}
+        references, units = references_and_units(reference_key, truths)
+        rank = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
+        keys = jr.split(rank_key, num_simulations)
+        ranks, coverage = jax.device_get(rank(keys, draws, truths, references, units))
+        return Ranks({name: ranks[name] for name in truths}, num_samples, coverage)
 
     @property
     def _encoders(self) -> dict[str, Encoder | None]:
@@ -289,7 +283,7 @@ def fit_posterior(
     """
     caller = "fit_posterior"
     check_key(caller, key)
-    num_simulations = check_count(caller, "num_simulations", num_simulations, least=MIN_SIMULATIONS, fix=10_000)
+    num_simulations = check_count(caller, "num_simulations", num_simulations, least=FEWEST_SIMULATIONS, fix=10_000)
     joint = joint_model(caller, model, model_args, model_kwargs, observed, latents)
     if encoder is not None:
         sites = Sites(tuple(joint.observed), tuple(site.shape for site in joint.observed.values()))
@@ -318,9 +312,3 @@ def fit_posterior(
         progress=progress,
     )
     return AmortizedPosterior(density, joint), report.marginalizing(joint.nuisance)
-
-
-def _ranks(key: Key, draws: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Number of draws below each true value; ties are broken at random."""
-    below, equal = np.sum(draws < truths, axis=0), np.sum(draws == truths, axis=0)
-    return np.asarray(below + jr.randint(key, below.shape, 0, equal + 1))

@@ -73,8 +73,8 @@ RESULTS = {
         "The posterior reaches a region where the density has no data: 100.00% of the draws have a lower density than 99.9% of "
         "2000 samples of the density.",
     ),
-    "ranks": (lambda: fd.results.Ranks({"<a>": UNIFORM, "b": UNIFORM}, 19), "good", "No fault found in 2 sites."),
-    "bad ranks": (lambda: fd.results.Ranks({"<a>": 0 * UNIFORM, "b": UNIFORM}, 19), "bad", "1 of 2 sites is bad: <a>."),
+    "ranks": (lambda: fd.results.Ranks({"<a>": UNIFORM, "b": UNIFORM}, 19, UNIFORM), "good", "No fault found in 2 sites and"),
+    "bad ranks": (lambda: fd.results.Ranks({"<a>": 0 * UNIFORM, "b": UNIFORM}, 19, UNIFORM), "bad", "1 of 3 tests is bad: <a>."),
     "reweighted": (reweighted, "good", "The weights can be trusted: Pareto k 0.00, threshold 0.57; "),
     "fit": (
         lambda: fd.results.FitReport({"flow": history(best_step=10), "divergence": history(best_step=0, steps=0)}, {"flow": 3.0}),

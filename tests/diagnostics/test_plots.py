@@ -36,6 +36,7 @@ from flowdensity.diagnostics.plots import (
     plot_density,
     plot_errors,
     plot_prior_posterior,
+    plot_ranks,
     plot_residuals,
     plot_training,
 )
@@ -345,8 +346,9 @@ def test_chains_that_are_stuck_in_different_modes_are_drawn():
         (lambda axes: plot_residuals(RESIDUALS, axes=axes), 2),
         (lambda axes: plot_training(REPORT, axes=axes), 2),
         (lambda axes: plot_prior_posterior(KEY, GAUSSIAN, posterior(theta=draws(0.0)), axes=axes), 2),
+        (lambda axes: plot_ranks(UNIFORM_RANKS, axes=axes), 2),
     ],
-    ids=["density", "errors", "residuals", "training", "prior_posterior"],
+    ids=["density", "errors", "residuals", "training", "prior_posterior", "ranks"],
 )
 def test_axes_that_are_given_are_drawn_into(draw, count):
     _, axes = plt.subplots(1, count)
@@ -358,12 +360,31 @@ def test_axes_that_are_given_are_drawn_into(draw, count):
         draw(np.empty(3, object) if count == 2 else np.append(axes[:3], [None]))
 
 
+def test_ranks_that_are_wrong_leave_their_band():
+    ranks = np.random.default_rng(0).integers(0, 100, 300)
+    found = fd.results.Ranks({"mu": ranks, "v": np.stack([ranks, 0.5 * ranks + 25], axis=1).astype(int)}, 99, ranks)
+    axes = plot_ranks(found)
+    assert [axis.get_title() for axis in axes] == ["mu", "v[0]", "v[1]", "expected coverage"]
+    for axis, wrong in zip(axes, (False, False, True, False), strict=True):
+        line, zero = axis.lines
+        corners = axis.collections[0].get_paths()[0].vertices
+        # The corners of the band at the position of each point of the line.
+        outside = [
+            height > corners[np.isclose(corners[:, 0], place, atol=6e-3), 1].max()
+            for place, height in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        ]
+        assert any(outside) == wrong
+        assert not np.any(zero.get_ydata())
+    assert found.bad == ("v",)
+
+
 def test_one_axes_by_itself():
     _, axis = plt.subplots()
     report = fd.results.FitReport({"flow": REPORT.histories["flow"]}, {})
     assert plot_training(report, axes=axis)[0] is axis
 
 
+UNIFORM_RANKS = fd.results.Ranks({"mu": np.arange(100)}, 99, np.arange(100))
 WIDE = fd.FlowDensity(ExactGaussianFlow(np.zeros(9), np.eye(9)))
 BARE = fd.results.FitReport(REPORT.histories, {})
 

@@ -1,15 +1,19 @@
 """Ranks of the truth: uniform where a posterior is right, and found where the density is not that of the simulator."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from references import conditional_gaussian_flow
 from scipy.stats import kstest
 
 import flowdensity as fd
+from flowdensity.diagnostics.ranks import ranks_among, references_and_units
+from flowdensity.diagnostics.uniform import band, compared_ranks
 
 LIKELIHOOD = fd.FlowDensity(conditional_gaussian_flow())
 
@@ -78,14 +82,64 @@ def test_a_coordinate_that_is_constant_is_no_fault():
 
 
 def test_p_values_are_those_of_uniform_ranks():
-    """Uniform p-values of uniform ranks, also where the bins are not of equal size; small ones of others."""
+    """Uniform p-values of uniform ranks; small ones of others."""
     rng = np.random.default_rng(0)
-    p = fd.results.Ranks({"a": rng.integers(0, 25 + 1, (500, 400))}, 25).p_values["a"]
+    ranks = rng.integers(0, 25 + 1, (500, 400))
+    p = fd.results.Ranks({"a": ranks}, 25, ranks[:, 0]).p_values["a"]
     assert p.shape == (400,)
     assert kstest(p, "uniform").pvalue > 1e-3
-    skewed = fd.results.Ranks({"a": rng.binomial(25, 0.5, (500, 1)), "b": rng.integers(0, 26, 500)}, 25)
+    skewed = fd.results.Ranks({"a": rng.binomial(25, 0.5, (500, 1)), "b": ranks[:, 0]}, 25, ranks[:, 1])
     assert skewed.p_values["a"][0] < 1e-12
     assert skewed.bad == ("a",)
+
+
+@pytest.mark.parametrize(("count", "draws"), [(60, 49), (500, 300)])
+def test_uniform_ranks_are_within_the_band_as_often_as_it_says(count, draws):
+    probability, repeats = 0.9, 2000
+    low, high = band(count, draws, probability)
+    points = compared_ranks(draws)
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(repeats):
+        below = np.searchsorted(np.sort(rng.integers(0, draws + 1, count)), points, side="right") / count
+        inside += bool(np.all((low <= below) & (below <= high)))
+    # The counts are integers, so the probability is a little more or less; four standard errors beside that.
+    assert abs(inside / repeats - probability) < 0.02 + 4.0 * np.sqrt(probability * (1.0 - probability) / repeats)
+
+
+def test_expected_coverage():
+    """Uniform for draws from the exact posterior, and rarely so for draws that are too narrow."""
+    rng, noise, draws = np.random.default_rng(0), 0.5, 200
+    truths = rng.normal(size=(1000, 2))
+    data = truths + noise * rng.normal(size=(1000, 2))
+    precision = 1.0 + 1.0 / noise**2
+    centers = data / noise**2 / precision
+    exact = centers + rng.normal(size=(draws, 1000, 2)) / np.sqrt(precision)
+    references, units = references_and_units(jr.key(0), {"theta": truths})
+
+    def coverage(values):
+        ranked = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
+        ranks, found = ranked(jr.split(jr.key(1), 1000), {"theta": values}, {"theta": truths}, references, units)
+        return fd.results.Ranks(jax.device_get(ranks), draws, np.asarray(found))
+
+    assert coverage(exact).coverage_p_value > 1e-3
+    narrow = coverage(centers + 0.5 * (exact - centers))
+    assert narrow.coverage_p_value < 1e-6
+    assert narrow.bad == ("theta", "expected coverage")
+
+
+def test_data_within_a_scan_cannot_be_simulated():
+    def walk(y):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+
+        def step(last, value):
+            now = numpyro.sample("y", dist.Normal(last, scale), obs=value)
+            return now, now
+
+        scan(step, 0.0, y)
+
+    with pytest.raises(ValueError, match="expected a model whose data can be simulated anew"):
+        fd.simulation_based_calibration(jr.key(0), walk, model_kwargs={"y": jnp.zeros(5)})
 
 
 def prior_only(y=None):
