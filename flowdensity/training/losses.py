@@ -1,4 +1,4 @@
-"""Losses over draws: the matching loss of flows and diffusions, and the loss of a network that learns a log density."""
+"""Losses over draws: those of flows and diffusions, near the data and far from them, and that of a log density."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +18,9 @@ LIKELIHOOD_SHARE = 0.5
 """Default fraction of the angles that are drawn with the likelihood weighting."""
 MAX_LIKELIHOOD_WEIGHT = 10.0
 """Largest likelihood weight of an angle, relative to the weight at 45 degrees."""
+FAR_WEIGHT, FAR_SHARE, FARTHEST = 1e-3, 16, 3.0
+"""Weight of the loss far from the data, number of terms of the matching loss for each of its terms, and the largest radius in
+units of the reach."""
 
 
 class MatchingDraws(NamedTuple):
@@ -82,6 +85,27 @@ def matching_terms(model: AbstractGaussianFlow, draws: MatchingDraws) -> Float[A
         return jnp.mean(jnp.square((velocity - (cosine * data - sine * noise)) / model.velocity_scale(angle)))
 
     return jax.vmap(one)(draws.angles, draws.sample.states, draws.noise, draws.sample.contexts)
+
+
+def far_loss(key: Key, model: AbstractGaussianFlow, sample: Sample, count: int) -> Scalar:
+    r"""Mean square of the network's velocity, relative to the velocity scale, at states without data.
+
+    The states are in random directions, at one to three times the reach. There the matching loss says nothing, and a network
+    that learned sharp edges can have velocities of hundreds. With a small weight of this loss these vanish, so that the log
+    density far from the data is that of the reference.
+    """
+    to, how_far, when, rows = jr.split(key, 4)
+    directions = jr.normal(to, (count, model.dim))
+    radii = model.reach * FARTHEST ** jr.uniform(how_far, (count, 1))
+    states = radii * directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    first, last = model.times(1)
+    angles = first + (last - first) * jr.uniform(when, (count,))
+
+    def one(angle: Scalar, state: State, context: Context) -> Scalar:
+        velocity, _ = model.network_velocity(angle, state, context)
+        return jnp.mean(jnp.square(velocity / model.velocity_scale(angle)))
+
+    return jnp.mean(jax.vmap(one)(angles, states, sample.draw(rows, count).contexts))
 
 
 class LogDensityLabels(NamedTuple):
