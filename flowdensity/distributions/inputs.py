@@ -19,7 +19,7 @@ from ..data.sites import Sites
 from ..data.tables import Named
 from ..models.encoder_checks import check_contexts
 from ..models.encoders import AbstractEncoder
-from ..models.encoding import Encoding, encoded_rows
+from ..models.encoding import Encoding, encoded_rows, with_absent_rows
 from ..models.flows import AbstractProbabilityFlow
 
 _WARNED: set[int] = set()
@@ -53,7 +53,7 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
         )
     if sites is not None and handed.columns is not None:
         if isinstance(model.context_scaling, Encoding):
-            handed = handed._replace(columns=_with_absent_rows(model.context_scaling, handed.columns))
+            handed = handed._replace(columns=_with_all_rows(model.context_scaling, handed.columns))
         context = sites.pack(caller, handed.columns, "context")
     elif handed.columns is not None and handed.array is None:
         raise TypeError(
@@ -83,17 +83,14 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
     return flat
 
 
-def _with_absent_rows(encoding: Encoding, columns: dict[str, Any]) -> dict[str, Any]:
+def _with_all_rows(encoding: Encoding, columns: dict[str, Any]) -> dict[str, Any]:
     """Named contexts with NaN in the place of the rows that they have fewer than the contexts of the fit."""
     assert encoding.sites is not None, "the columns have names"
     shapes, found = dict(zip(*encoding.sites, strict=True)), dict(columns)
     for name, encoder in zip(encoding.sites.names, encoding.encoders, strict=True):
-        if name in columns and isinstance(encoder, AbstractEncoder):
-            axis, got = -len(shapes[name]), np.shape(columns[name])
-            if len(got) >= len(shapes[name]) and 0 < got[axis] < shapes[name][0]:
-                pad = [(0, 0)] * len(got)
-                pad[axis] = (0, shapes[name][0] - got[axis])
-                found[name] = jnp.pad(jnp.asarray(columns[name], float), pad, constant_values=jnp.nan)
+        ndim, got = len(shapes[name]), np.shape(found.get(name, 0.0))
+        if isinstance(encoder, AbstractEncoder) and len(got) >= ndim and got[-ndim] > 0:
+            found[name] = with_absent_rows(columns[name], shapes[name][0], ndim)
     return found
 
 

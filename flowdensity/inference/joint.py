@@ -135,6 +135,15 @@ class JointModel:
 
         return bool(shape) and jax.eval_shape(terms).shape[:1] == shape[:1]
 
+    def latents_per_row(self, name: str) -> list[str]:
+        """Latent sites of interest in the plate of the rows of an observed site."""
+        trace = _trace(handlers.uncondition(self.model), jr.key(0))
+        first = -len(trace[name]["fn"].batch_shape)
+        plates = {frame.name for frame in trace[name]["cond_indep_stack"] if frame.dim == first}
+        return [
+            latent for latent in self.latents if plates & {frame.name for frame in trace[latent]["cond_indep_stack"]}
+        ]
+
 
 def joint_model(
     caller: str,

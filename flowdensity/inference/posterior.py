@@ -21,8 +21,8 @@ from ..diagnostics.ranks import MIN_DRAWS, MIN_SIMULATIONS, Ranks, ranks_among, 
 from ..distributions.flow import FlowDensity
 from ..distributions.inputs import warn_again
 from ..models.encoder_checks import check_encoder
-from ..models.encoders import AbstractEncoder
-from ..models.encoding import Encoder, Encoding
+from ..models.encoders import AbstractEncoder, DeepSet
+from ..models.encoding import Encoder, Encoding, with_absent_rows
 from ..training.fit import fit_flow
 from ..training.report import FitReport
 from ..training.training import Training
@@ -216,17 +216,14 @@ class AmortizedPosterior:
         for name, encoder in self._encoders.items():
             if not isinstance(encoder, AbstractEncoder):
                 continue
-            rows, axis = self.joint.observed[name].shape[0], -len(self.joint.observed[name].shape)
-            more = rows - values[name].shape[axis]
-            if more < 0:
+            shape, given = self.joint.observed[name].shape, values[name]
+            values[name] = np.asarray(with_absent_rows(given, shape[0], len(shape)), float)
+            more = given.shape[-len(shape)]
+            if more > shape[0]:
                 assert isinstance(scaling, Encoding), "it has an encoder"
-                scaling = scaling.with_rows(name, rows - more)
+                scaling = scaling.with_rows(name, more)
                 model = eqx.tree_at(lambda m: m.context_scaling, density.model, scaling)
                 density = FlowDensity(model, divergence=density.divergence, solver=density.solver)
-            elif more:
-                pad = [(0, 0)] * values[name].ndim
-                pad[axis] = (0, more)
-                values[name] = np.pad(values[name], pad, constant_values=np.nan)
         return density, values
 
     def __repr__(self) -> str:
@@ -275,7 +272,7 @@ def fit_posterior(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if the model lacks an observed site, observes others, has an improper prior, a factor or a subsampled plate;
-            or if simulations are not finite.
+            if simulations are not finite; or if a `DeepSet` encodes rows of which each has a latent value of its own.
 
     Examples:
         >>> amortized, report = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
@@ -291,6 +288,7 @@ def fit_posterior(
             caller, encoder, Table(np.zeros((2, sum(map(prod, sites.shapes)))), constraints.real, sites)
         )
         encoder = {name: each for name, each in zip(joint.observed, by_site, strict=True) if each is not None}
+        _check_row_latents(caller, joint, encoder)
     simulate_key, rows_key, fit_key = jr.split(key, 3)
     simulated = joint.simulate(simulate_key, num_simulations, progress)
     for name, values in simulated.items():
@@ -312,3 +310,15 @@ def fit_posterior(
         progress=progress,
     )
     return AmortizedPosterior(density, joint), report.marginalizing(joint.nuisance)
+
+
+def _check_row_latents(caller: str, joint: JointModel, encoders: Mapping[str, Encoder]) -> None:
+    """Raise a ValueError if a latent site has a value for each of the rows whose order a `DeepSet` does not see."""
+    for name, encoder in encoders.items():
+        per_row = joint.latents_per_row(name) if isinstance(encoder, DeepSet) else []
+        if per_row:
+            raise ValueError(
+                f"{caller} expected latent sites that do not depend on the order of the rows of {name!r}, since a DeepSet does "
+                f"not see it; got {per_row} with a value for each row. If you leave them out, they are integrated out. "
+                f"Fix: latents = {[other for other in joint.latents if other not in per_row]}"
+            )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from math import prod
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -121,6 +121,19 @@ class Encoding(eqx.Module):
     def counts(self, contexts: np.ndarray) -> list[np.ndarray]:
         """Number of rows that each of some flat contexts has at each site, as `counts_of`."""
         return counts_of(self.encoders, self.shapes, contexts)
+
+
+def with_absent_rows(values: Any, rows: int, ndim: int) -> Any:
+    """Values of a site, shape `(*batch, *shape)`, with NaN in the place of the rows that they have fewer than `rows`.
+
+    Args:
+        values: the values, whose rows are the first axis of `shape`.
+        rows: number of rows wanted. More are kept.
+        ndim: length of `shape`.
+    """
+    pad = [(0, 0)] * np.ndim(values)
+    pad[-ndim] = (0, max(0, rows - np.shape(values)[-ndim]))
+    return jnp.pad(jnp.asarray(values, float), pad, constant_values=jnp.nan)
 
 
 @savable

@@ -255,6 +255,20 @@ def test_bad_models(model, options, message):
     assert "Fix:" in str(caught.value)
 
 
+def test_latents_of_rows_whose_order_is_not_seen():
+    def groups(y=None):
+        mu = numpyro.sample("mu", dist.Normal())
+        with numpyro.plate("measurements", 3), numpyro.plate("rows", 5):
+            numpyro.sample("noise", dist.Normal())
+        with numpyro.plate("rows", 5):
+            theta = numpyro.sample("theta", dist.Normal(mu, 1.0))
+            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+    message = r"got \['noise', 'theta'\] with a value for each row. .* Fix: latents = \['mu'\]"
+    with pytest.raises(ValueError, match=message):
+        fd.fit_posterior(jr.key(0), groups, observed="y", encoder=fd.encoders.DeepSet(jr.key(1)))
+
+
 def test_refinement_needs_all_latent_sites():
     found, report = fd.fit_posterior(
         jr.key(0),
