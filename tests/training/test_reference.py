@@ -54,7 +54,8 @@ def test_one_gaussian_is_left_as_it_is():
     gain, error = choice.gain
     assert choice.summary() == (
         "reference: the fitted Gaussian, because held-out rows are not clearly more likely under a mixture of Gaussians than "
-        f"under one Gaussian; log density per held-out row under the mixture: {gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
+        "under one Gaussian; log density per held-out row under the mixture: "
+        f"{gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
     )
 
 
