@@ -228,6 +228,10 @@ ESTIMATORS: Groups = [
             "`unit=-1`": {"data": [0], "unit": -1},
             "a negative unit of one column": {"data": [[0, 0.5]], "unit": [1, -0.5]},
             "units of too many columns": {"data": [[0, 1]], "unit": [1, 1, 1]},
+            "units by name of an array": {"unit": {"a": 1.0}},
+            "a unit of an unknown column": {"data": {"a": [1, 2]}, "unit": {"a": 1.0, "b": 0.1}},
+            "a named column that is not rounded": {"data": {"a": [1, 2, 3], "b": DATA[:3, 0]}},
+            "columns of different lengths": {"data": {"a": [1, 2], "b": [1, 2, 3]}},
         },
     ),
     cases(

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .columns import Columns, Finding
-from .precision import number
-from .rounding import MIN_MULTIPLES, is_whole
+from .precision import column_labels, number
+from .rounding import MIN_MULTIPLES, share_of_multiples
 from .sites import split
-from .supports import free_size
 
 MAX_TIED_SHARE = 0.02
 """Maximum share of the rows with the same value in a column without ties."""
@@ -20,7 +19,9 @@ MAX_SEARCHED_ROWS = 2000
 MAX_REPEATED_SHARE = 0.1
 """Maximum share of rows that are copies of other rows in a table without repeated rows."""
 MAX_LISTED_UNITS = 12
-"""Maximum number of columns whose units are listed in a message."""
+"""Maximum number of columns whose units are listed one by one in a message."""
+MAX_CATEGORIES = 3
+"""Maximum number of different values of a column that is taken for a category."""
 
 
 def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
@@ -43,14 +44,17 @@ def coincidences(columns: Columns, contexts: Columns) -> Finding | None:
         )
     if not found:
         return None
-    most = max(found, key=lambda each: (each.unit is not None, each.share))
+    most = max(found, key=lambda each: (columns.separate[each.column] and each.is_rounded, each.share))
     others = [each.column for each in found if each is not most]
     more = f", and also ties in {columns.listed(others)}" if others else ""
+    advice = "Model a special value, such as 0 for 'none', separately"
+    if most.is_category:
+        advice = "If the column is a category, learn one density for each of its values, or pass it as `context`"
     return Finding(
         "columns of `data` with few ties",
         f"{columns.labels[most.column]}, in which {most.share:.1%} of the rows are {most.value:g}{more}",
         "A density learned from them grows without bound there. If a column was rounded, apply fd.dequantize to the recorded "
-        "values, before you combine the column with others. Model a special value, such as 0 for 'none', separately",
+        f"values, before you combine the column with others. {advice}",
         _cure(columns, found, most),
     )
 
@@ -62,13 +66,17 @@ class Ties(NamedTuple):
         column: index of the column.
         value: the most frequent value.
         share: share of the rows with this value.
-        unit: unit to which the column is rounded; `None` if it does not look rounded.
+        unit: unit to which the column is rounded; None if there is none, as for the logarithm of a rounded column.
+        is_rounded: whether so many values repeat that the column looks rounded.
+        is_category: whether the column has so few values that it may be a category.
     """
 
     column: int
     value: float
     share: float
     unit: float | None
+    is_rounded: bool
+    is_category: bool
 
 
 def ties(table: np.ndarray) -> list[Ties]:
@@ -92,14 +100,23 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     most = int(np.argmax(counts))
     others = rows[rows != values[most]]
     distinct = np.delete(values, most)
-    unit = None
     # Ties come from rounding only if other values repeat too.
-    if 2 < len(distinct) <= MIN_MULTIPLES * len(others):
-        # The unit is the widest gap between neighboring values that divides nearly all values but the most frequent one, within
-        # the precision of float32.
-        gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
-        unit = next((gap for gap in gaps if np.mean(is_whole(others, gap)) >= MIN_MULTIPLES), None)
-    return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit)
+    is_rounded = 2 < len(distinct) <= MIN_MULTIPLES * len(others)
+    unit = _unit_of(values, others) if is_rounded else None
+    is_category = len(values) <= MAX_CATEGORIES and bool(np.min(counts) > 1)
+    return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit, is_rounded, is_category)
+
+
+def _unit_of(values: np.ndarray, others: np.ndarray) -> float | None:
+    """Return the widest gap between neighboring values that divides nearly all differences of the others; None if there is none.
+
+    Args:
+        values: different values, in ascending order.
+        others: rows without those that have the most frequent value.
+    """
+    # Gaps are compared within the precision of float32.
+    gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
+    return next((gap for gap in gaps if share_of_multiples(others, gap) >= MIN_MULTIPLES), None)
 
 
 def _counted(columns: Columns, contexts: Columns) -> str:
@@ -117,23 +134,71 @@ def _counted(columns: Columns, contexts: Columns) -> str:
 
 
 def _cure(columns: Columns, found: list[Ties], most: Ties) -> str:
-    """Return the line that dequantizes the rounded columns or, if none looks rounded, drops the tied rows."""
-    table = columns.table
-    units = np.zeros(columns.count)
-    for each in found:
+    """Return the line that dequantizes the rounded columns. If none looks rounded, it drops a category or the tied rows."""
+    # Noise would move the values of other columns off their support, for example off a simplex.
+    rounded = [each for each in found if each.is_rounded and columns.separate[each.column]]
+    if rounded:
+        return "; ".join(_dequantizing(columns, rounded))
+    if most.is_category and columns.count > 1 and (line := _dropping(columns, most.column)):
+        return line
+    return columns.keeping(f"{columns.code[most.column]} != {number(most.value)}")
+
+
+def _dropping(columns: Columns, column: int) -> str | None:
+    """Return the line that drops a column; None if the column is a coordinate of a value with several axes."""
+    sites, shape = columns.table.sites, columns.table.rows.shape[1:]
+    if sites is None:
+        return columns.handed.without(None, column) if len(shape) == 1 else None
+    site = sites.site_of(column)
+    return columns.handed.without(site) if not dict(zip(*sites, strict=True))[site] else None
+
+
+def _dequantizing(columns: Columns, rounded: list[Ties]) -> list[str]:
+    """Return the statements that dequantize columns with a unit, and those that spread columns with uneven cells."""
+    name, sites = columns.name, columns.table.sites
+    units, uneven = np.zeros(columns.count), [each.column for each in rounded if each.unit is None]
+    for each in rounded:
         units[each.column] = each.unit or 0.0
-    if most.unit is None or free_size(table.support, table.rows.shape[1:]) != units.size:
-        return columns.keeping(f"{columns.code[most.column]} != {number(most.value)}")
-    name, shape = "data", table.rows.shape[1:]
-    if table.sites is not None:
-        site = table.sites.site_of(most.column)
-        name = f"data[{site!r}]"
-        units = dict(zip(table.sites.names, split(units, table.sites.shapes), strict=True))[site]
-        shape = units.shape
+    parts = [(name, columns.table.rows.shape[1:])]
+    if sites is not None:
+        parts = [
+            (f"{name}[{own!r}]", shape) for own, shape in zip(columns.handed.keys.values(), sites.shapes, strict=True)
+        ]
+    labels = [label for part, shape in parts for label in column_labels(part, shape)]
+    statements = []
+    # With a unit of 0 nothing moves, but the result is a copy whose columns can be replaced, whatever the container.
+    if units.any() or labels != [name]:
+        setting, unit = _unit_code(columns, units)
+        statements += [*setting, f"{name} = fd.dequantize(key, {name}, unit={unit})"]
+    for count, label in enumerate((labels[column] for column in uneven), start=1):
+        # A cell reaches to the midpoints between a value and its neighbors, so the numbers of the values are dequantized.
+        cell = f"fd.dequantize(jax.random.fold_in(key, {count}), cell)"
+        statements.append(f"value, cell = numpy.unique({label}, return_inverse=True)")
+        statements.append(f"{label} = numpy.interp({cell}, numpy.arange(len(value)), value)")
+    return statements
+
+
+def _unit_code(columns: Columns, units: np.ndarray) -> tuple[list[str], str]:
+    """Return the code for the units of the columns, and statements that precede it."""
+    sites, shape = columns.table.sites, columns.table.rows.shape[1:]
+    if np.all(units == units[0]):
+        return [], f"{units[0]:g}"
+    if sites is not None:
+        named = zip(columns.handed.keys.values(), split(units, sites.shapes), strict=True)
+        code = {own: _code_of(each) for own, each in named if each.any()}
+        return [], f"{{{', '.join(f'{own!r}: {each}' for own, each in code.items())}}}"
+    if len(shape) == 1 and len(units) <= MAX_LISTED_UNITS:
+        return [], _code_of(units)
+    statements = [f"unit = numpy.zeros({shape})"]
+    for unit in np.unique(units[units > 0]):
+        statements.append(f"unit.flat[{np.flatnonzero(units == unit).tolist()}] = {unit:g}")
+    return statements, "unit"
+
+
+def _code_of(units: np.ndarray) -> str:
+    """Return the code for an array of units."""
     if np.all(units == units.flat[0]):
-        unit = f"{units.flat[0]:g}"
-    elif units.ndim == 1 and len(units) <= MAX_LISTED_UNITS:
-        unit = f"[{', '.join(f'{each:g}' for each in units)}]"
-    else:
-        unit = f"units, of shape {shape}, with {most.unit:g} for this column"
-    return f"{name} = fd.dequantize(key, {name}, unit={unit})"
+        return f"{units.flat[0]:g}"
+    if units.ndim == 1:
+        return f"[{', '.join(f'{each:g}' for each in units)}]"
+    return str(units.tolist())

@@ -25,6 +25,9 @@ def sample_sites(name: str, density: dist.Distribution) -> dict[str, Any]:
     packed into the joint vector. An initialization strategy may also give only some of the values, and a draw of the density
     completes them. Under `do` the joint site is still sampled, and the returned values are the given ones.
 
+    The posterior holds the joint site too. `az.summary(posterior, var_names="~population")` leaves out one with that name, so
+    that each value is listed once.
+
     Args:
         name: name of the joint site.
         density: a learned density of named values, possibly expanded. It can be used in plates like any other distribution.

@@ -103,7 +103,13 @@ class AmortizedPosterior:
             num_samples: number of draws.
 
         Returns:
-            The draws in arviz's form, as one chain: `InferenceData`, or `DataTree` with arviz 1.
+            The draws in arviz's form, as one chain: `InferenceData`, or `DataTree` with arviz 1. The draws are independent, and
+            R-hat needs several chains, so summarize them with `az.summary(idata, kind="stats")`.
+
+        Examples:
+            >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+            >>> idata = amortized.draw(key, {"y": observed})
+            >>> az.summary(idata, kind="stats")  # means and intervals, without the diagnostics of chains
         """
         caller = "AmortizedPosterior.draw"
         check_key(caller, key)

@@ -39,7 +39,8 @@ class Refined:
     """The exact posterior of a model for one data set, with the figures that say how it was obtained.
 
     Attributes:
-        posterior: the draws in arviz's form.
+        posterior: the draws in arviz's form. Weights give a single chain of independent draws, for which
+            `az.summary(refined.posterior, kind="stats")` leaves out R-hat; NUTS gives four chains.
         method: "weights" if the draws of the learned posterior were weighted, "NUTS" if a sampler was started from them.
         pareto_k: Pareto k of the weights; infinite if the model's density is zero at all draws. Weights are used if it is below
             `threshold` and they keep as many effective draws as were asked for, or if they keep nine tenths of the draws.
@@ -52,7 +53,7 @@ class Refined:
         >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
         >>> refined = amortized.refine(key, {"y": observed})
         >>> refined.method, refined.pareto_k
-        >>> az.summary(refined.posterior)
+        >>> az.summary(refined.posterior, kind="stats")
     """
 
     posterior: Any

@@ -60,17 +60,23 @@ class ReferenceChoice:
     lead: tuple[float, float] | None = None
 
     def summary(self) -> str:
-        """Describe the choice in one line of text."""
-        gain, error = self.gain
+        """Say in one line of text which reference was chosen, why, and by which held-out log densities."""
         plural = "" if self.components == 1 else "s"
         chosen = (
             "the fitted Gaussian" if self.components is None else f"a mixture of {self.components} Gaussian{plural}"
         )
-        text = f"reference: {chosen}; held-out log density: mixture minus Gaussian {gain:+.3f} +- {error:.3f} nats"
+        mixture = "it" if self.components is not None else "a mixture of Gaussians"
+        clearly = "" if self.components is not None else "not clearly "
+        rival = "one Gaussian" if self.lead is None else "the flow trained from one Gaussian"
+        gain, error = self.gain
+        text = (
+            f"reference: {chosen}, because held-out rows are {clearly}more likely under {mixture} than under {rival}; log "
+            f"density per held-out row under the mixture: {gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
+        )
         if self.lead is None:
             return text
         lead, error = self.lead
-        return f"{text}, mixture minus flow from the Gaussian {lead:+.3f} +- {error:.3f}"
+        return f"{text}, {lead:+.3f} +- {error:.3f} nats relative to that flow"
 
 
 def choose_reference(key: Key, scaling: Scaling, table: Sample, *, folds: int) -> ReferenceChoice | None:

@@ -1,8 +1,11 @@
 import warnings
 
+import jax
 import jax.random as jr
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from numpyro.distributions import constraints
 from sklearn import datasets
 
@@ -72,7 +75,7 @@ def warned(data, support=None, contexts=None):
 
 def cured(said, data):
     """The table after the line of code that the warning ends in."""
-    names = {"fd": fd, "key": jr.key(1), "data": data}
+    names = {"fd": fd, "jax": jax, "numpy": np, "key": jr.key(1), "data": data}
     exec(said.rpartition("Fix: ")[2], names)
     return names["data"]
 
@@ -90,11 +93,63 @@ def test_the_remedy_for_ties_is_a_line_that_works():
     counts = np.random.default_rng(0).poisson(3.0, 300)
     (said,) = warned(counts)
     assert not warned(cured(said, counts))
-    named = {"a": rows[:, 0], "b": rows[:, :2]}
-    (said,) = warned({"b": rows[:, :2]})
-    assert said.endswith("data['b'] = fd.dequantize(key, data['b'], unit=[0, 0.1])")
-    named = cured(said, {"b": rows[:, :2]})
-    assert not warned(named)
+    named = {"a": rows[:, 2], "b": rows[:, :2]}
+    (said,) = warned(named)
+    assert said.endswith("Fix: data = fd.dequantize(key, data, unit={'a': 0.1, 'b': [0, 0.1]})")
+    assert not warned(cured(said, named))
+
+
+def as_dict(table):
+    return {name: table[name].to_numpy() for name in table}
+
+
+def as_dataset(table):
+    return xr.Dataset({name: (("draw",), table[name].to_numpy()) for name in table})
+
+
+@pytest.mark.parametrize("kind", [pd.DataFrame.to_numpy, pd.DataFrame.copy, as_dict, as_dataset])
+@pytest.mark.parametrize("name", ["iris", "wine", "diabetes"])
+def test_all_rounded_columns_of_a_table_are_spread_in_one_go(name, kind):
+    """In each container, and for columns that were standardized, or of which the logarithm was taken."""
+    table = getattr(datasets, f"load_{name}")(as_frame=True).data.drop(columns="sex", errors="ignore")
+    data = kind(table)
+    (said,) = (each for each in warned(data) if "few ties" in each)
+    spread = cured(said, data)
+    assert not [each for each in warned(spread) if "few ties" in each]
+    assert isinstance(spread, dict if kind is as_dataset else type(data))
+    moved = np.abs(pd.DataFrame(spread).to_numpy() - table.to_numpy())
+    assert np.all(moved <= 0.5 * np.ptp(table.to_numpy(), axis=0)), "no row has gone, or has gone far"
+
+
+def test_the_units_of_many_columns_are_set_by_their_numbers():
+    rows = np.random.default_rng(0).normal(size=(300, 2, 7))
+    rows[:, 1, :5] = np.round(rows[:, 1, :5], 1)
+    rows[:, 0, 2] = np.round(2.0 * rows[:, 0, 2])
+    (said,) = warned(rows)
+    assert not warned(cured(said, rows))
+
+
+def test_logarithms_of_rounded_values_are_spread_between_their_neighbors():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=500), "b": np.log(rng.integers(20, 80, 500))})
+    (said,) = warned(table)
+    spread = cured(said, table)
+    assert not warned(spread)
+    pd.testing.assert_series_equal(spread["a"], table["a"])
+    moved = np.exp(spread["b"]) - np.exp(table["b"])
+    assert np.max(np.abs(moved)) < 0.52, "the midpoint of two logarithms is nearly the logarithm of the midpoint"
+    assert abs(moved.var() - 1.0 / 12.0) < 4.5 / np.sqrt(180.0 * len(moved))
+
+
+def test_a_category_is_dropped_rather_than_one_of_its_values():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=300), "sex": rng.integers(0, 2, 300)})
+    (said,) = warned(table)
+    assert "pass it as `context`" in said
+    assert said.endswith("Fix: data = data.drop(columns='sex')")
+    assert list(cured(said, table)) == ["a"]
+    (said,) = warned(table.to_numpy())
+    assert cured(said, table.to_numpy()).shape == (300, 1)
 
 
 def test_a_value_again_and_again_has_no_line_of_code():

@@ -51,12 +51,34 @@ def test_one_gaussian_is_left_as_it_is():
     )
     choice = chosen(*prepared(rows))
     assert choice.components is None
-    assert choice.summary().startswith("reference: the fitted Gaussian; held-out log density: mixture minus Gaussian -")
+    gain, error = choice.gain
+    assert choice.summary() == (
+        "reference: the fitted Gaussian, because held-out rows are not clearly more likely under a mixture of Gaussians than "
+        "under one Gaussian; log density per held-out row under the mixture: "
+        f"{gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
+    )
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(8, 4), (15, 1), (60, 300)])
 def test_where_no_mixture_can_be_fitted_there_is_no_choice(rows, dim):
     assert chosen(*prepared(np.random.default_rng(0).normal(size=(rows, dim)))) is None
+
+
+@pytest.mark.parametrize(
+    ("components", "lead", "says"),
+    [
+        (3, None, "a mixture of 3 Gaussians, because held-out rows are more likely under it than under one Gaussian;"),
+        (3, 0.5, "a mixture of 3 Gaussians, because held-out rows are more likely under it than under the flow"),
+        (1, 0.5, "a mixture of 1 Gaussian, because held-out rows are more likely under it than under the flow"),
+        (None, -0.5, "the fitted Gaussian, because held-out rows are not clearly more likely under a mixture"),
+    ],
+)
+def test_a_choice_says_why(components, lead, says):
+    choice = ReferenceChoice(components, 0.01, (1.25, 0.1), None if lead is None else (lead, 0.2))
+    summary = choice.summary()
+    assert summary.startswith(f"reference: {says}")
+    compared = "" if lead is None else f", {lead:+.3f} +- 0.200 nats relative to that flow"
+    assert summary.endswith(f"under the mixture: +1.250 +- 0.100 nats relative to one Gaussian{compared}")
 
 
 def test_a_part_is_white_by_its_own_rows():
@@ -130,7 +152,7 @@ def test_a_fit_departs_from_a_mixture_that_is_nearly_the_truth(rows):
     assert density.model.reference.log_weights.shape == (report.reference.components,)
     lead, error = report.reference.lead
     assert lead > error
-    assert f"mixture minus flow from the Gaussian {lead:+.3f} +- {error:.3f}" in report.summary()
+    assert f"nats relative to one Gaussian, {lead:+.3f} +- {error:.3f} nats relative to that flow" in report.summary()
     assert report.summary().splitlines()[:3] == [report.conclusion, report.columns, report.reference.summary()]
     # A mixture has two dozen parameters, each of which costs half a nat over all rows: less than a tenth of a nat a row.
     fresh = MIXTURE.sample(rng, 4_000)
