@@ -6,7 +6,9 @@
 
 Needs the package sbibm-jax, and so Python 3.12, for the observations and their reference posteriors. Each task is written as a
 numpyro model, and `fit_posterior` runs with its defaults. The figure is the accuracy of a classifier between 2,000 draws and
-2,000 draws of the reference (C2ST): 0.5 if they are alike. Writes the table of docs/any-model.md.
+2,000 draws of the reference (C2ST): 0.5 if they are alike. Two more models have data sets
+of many sizes (any_size.py): their posteriors are checked, refined and compared with those of NUTS. Writes the tables of
+docs/any-model.md.
 """
 
 import importlib.util
@@ -17,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import any_size
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -213,10 +216,17 @@ def measure(task: str, simulations: int) -> dict:
 
 
 def main() -> None:
-    """Compute the cells that are missing and write the table."""
+    """Compute the cells that are missing and write the tables."""
     names = {f"{task}-{count}": (task, count) for count in SIMULATIONS for task in MODELS}
     jobs = {name: partial(measure, *which) for name, which in names.items()}
+    jobs |= {name: partial(any_size.measure, name) for name in any_size.PROBLEMS}
     cells = cells_of(__doc__, "amortized_posteriors", jobs)
+    write_tasks({which: cells[name] for name, which in names.items() if name in cells})
+    write_sizes({name: cells[name] for name in any_size.PROBLEMS if name in cells})
+
+
+def write_tasks(cells: Mapping[tuple[str, int], dict]) -> None:
+    """Write the table of the tasks of sbibm."""
     rows = [
         [
             f"{task}, {count:,} simulations",
@@ -227,13 +237,44 @@ def main() -> None:
             f"{cell['seconds']:.0f}",
             f"{cell['seconds to draw']:.2f}",
         ]
-        for name, (task, count) in names.items()
-        if (cell := cells.get(name))
+        for (task, count), cell in cells.items()
     ]
     header = ["task", "C2ST", "C2ST, refined", "largest Pareto k", "best published C2ST", "seconds to learn"]
     table = markdown([*header, f"seconds for {DRAWS:,} draws"], rows)
     made = provenance("python benchmarks/amortized_posteriors.py", cells.values())
     replace_block(PAGE, "tasks", f"{table}\n\n{made}")
+
+
+def write_sizes(cells: Mapping[str, dict]) -> None:
+    """Write the table of the models whose data sets have many sizes."""
+    rows = []
+    for name, cell in cells.items():
+        sizes = any_size.PROBLEMS[name].sizes
+        k, by_weights = np.asarray(cell["pareto_k"]), cell["methods"].count("weights")
+        rows.append(
+            [
+                f"{name}, {sizes[0]} to {sizes[-1]}",
+                ", ".join(f"{cell['smallest p-value'][str(size)]:.2g}" for size in sizes),
+                f"{max(cell['differences']):.2f}",
+                f"{np.sum(k < 0.7)} of {len(k)}",
+                f"{by_weights} of {len(k)}",
+                f"{cell['seconds']:.0f}",
+                f"{cell['seconds to draw']:.2f}",
+                f"{cell['compilations']}",
+            ]
+        )
+    header = [
+        "model, rows",
+        "smallest p-values at three sizes",
+        "largest difference of means from NUTS, sds",
+        "Pareto k below 0.7",
+        "corrected by weights",
+        "seconds to learn",
+        "seconds for 1,000 draws",
+        "compilations of new sizes",
+    ]
+    made = provenance("python benchmarks/amortized_posteriors.py", cells.values())
+    replace_block(PAGE, "sizes", f"{markdown(header, rows)}\n\n{made}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which fixed-step method, and on which grid? Error of log_prob for a given number of evaluations of the velocity.
+"""Which fixed-step method, and where should its steps be? Error of log_prob for a given number of evaluations of the velocity.
 
     python benchmarks/solvers.py            # about ten minutes on two cores, plus the fits; resumes
     python benchmarks/solvers.py --quick    # two and eight dimensions
@@ -9,11 +9,14 @@ takes 256 steps of a third-order method. Writes the table of docs/solvers.md.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from fits import chain_flow
@@ -29,7 +32,22 @@ METHODS = {
     "Dormand-Prince, 8": (diffrax.Dopri8(), 13),
 }
 """Each method, named with its order, and its number of evaluations per step."""
-GRIDS = {"path time": fd.paths.CondOT(), "angle": fd.paths.Trigonometric()}
+GRIDS: dict[str, Callable[[int], jax.Array]] = {
+    "path time": fd.paths.CondOT().grid,
+    "angle": fd.paths.Trigonometric().grid,
+    "root of the angle left": lambda steps: 0.5 * jnp.pi * (1.0 - jnp.square(jnp.linspace(1.0, 0.0, steps + 1))),
+}
+"""Angles at the ends of equal steps of a quantity. The last is the default."""
+
+
+class OnGrid(fd.FixedStep):
+    """Fixed steps on another grid than the model's own."""
+
+    grid: Callable[[int], jax.Array] = eqx.field(static=True, kw_only=True)
+
+    def integrate(self, field: Any, times: Any, start: Any, reverse: bool) -> Any:
+        """Solve on the grid."""
+        return super().integrate(field, self.grid, start, reverse)
 
 
 def errors(dim: int) -> dict:
@@ -37,18 +55,16 @@ def errors(dim: int) -> dict:
     law, density, _ = chain_flow(dim)
     points = law.sample(jr.key(2000), (POINTS,))
 
-    def log_prob(path: fd.paths.AbstractPath, solver: fd.FixedStep) -> np.ndarray:
-        model = eqx.tree_at(lambda m: m.path, density.model, path)
-        rival = fd.FlowDensity(model, divergence=density.divergence, solver=solver)
-        return np.asarray(rival.log_prob(points), np.float64)
+    def log_prob(solver: fd.FixedStep) -> np.ndarray:
+        return np.asarray(density.with_solver(solver).log_prob(points), np.float64)
 
-    reference = log_prob(fd.paths.CondOT(), fd.FixedStep(256))
+    reference = log_prob(fd.FixedStep(256))
     result: dict = {}
-    for grid, path in GRIDS.items():
+    for name, grid in GRIDS.items():
         for method, (scheme, cost) in METHODS.items():
             for budget in BUDGETS:
-                gap = log_prob(path, fd.FixedStep(budget // cost, scheme)) - reference
-                result[f"{grid} / {method} / {budget}"] = float(np.sqrt(np.mean(np.square(gap))))
+                gap = log_prob(OnGrid(budget // cost, scheme, grid=grid)) - reference
+                result[f"{name} / {method} / {budget}"] = float(np.sqrt(np.mean(np.square(gap))))
                 jax.clear_caches()
     return result
 

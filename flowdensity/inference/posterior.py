@@ -223,7 +223,7 @@ class AmortizedPosterior:
             if not isinstance(encoder, AbstractEncoder):
                 continue
             shape, given = self.joint.observed[name].shape, values[name]
-            values[name] = np.asarray(with_absent_rows(given, shape[0], len(shape)), float)
+            values[name] = with_absent_rows(given, shape[0], len(shape))
             more = given.shape[-len(shape)]
             if more > shape[0]:
                 assert isinstance(scaling, Encoding), "it has an encoder"

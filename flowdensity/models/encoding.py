@@ -133,7 +133,9 @@ def with_absent_rows(values: Any, rows: int, ndim: int) -> Any:
     """
     pad = [(0, 0)] * np.ndim(values)
     pad[-ndim] = (0, max(0, rows - np.shape(values)[-ndim]))
-    return jnp.pad(jnp.asarray(values, float), pad, constant_values=jnp.nan)
+    # numpy compiles nothing for a number of rows that is new.
+    pads = jnp if isinstance(values, jax.Array) else np
+    return pads.pad(pads.asarray(values, float), pad, constant_values=np.nan)
 
 
 @savable

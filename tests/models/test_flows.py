@@ -156,7 +156,8 @@ def test_features_are_the_velocity_and_what_it_was_read_from():
     np.testing.assert_allclose(velocity, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [fd.paths.CondOT(), fd.paths.Trigonometric()])
-def test_a_flow_steps_where_its_path_does(path):
-    flow = eqx.tree_at(lambda f: f.path, random_flow(jr.key(0), 2), path)
-    np.testing.assert_array_equal(flow.times(5), path.grid(5))
+def test_steps_are_shorter_near_the_data():
+    """In proportion to the angle that is left: 4 equal steps of its root."""
+    times = random_flow(jr.key(0), 2).times(4)
+    np.testing.assert_allclose(times, 0.5 * np.pi * (1.0 - np.array([1.0, 0.75, 0.5, 0.25, 0.0]) ** 2), rtol=1e-6)
+    assert times[-1] == np.float32(0.5 * np.pi)
