@@ -254,9 +254,10 @@ def write_sizes(cells: Mapping[str, dict]) -> None:
         rows.append(
             [
                 f"{name}, {sizes[0]} to {sizes[-1]}",
-                ", ".join(f"{cell['smallest p-value'][str(size)]:.2g}" for size in sizes),
+                ", ".join(f"{cell['smallest p-value'][str(size)]:.2g}" for size in sizes)
+                + f"; {cell['threshold']:.2g}",
                 f"{max(cell['differences']):.2f}",
-                f"{np.sum(k < 0.7)} of {len(k)}",
+                f"{np.sum(k < cell['threshold of k'])} of {len(k)}",
                 f"{by_weights} of {len(k)}",
                 f"{cell['seconds']:.0f}",
                 f"{cell['seconds to draw']:.2f}",
@@ -265,9 +266,9 @@ def write_sizes(cells: Mapping[str, dict]) -> None:
         )
     header = [
         "model, rows",
-        "smallest p-values at three sizes",
+        "smallest p-values at three sizes, and their threshold",
         "largest difference of means from NUTS, sds",
-        "Pareto k below 0.7",
+        "Pareto k below its threshold",
         "corrected by weights",
         "seconds to learn",
         "seconds for 1,000 draws",

@@ -15,12 +15,14 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import MCMC, NUTS
 
 import flowdensity as fd
-from flowdensity.diagnostics.ranks import ranks_among, references_and_units
+from flowdensity.diagnostics.ranks import ranks_of
 
 SIMULATIONS, DATA_SETS, DRAWS = 10_000, 20, 1_000
+"""Number of simulations that a posterior is learned from, of data sets that it is refined for, and of draws for each."""
 CHECKED, RANKED = 500, 200
 """Number of data sets of a check of one size, and of draws that each true value is ranked among."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
+"""Name of the event with which JAX reports a compilation."""
 
 
 def rows(y: Any = None, size: int = 100) -> None:
@@ -87,10 +89,11 @@ def measure(name: str) -> dict:
         print(name, size, found.conclusion, differences[-1], flush=True)
     return {
         "seconds": seconds,
-        "smallest p-value": {size: smallest(ranks) for size, ranks in checks.items()},
-        "threshold": checks[sizes[0]].false_alarm_rate,
-        "bad": {size: ranks.bad for size, ranks in checks.items()},
+        "smallest p-value": {str(size): smallest(ranks) for size, ranks in checks.items()},
+        "threshold": checks[sizes[0]].threshold,
+        "bad": {str(size): ranks.bad for size, ranks in checks.items()},
         "pareto_k": [each.pareto_k for each in refined],
+        "threshold of k": refined[0].threshold,
         "methods": [each.method for each in refined],
         "differences": differences,
         **drawing(posterior, simulated["y"], sizes),
@@ -102,10 +105,7 @@ def ranks_at(posterior: Any, simulated: dict[str, np.ndarray], size: int) -> fd.
     truths = {name: simulated[name][:CHECKED] for name in posterior.joint.latents}
     density = posterior.given({"y": simulated["y"][:CHECKED, :size]})
     draws = density.unpack(density.sample(jr.key(3), (RANKED,)))
-    references, units = references_and_units(jr.key(4), truths)
-    rank = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
-    ranks, coverage = jax.device_get(rank(jr.split(jr.key(5), CHECKED), draws, truths, references, units))
-    return fd.results.Ranks({name: ranks[name] for name in truths}, RANKED, coverage)
+    return ranks_of(jr.key(4), {name: draws[name] for name in truths}, truths)
 
 
 def smallest(ranks: fd.results.Ranks) -> float:

@@ -10,6 +10,8 @@ from .precision import column_labels, number
 from .rounding import MIN_MULTIPLES, share_of_multiples
 from .sites import split
 
+MAX_DISTINCT_SHARE = 0.8
+"""Maximum number of distinct values of a rounded column, as a share of the rows."""
 MAX_TIED_SHARE = 0.02
 """Maximum share of the rows with the same value in a column without ties."""
 MAX_TIED_ROWS = 5
@@ -101,22 +103,25 @@ def _described(column: int, rows: np.ndarray) -> Ties:
     others = rows[rows != values[most]]
     distinct = np.delete(values, most)
     # Ties come from rounding only if other values repeat too.
-    is_rounded = 2 < len(distinct) <= MIN_MULTIPLES * len(others)
-    unit = _unit_of(values, others) if is_rounded else None
+    is_rounded = 2 < len(distinct) <= MAX_DISTINCT_SHARE * len(others)
+    unit = _unit_of(values, rows, others) if is_rounded else None
     is_category = len(values) <= MAX_CATEGORIES and bool(np.min(counts) > 1)
     return Ties(column, float(values[most]), float(counts[most] / len(rows)), unit, is_rounded, is_category)
 
 
-def _unit_of(values: np.ndarray, others: np.ndarray) -> float | None:
-    """Return the widest gap between neighboring values that divides nearly all differences of the others; None if there is none.
+def _unit_of(values: np.ndarray, rows: np.ndarray, others: np.ndarray) -> float | None:
+    """Return the widest gap between neighboring values that divides nearly all differences; None if there is none.
 
     Args:
         values: different values, in ascending order.
+        rows: all rows, which `dequantize` would check.
         others: rows without those that have the most frequent value.
     """
     # Gaps are compared within the precision of float32.
     gaps = sorted({float(f"{gap:.6g}") for gap in np.diff(values)}, reverse=True)
-    return next((gap for gap in gaps if share_of_multiples(others, gap) >= MIN_MULTIPLES), None)
+    return next(
+        (gap for gap in gaps if min(share_of_multiples(each, gap) for each in (rows, others)) >= MIN_MULTIPLES), None
+    )
 
 
 def _counted(columns: Columns, contexts: Columns) -> str:
@@ -171,10 +176,12 @@ def _dequantizing(columns: Columns, rounded: list[Ties]) -> list[str]:
         setting, unit = _unit_code(columns, units)
         statements += [*setting, f"{name} = fd.dequantize(key, {name}, unit={unit})"]
     for count, label in enumerate((labels[column] for column in uneven), start=1):
-        # A cell reaches to the midpoints between a value and its neighbors, so the numbers of the values are dequantized.
+        # A cell reaches to the midpoints between a value and its neighbors, so the numbers of the values are dequantized. The
+        # first and the last cell are as wide outwards as inwards.
         cell = f"fd.dequantize(jax.random.fold_in(key, {count}), cell)"
         statements.append(f"value, cell = numpy.unique({label}, return_inverse=True)")
-        statements.append(f"{label} = numpy.interp({cell}, numpy.arange(len(value)), value)")
+        ends = "numpy.r_[2 * value[0] - value[1], value, 2 * value[-1] - value[-2]]"
+        statements.append(f"{label} = numpy.interp({cell}, numpy.arange(-1, len(value) + 1), {ends})")
     return statements
 
 

@@ -25,7 +25,7 @@ from .findings import Diagnosis
 from .posterior import draws, events_of
 from .ranks import COVERAGE, Ranks
 from .smoothing import Span, smoothed_density, span_of
-from .uniform import band, compared_ranks
+from .uniform import band, compared_ranks, uniform_distribution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # importing matplotlib takes a second, so it is imported when a figure is made
@@ -319,9 +319,10 @@ def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
     """Plot the empirical distribution of ranks less the uniform one, with its simultaneous band.
 
     There is a panel for each element of each latent site, and one for the expected coverage. A line that leaves its band is a
-    fault: a line that rises first and then falls below zero belongs to posteriors that are too narrow, one that falls first to
-    posteriors that are too wide. If all posteriors are right, all lines are within their bands with a probability of 99 %. To
-    plot the check of an amortized posterior, use `axes = plot_ranks(posterior.check(key))`.
+    fault. A line that rises first and then falls below zero belongs to posteriors that are too narrow, one that falls first to
+    posteriors that are too wide, and one that stays on one side of zero to biased posteriors. If all posteriors are right, all
+    lines are within their bands with a probability of at least 99 %. To plot the check of an amortized posterior, use
+    `axes = plot_ranks(posterior.check(key))`.
 
     Args:
         ranks: result of `simulation_based_calibration` or of `AmortizedPosterior.check`, with at most 24 elements.
@@ -350,16 +351,15 @@ def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
         )
     labels, count = [*sites.labels, COVERAGE], len(columns) + 1
     panels = _panels(caller, axes, (-(-count // 4), min(4, count)), count, (2.6, 2.2))
-    points = compared_ranks(ranks.draws)
-    uniform = (points + 1) / (ranks.draws + 1)
-    low, high = band(len(ranks.coverage), ranks.draws, 1.0 - ranks.false_alarm_rate) - uniform
+    points, uniform = compared_ranks(ranks.draws), uniform_distribution(ranks.draws)
+    low, high = band(len(ranks.coverage), ranks.draws, 1.0 - ranks.threshold) - uniform
     for axis, label, values in zip(panels, labels, [*columns, ranks.coverage], strict=True):
         below = np.searchsorted(np.sort(values), points, side="right") / len(values)
         axis.fill_between(uniform, low, high, step="mid", color=DATA_COLOR, alpha=0.3, linewidth=0, label="band")
         axis.step(uniform, below - uniform, where="mid", color=MODEL_COLOR, label="ranks")
         axis.axhline(0.0, color="black", linewidth=0.8)
-        axis.set(title=label, xlabel="rank / number of draws", xlim=(0.0, 1.0))
-    panels[0].set_ylabel("empirical - uniform")
+        axis.set(title=label, xlabel="uniform distribution", xlim=(0.0, 1.0))
+    panels[0].set_ylabel("empirical - uniform distribution")
     _legend(panels[0])
     return panels
 

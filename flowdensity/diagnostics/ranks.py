@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -14,21 +16,23 @@ from ..data.draws import as_posterior
 from .uniform import p_value
 
 FALSE_ALARM_RATE = 0.01
-"""Probability that any site of a calibrated model is called bad."""
-MIN_SIMULATIONS, MIN_DRAWS = 20, 9
-"""Smallest numbers of data sets and of draws with which the ranks can be tested."""
+"""Largest probability that a calibrated model fails any of the tests, of its sites and of the coverage."""
+MIN_SIMULATIONS = 20
+"""Minimum number of data sets. Fewer would show only gross faults."""
+MIN_DRAWS = 9
+"""Minimum number of draws for each data set. The ranks among fewer say little."""
 COVERAGE = "expected coverage"
 """Name of the test of all sites together."""
 EXPECTED = "0.5 expected"
 """Expected mean rank, as a fraction of the number of draws."""
 ADVICE = (
-    "Posteriors are too wide, too narrow or biased: the learned density differs from that of the simulator, or the sampler has "
-    "not converged. Learning from more simulations can help. Fix: fd.diagnose(key, density, samples)"
+    "Posteriors are too wide, too narrow or biased: a learned density differs from that of the simulator, or a sampler has not "
+    "converged. Learning from more simulations or more rows can help. Fix: fd.plots.plot_ranks(ranks)"
 )
 """Advice for ranks that are not uniform."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranks:
     """Ranks of the true values among posterior draws, over many simulated data sets.
 
@@ -48,7 +52,7 @@ class Ranks:
     draws: int
     coverage: Int[np.ndarray, " simulations"]
 
-    @property
+    @cached_property
     def p_values(self) -> dict[str, Float[np.ndarray, "*shape"]]:
         """P-values of a test that the ranks are uniform, by site, for each element of the site.
 
@@ -57,20 +61,20 @@ class Ranks:
         """
         return {name: np.apply_along_axis(p_value, 0, ranks, self.draws) for name, ranks in self.ranks.items()}
 
-    @property
+    @cached_property
     def coverage_p_value(self) -> float:
         """P-value of the same test of `coverage`."""
         return p_value(self.coverage, self.draws)
 
     @property
-    def false_alarm_rate(self) -> float:
-        """Threshold of each p-value: 0.01, divided by the number of p-values."""
+    def threshold(self) -> float:
+        """P-value at which a test fails: 0.01, divided by the number of tests."""
         return FALSE_ALARM_RATE / (1 + sum(np.size(ranks[0]) for ranks in self.ranks.values()))
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """Sites with a p-value below the threshold, and "expected coverage" if that is wrong."""
-        return tuple(name for name, p in self._tested.items() if np.min(p) < self.false_alarm_rate)
+        """Sites with a p-value of at most the threshold, and "expected coverage" if that is wrong."""
+        return tuple(name for name, p in self._tested.items() if np.min(p) <= self.threshold)
 
     @property
     def conclusion(self) -> str:
@@ -108,7 +112,7 @@ class Ranks:
         return [
             Row(
                 (name, f"{float(np.mean(every[name])) / self.draws:.3f}", f"{float(np.min(p)):.2g}"),
-                "bad" if np.min(p) < self.false_alarm_rate else "good",
+                "bad" if np.min(p) <= self.threshold else "good",
             )
             for name, p in self._tested.items()
         ]
@@ -124,6 +128,22 @@ class Ranks:
         notes = [self._origin(), *[ADVICE] * bool(self.bad)]
         verdict = "bad" if self.bad else "good"
         return html_table("Ranks", self.conclusion, self._rows(), header=header, notes=notes, verdict=verdict)
+
+
+def ranks_of(key: Key, draws: Mapping[str, Any], truths: Mapping[str, Any]) -> Ranks:
+    """Ranks of true values among posterior draws.
+
+    Args:
+        key: JAX PRNG key.
+        draws: posterior draws by site, shape `(draws, simulations, *shape)`.
+        truths: true values by site, shape `(simulations, *shape)`.
+    """
+    about, ties = jr.split(key)
+    count = len(next(iter(truths.values())))
+    references, units = references_and_units(about, truths)
+    rank = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
+    ranks, coverage = jax.device_get(rank(jr.split(ties, count), dict(draws), dict(truths), references, units))
+    return Ranks({name: ranks[name] for name in truths}, len(next(iter(draws.values()))), coverage)
 
 
 def ranks_among(

@@ -95,10 +95,11 @@ def simulation_based_calibration(
             num_samples=THINNING * draws,
             progress_bar=False,
         )
-        mcmc.run(key)
+        run_key, rank_key = jr.split(key)
+        mcmc.run(run_key)
         sampled = mcmc.get_samples()
         thinned = {name: sampled[name][THINNING - 1 :: THINNING] for name in latent}
-        return ranks_among(key, thinned, {name: values[name] for name in latent}, references, units)
+        return ranks_among(rank_key, thinned, {name: values[name] for name in latent}, references, units)
 
     simulate_key, sample_key, reference_key = jr.split(key, 3)
     truths = jax.device_get(jax.jit(jax.vmap(simulate))(jr.split(simulate_key, simulations)))

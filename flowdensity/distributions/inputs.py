@@ -53,7 +53,7 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
         )
     if sites is not None and handed.columns is not None:
         if isinstance(model.context_scaling, Encoding):
-            handed = handed._replace(columns=_with_all_rows(model.context_scaling, handed.columns))
+            handed = handed._replace(columns=_padded(caller, model.context_scaling, handed.columns))
         context = sites.pack(caller, handed.columns, "context")
     elif handed.columns is not None and handed.array is None:
         raise TypeError(
@@ -83,14 +83,18 @@ def flat_context(caller: str, model: AbstractProbabilityFlow, context: ArrayLike
     return flat
 
 
-def _with_all_rows(encoding: Encoding, columns: dict[str, Any]) -> dict[str, Any]:
-    """Named contexts with NaN in the place of the rows that they have fewer than the contexts of the fit."""
+def _padded(caller: str, encoding: Encoding, columns: dict[str, Any]) -> dict[str, Any]:
+    """Named contexts, padded with rows of NaN to the number of rows of the contexts of the fit."""
     assert encoding.sites is not None, "the columns have names"
     shapes, found = dict(zip(*encoding.sites, strict=True)), dict(columns)
     for name, encoder in zip(encoding.sites.names, encoding.encoders, strict=True):
-        ndim, got = len(shapes[name]), np.shape(found.get(name, 0.0))
-        if isinstance(encoder, AbstractEncoder) and len(got) >= ndim and got[-ndim] > 0:
-            found[name] = with_absent_rows(columns[name], shapes[name][0], ndim)
+        if name not in columns or not isinstance(encoder, AbstractEncoder):
+            continue
+        rows, ndim, got = shapes[name][0], len(shapes[name]), np.shape(columns[name])
+        if len(got) >= ndim and 0 < got[-ndim] < rows:
+            line = f"context = {{**context, {name!r}: jax.numpy.zeros({shapes[name]})}}"
+            values = real_jax_array(caller, f"context[{name!r}]", columns[name], line)
+            found[name] = with_absent_rows(values, rows, ndim)
     return found
 
 

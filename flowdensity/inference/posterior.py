@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
@@ -17,7 +16,7 @@ from .._typing import ArrayLike, Key
 from ..data.draws import as_posterior
 from ..data.sites import Sites
 from ..data.tables import Table
-from ..diagnostics.ranks import MIN_DRAWS, MIN_SIMULATIONS, Ranks, ranks_among, references_and_units
+from ..diagnostics.ranks import MIN_DRAWS, MIN_SIMULATIONS, Ranks, ranks_of
 from ..distributions.flow import FlowDensity
 from ..distributions.inputs import warn_again
 from ..models.encoder_checks import check_encoder
@@ -32,8 +31,8 @@ from .refined import Refined, refine
 
 CHECKED_AT_ONCE = 25
 """Number of data sets whose posteriors are drawn at once in a check."""
-CHECK = 1
-"""Number that is folded into the key of a check."""
+CHECK = 34
+"""Number that is folded into the key of a check. It is larger than any number of keys that a fit splits its key into."""
 FEWEST_SIMULATIONS = 2
 """Smallest number of simulations that a density can be learned from."""
 
@@ -81,7 +80,7 @@ class AmortizedPosterior:
     def given(self, data: Mapping[str, ArrayLike]) -> FlowDensity:
         """Return the learned posterior given a data set, as a density of the named latent sites.
 
-        There is a warning if the data set is far from all simulations, or has more rows or fewer than they have.
+        There is a warning if the data set is far from all simulations, or if its number of rows is outside the range of theirs.
 
         Args:
             data: value of each observed site by name, shape `(*batch, *shape)`. With an encoder of rows, a data set may have
@@ -184,6 +183,16 @@ class AmortizedPosterior:
 
         Returns:
             Ranks of the true values, and the coverage of TARP, each with a test.
+
+        Raises:
+            TypeError: if `key` is not a key.
+            ValueError: if a number is out of range.
+
+        Examples:
+            >>> amortized, _ = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
+            >>> check = amortized.check(key, num_simulations=50)
+            >>> print(check.summary())
+            >>> axes = fd.plots.plot_ranks(check)
         """
         caller = "AmortizedPosterior.check"
         check_key(caller, key)
@@ -191,7 +200,7 @@ class AmortizedPosterior:
         num_samples = check_count(caller, "num_samples", num_samples, least=MIN_DRAWS, fix=200)
         # Another key than that of the fit, should it be the same: its simulations must not be used again.
         key = jr.fold_in(key, CHECK)
-        simulate_key, rows_key, draw_key, rank_key, reference_key = jr.split(key, 5)
+        simulate_key, rows_key, draw_key, rank_key = jr.split(key, 4)
         simulated = self.joint.simulate(simulate_key, num_simulations, progress)
         data = {name: simulated[name] for name in self.joint.observed}
         density, values = self._fitted_to("check", without_some_rows(rows_key, data, self._encoders))
@@ -203,11 +212,7 @@ class AmortizedPosterior:
             parts.append(np.asarray(given.sample(jr.fold_in(draw_key, number), (num_samples,))))
         draws = density.unpack(np.concatenate(parts, axis=1)[:, :num_simulations])
         truths = {name: simulated[name] for name in self.joint.latents}
-        references, units = references_and_units(reference_key, truths)
-        rank = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
-        keys = jr.split(rank_key, num_simulations)
-        ranks, coverage = jax.device_get(rank(keys, draws, truths, references, units))
-        return Ranks({name: ranks[name] for name in truths}, num_samples, coverage)
+        return ranks_of(rank_key, {name: draws[name] for name in truths}, truths)
 
     @property
     def _encoders(self) -> dict[str, Encoder | None]:
@@ -278,7 +283,7 @@ def fit_posterior(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if the model lacks an observed site, observes others, has an improper prior, a factor or a subsampled plate;
-            if simulations are not finite; or if a `DeepSet` encodes rows of which each has a latent value of its own.
+            if simulations are not finite; or if a latent site is in the plate of rows that a `DeepSet` encodes.
 
     Examples:
         >>> amortized, report = fd.fit_posterior(key, model, (observed,), observed="y", num_simulations=1000)
@@ -325,6 +330,13 @@ def _check_row_latents(caller: str, joint: JointModel, encoders: Mapping[str, En
         if per_row:
             raise ValueError(
                 f"{caller} expected latent sites that do not depend on the order of the rows of {name!r}, since a DeepSet does "
-                f"not see it; got {per_row} with a value for each row. If you leave them out, they are integrated out. "
-                f"Fix: latents = {[other for other in joint.latents if other not in per_row]}"
+                f"not see it; got {per_row} in the plate of the rows. {_without(tuple(joint.latents), per_row)}"
             )
+
+
+def _without(latents: Sequence[str], per_row: Sequence[str]) -> str:
+    """Code for a fix: leave out some latent sites, or use an encoder that sees the order of the rows."""
+    others = [name for name in latents if name not in per_row]
+    if not others:
+        return "Sequence sees the order. Fix: encoder = fd.encoders.Sequence(key)"
+    return f"If you leave them out, they are integrated out, and `refine` is not available. Fix: latents = {others}"

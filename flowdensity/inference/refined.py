@@ -23,8 +23,8 @@ OVERSAMPLING, MIN_WEIGHTED = 10, 1_000
 """Number of weighted draws for each draw of the result, and the smallest number. With ten, hardly any draw is repeated."""
 MAX_PARETO_K = 0.7
 """Largest Pareto k at which weighted means can be trusted, for many draws (Vehtari et al. 2024)."""
-CHAINS, WARMUP = 4, 500
-"""Number of chains of NUTS, and of its warm-up steps."""
+CHAINS, WARMUP, MIN_DRAWS = 4, 500, 500
+"""Number of chains of NUTS, of their warm-up steps, and the smallest number of draws of a chain. With fewer, R-hat is noisy."""
 MIN_KEPT = 0.9
 """Weights are also accepted if their effective sample size is this fraction of the draws. The tail of nearly equal weights says
 nothing, and its Pareto k can be large."""
@@ -172,7 +172,8 @@ def _sampled(
     location, covariance = free.mean(axis=0), np.atleast_2d(np.cov(free, rowvar=False))
     root = np.linalg.cholesky(covariance + RIDGE * np.diag(np.diagonal(covariance)) + 1e-30 * np.eye(len(location)))
     white = np.linalg.solve(root, (free[starts] - location).T).T
-    mcmc = _sampler(joint, len(location), -(-num_samples // CHAINS), progress)
+    wanted = -(-num_samples // CHAINS)
+    mcmc = _sampler(joint, len(location), max(wanted, MIN_DRAWS), progress)
     arguments = observed, jnp.asarray(location, float), jnp.asarray(root, float)
     mcmc.run(key, *arguments, init_params={"white": jnp.asarray(white, float)}, extra_fields=("diverging",))
     draws = {
@@ -183,7 +184,9 @@ def _sampled(
     size = min(float(np.min(effective_sample_size(value))) for value in draws.values())
     r_hat = max(float(np.max(rhat(value))) for value in draws.values())
     divergences = int(np.sum(np.asarray(mcmc.get_extra_fields()["diverging"])))
-    return Refined(as_posterior(draws), "NUTS", pareto_k, threshold, size, r_hat, divergences)
+    spread = np.linspace(0, max(wanted, MIN_DRAWS) - 1, wanted).astype(int)
+    kept = {name: value[:, spread] for name, value in draws.items()}
+    return Refined(as_posterior(kept), "NUTS", pareto_k, threshold, size, r_hat, divergences)
 
 
 @lru_cache(maxsize=8)

@@ -124,11 +124,11 @@ class Encoding(eqx.Module):
 
 
 def with_absent_rows(values: Any, rows: int, ndim: int) -> Any:
-    """Values of a site, shape `(*batch, *shape)`, with NaN in the place of the rows that they have fewer than `rows`.
+    """Values of a site, shape `(*batch, *shape)`, padded with rows of NaN to at least `rows` rows.
 
     Args:
         values: the values, whose rows are the first axis of `shape`.
-        rows: number of rows wanted. More are kept.
+        rows: minimum number of rows.
         ndim: length of `shape`.
     """
     pad = [(0, 0)] * np.ndim(values)

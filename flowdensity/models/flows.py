@@ -206,7 +206,8 @@ class GaussianFlow(AbstractGaussianFlow):
         return jnp.clip(self.path.angle(t), *self._ends)
 
     def times(self, steps: int) -> Times:
-        # Narrow densities turn the velocity sharply near the data, so steps are shorter there, in proportion to the angle left.
+        # Narrow densities turn the velocity sharply near the data, so steps are shorter there: they are equal in the root of the
+        # angle that is left.
         first, last = self._ends
         left = jnp.square(jnp.linspace(1.0, 0.0, steps + 1))
         return last - (last - first) * left

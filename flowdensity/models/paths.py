@@ -5,8 +5,8 @@ in the angle $\phi = \operatorname{atan2}(a, s)$,
 
 $$y_\phi = \sin\phi\,x_1 + \cos\phi\,e .$$
 
-All paths therefore share one ODE. They differ in the angles at which the network is trained and the solver steps: both are
-set by the path's own time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
+All paths therefore share one ODE. They differ in the angles at which the network is trained. These are set by the path's own
+time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
 
 Some paths start at an angle above 0: `VariancePreserving` because $a(0) > 0$, and `VarianceExploding` because its largest noise
 is finite. `VarianceExploding` also stops below $\pi/2$, at its smallest noise. Each model decides how to treat these ends.
@@ -50,7 +50,7 @@ class CondOT(AbstractPath):
 
     Examples:
         >>> path = fd.paths.CondOT()
-        >>> path.grid(4)  # angles of the solver's steps, from noise to data
+        >>> path.grid(4)  # angles at equal steps of path time, from noise to data
     """
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

@@ -61,22 +61,23 @@ class ReferenceChoice:
 
     def summary(self) -> str:
         """Say in one line of text which reference was chosen, why, and by which held-out log densities."""
-        plural = "" if self.components == 1 else "s"
-        chosen = (
-            "the fitted Gaussian" if self.components is None else f"a mixture of {self.components} Gaussian{plural}"
-        )
-        mixture = "it" if self.components is not None else "a mixture of Gaussians"
-        clearly = "" if self.components is not None else "not clearly "
+        names = {None: "the fitted Gaussian", 1: "the regression on the context"}
+        chosen = names.get(self.components, f"a mixture of {self.components} Gaussians")
         rival = "one Gaussian" if self.lead is None else "the flow trained from one Gaussian"
         gain, error = self.gain
-        text = (
-            f"reference: {chosen}, because held-out rows are {clearly}more likely under {mixture} than under {rival}; log "
-            f"density per held-out row under the mixture: {gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
-        )
-        if self.lead is None:
-            return text
-        lead, error = self.lead
-        return f"{text}, {lead:+.3f} +- {error:.3f} nats relative to that flow"
+        if self.components is not None:
+            reason = f"because held-out rows are more likely under it than under {rival}"
+        elif self.lead is None and gain > error:
+            reason = "since the fit stopped before a mixture of Gaussians was compared with the trained flow"
+        else:
+            reason = (
+                f"because held-out rows are not clearly more likely under a mixture of Gaussians than under {rival}"
+            )
+        scores = f"{gain:+.3f} +- {error:.3f} nats relative to one Gaussian"
+        if self.lead is not None:
+            lead, error = self.lead
+            scores += f", {lead:+.3f} +- {error:.3f} nats relative to that flow"
+        return f"reference: {chosen}, {reason}; log density per held-out row under the mixture: {scores}"
 
 
 def choose_reference(key: Key, scaling: Scaling, table: Sample, *, folds: int) -> ReferenceChoice | None:

@@ -15,12 +15,19 @@ from ..solving import FixedStep
 from .checkpoints import Checkpoint
 from .likelihood import log_likelihoods
 from .loop import History, Schedule, train
-from .losses import FAR_SHARE, FAR_WEIGHT, MatchingDraws, Sample, draw_matching, far_loss, matching_loss, matching_terms
+from .losses import (
+    FAR_WEIGHT,
+    TERMS_PER_FAR_TERM,
+    MatchingDraws,
+    Sample,
+    draw_matching,
+    far_loss,
+    matching_loss,
+    matching_terms,
+)
 
 VALIDATION_SOLVER = FixedStep(8)
 """Solver for validation likelihoods. It can be coarse: they are only compared with each other."""
-FAR = 1
-"""Number that is folded into the key of the loss far from the data."""
 
 
 class HeldRows(NamedTuple):
@@ -80,9 +87,9 @@ class MatchingLoss(eqx.Module):
 
     def __call__(self, networks: AbstractNetwork, key: Key, folds: Folds) -> Scalar:
         def one(model: AbstractGaussianFlow, key: Key, sample: Sample) -> Scalar:
-            draws = draw_matching(key, sample, model, self.batch_size, self.likely)
-            far = far_loss(jr.fold_in(key, FAR), model, sample, -(-self.batch_size // FAR_SHARE))
-            return matching_loss(model, draws) + FAR_WEIGHT * far
+            near_key, far_key = jr.split(key)
+            near = matching_loss(model, draw_matching(near_key, sample, model, self.batch_size, self.likely))
+            return near + FAR_WEIGHT * far_loss(far_key, model, sample, -(-self.batch_size // TERMS_PER_FAR_TERM))
 
         keys = jr.split(key, len(folds.kept.states))
         return jnp.mean(eqx.filter_vmap(one)(with_network(folds.models, networks), keys, folds.kept))

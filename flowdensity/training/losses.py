@@ -18,9 +18,12 @@ LIKELIHOOD_SHARE = 0.5
 """Default fraction of the angles that are drawn with the likelihood weighting."""
 MAX_LIKELIHOOD_WEIGHT = 10.0
 """Largest likelihood weight of an angle, relative to the weight at 45 degrees."""
-FAR_WEIGHT, FAR_SHARE, FARTHEST = 1e-3, 16, 3.0
-"""Weight of the loss far from the data, number of terms of the matching loss for each of its terms, and the largest radius in
-units of the reach."""
+FAR_WEIGHT = 1e-3
+"""Weight of the loss far from the data, beside the matching loss."""
+TERMS_PER_FAR_TERM = 16
+"""Number of terms of the matching loss for each term of the loss far from the data."""
+MAX_FAR_RADIUS = 3.0
+"""Largest radius of states far from the data, in units of the reach."""
 
 
 class MatchingDraws(NamedTuple):
@@ -91,12 +94,12 @@ def far_loss(key: Key, model: AbstractGaussianFlow, sample: Sample, count: int) 
     r"""Mean square of the network's velocity, relative to the velocity scale, at states without data.
 
     The states are in random directions, at one to three times the reach. There the matching loss says nothing, and a network
-    that learned sharp edges can have velocities of hundreds. With a small weight of this loss these vanish, so that the log
-    density far from the data is that of the reference.
+    that learned sharp edges can have velocities of hundreds. A small weight of this loss keeps them near zero, so that the log
+    density far from the data is close to that of the reference.
     """
     to, how_far, when, rows = jr.split(key, 4)
     directions = jr.normal(to, (count, model.dim))
-    radii = model.reach * FARTHEST ** jr.uniform(how_far, (count, 1))
+    radii = model.reach * MAX_FAR_RADIUS ** jr.uniform(how_far, (count, 1))
     states = radii * directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     first, last = model.times(1)
     angles = first + (last - first) * jr.uniform(when, (count,))

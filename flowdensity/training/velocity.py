@@ -89,8 +89,8 @@ def _judged_draws(keys: Key, held: Sample, model: AbstractGaussianFlow, count: i
 def default_plan(training: Training, rows: float, dim: int) -> Plan:
     """Default options of this stage for a number of rows and dimensions.
 
-    With few rows, a high learning rate makes the network memorize them. In few dimensions the network mainly has to learn sharp
-    edges, for which a high one is best.
+    With few rows, a high learning rate makes the network memorize them. In few dimensions it mainly has to learn sharp edges,
+    and a high learning rate is best for these.
     """
     if rows < FEW_ROWS:
         return training.plan(steps=4000, batch_size=128, learning_rate=6e-4)

@@ -141,6 +141,19 @@ def test_logarithms_of_rounded_values_are_spread_between_their_neighbors():
     assert abs(moved.var() - 1.0 / 12.0) < 4.5 / np.sqrt(180.0 * len(moved))
 
 
+def test_no_ties_are_left_in_the_cells_at_the_ends():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, 2000)
+    table = np.stack([rng.normal(size=2000), np.log1p(counts)], axis=1)
+    (said,) = warned(table)
+    spread = cured(said, table)
+    assert not warned(spread)
+    spread = spread[:, 1]
+    assert len(np.unique(spread)) == len(counts)
+    # The lowest cell reaches as far below log(1) as above it, up to the midpoint of log(1) and log(2).
+    assert np.max(np.abs(spread[counts == 0])) <= 0.5 * np.log(2.0)
+
+
 def test_a_category_is_dropped_rather_than_one_of_its_values():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.normal(size=300), "sex": rng.integers(0, 2, 300)})

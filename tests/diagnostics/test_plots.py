@@ -40,6 +40,7 @@ from flowdensity.diagnostics.plots import (
     plot_residuals,
     plot_training,
 )
+from flowdensity.diagnostics.uniform import band, uniform_distribution
 from flowdensity.training.loop import History
 
 GAUSSIAN = fd.FlowDensity(gaussian_flow())
@@ -365,15 +366,13 @@ def test_ranks_that_are_wrong_leave_their_band():
     found = fd.results.Ranks({"mu": ranks, "v": np.stack([ranks, 0.5 * ranks + 25], axis=1).astype(int)}, 99, ranks)
     axes = plot_ranks(found)
     assert [axis.get_title() for axis in axes] == ["mu", "v[0]", "v[1]", "expected coverage"]
+    low, high = band(300, 99, 1.0 - found.threshold) - uniform_distribution(99)
     for axis, wrong in zip(axes, (False, False, True, False), strict=True):
         line, zero = axis.lines
-        corners = axis.collections[0].get_paths()[0].vertices
-        # The corners of the band at the position of each point of the line.
-        outside = [
-            height > corners[np.isclose(corners[:, 0], place, atol=6e-3), 1].max()
-            for place, height in zip(line.get_xdata(), line.get_ydata(), strict=True)
-        ]
-        assert any(outside) == wrong
+        np.testing.assert_allclose(line.get_xdata(), uniform_distribution(99))
+        assert np.any((line.get_ydata() < low) | (line.get_ydata() > high)) == wrong
+        corners = axis.collections[0].get_paths()[0].vertices[:, 1]
+        assert (corners.min(), corners.max()) == pytest.approx((low.min(), high.max()))
         assert not np.any(zero.get_ydata())
     assert found.bad == ("v",)
 

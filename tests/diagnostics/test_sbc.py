@@ -1,6 +1,7 @@
 """Ranks of the truth: uniform where a posterior is right, and found where the density is not that of the simulator."""
 
-import jax
+import itertools
+
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -9,11 +10,11 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
 from references import conditional_gaussian_flow
-from scipy.stats import kstest
+from scipy.stats import binom, kstest
 
 import flowdensity as fd
-from flowdensity.diagnostics.ranks import ranks_among, references_and_units
-from flowdensity.diagnostics.uniform import band, compared_ranks
+from flowdensity.diagnostics.ranks import ranks_of
+from flowdensity.diagnostics.uniform import band, compared_ranks, p_value
 
 LIKELIHOOD = fd.FlowDensity(conditional_gaussian_flow())
 
@@ -56,7 +57,7 @@ def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
     )
     assert wrong.bad == ("theta",)
     assert "scale: mean rank" in str(wrong)
-    assert "Fix: fd.diagnose" in str(wrong)
+    assert "Fix: fd.plots.plot_ranks" in str(wrong)
 
 
 @pytest.mark.slow
@@ -93,18 +94,44 @@ def test_p_values_are_those_of_uniform_ranks():
     assert skewed.bad == ("a",)
 
 
-@pytest.mark.parametrize(("count", "draws"), [(60, 49), (500, 300)])
-def test_uniform_ranks_are_within_the_band_as_often_as_it_says(count, draws):
-    probability, repeats = 0.9, 2000
-    low, high = band(count, draws, probability)
+@pytest.mark.parametrize(("count", "draws"), [(3, 2), (5, 3), (4, 1)])
+def test_p_values_are_exact(count, draws):
+    """The probability of a statistic that is as small, by enumeration of all ranks."""
+    every = list(itertools.product(range(draws + 1), repeat=count))
     points = compared_ranks(draws)
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(repeats):
-        below = np.searchsorted(np.sort(rng.integers(0, draws + 1, count)), points, side="right") / count
-        inside += bool(np.all((low <= below) & (below <= high)))
-    # The counts are integers, so the probability is a little more or less; four standard errors beside that.
-    assert abs(inside / repeats - probability) < 0.02 + 4.0 * np.sqrt(probability * (1.0 - probability) / repeats)
+    share = (points + 1) / (draws + 1)
+
+    def statistic(ranks):
+        below = np.array([np.sum(np.asarray(ranks) <= point) for point in points])
+        return np.min(
+            np.minimum(1.0, 2.0 * np.minimum(binom.cdf(below, count, share), binom.sf(below - 1, count, share)))
+        )
+
+    statistics = np.array([statistic(ranks) for ranks in every])
+    for ranks, smallest in zip(every, statistics, strict=True):
+        expected = np.mean(statistics <= smallest * (1.0 + 1e-9))
+        assert p_value(np.array(ranks), draws) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("count", "draws"), [(20, 9), (60, 49), (500, 300)])
+def test_ranks_leave_the_band_where_their_p_value_is_small(count, draws):
+    probability, rng = 0.9, np.random.default_rng(0)
+    low, high = band(count, draws, probability)
+    points, inside = compared_ranks(draws), []
+    for _ in range(1000):
+        ranks = rng.integers(0, draws + 1, count)
+        below = np.searchsorted(np.sort(ranks), points, side="right") / count
+        inside.append(bool(np.all((low <= below) & (below <= high))))
+        if len(inside) <= 200:
+            assert inside[-1] == (p_value(ranks, draws) > 1.0 - probability)
+    # Four standard errors. The band may contain more, since counts are integers.
+    assert np.mean(inside) > probability - 4.0 * np.sqrt(probability * (1.0 - probability) / len(inside))
+
+
+def test_p_values_at_the_extremes():
+    assert p_value(np.zeros(2000, int), 200) < 1e-100
+    assert p_value(np.arange(100), 99) == pytest.approx(1.0)
+    assert band(20, 9, 1.0 - 1e-12)[1].max() == 1.0
 
 
 def test_expected_coverage():
@@ -115,12 +142,9 @@ def test_expected_coverage():
     precision = 1.0 + 1.0 / noise**2
     centers = data / noise**2 / precision
     exact = centers + rng.normal(size=(draws, 1000, 2)) / np.sqrt(precision)
-    references, units = references_and_units(jr.key(0), {"theta": truths})
 
     def coverage(values):
-        ranked = jax.vmap(ranks_among, in_axes=(0, 1, 0, 0, None))
-        ranks, found = ranked(jr.split(jr.key(1), 1000), {"theta": values}, {"theta": truths}, references, units)
-        return fd.results.Ranks(jax.device_get(ranks), draws, np.asarray(found))
+        return ranks_of(jr.key(0), {"theta": values}, {"theta": truths})
 
     assert coverage(exact).coverage_p_value > 1e-3
     narrow = coverage(centers + 0.5 * (exact - centers))

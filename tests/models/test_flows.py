@@ -157,7 +157,7 @@ def test_features_are_the_velocity_and_what_it_was_read_from():
 
 
 def test_steps_are_shorter_near_the_data():
-    """In proportion to the angle that is left: 4 equal steps of its root."""
+    """They are equal in the root of the angle that is left."""
     times = random_flow(jr.key(0), 2).times(4)
     np.testing.assert_allclose(times, 0.5 * np.pi * (1.0 - np.array([1.0, 0.75, 0.5, 0.25, 0.0]) ** 2), rtol=1e-6)
     assert times[-1] == np.float32(0.5 * np.pi)

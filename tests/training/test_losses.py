@@ -14,6 +14,7 @@ from flowdensity.training.losses import (
     LogDensityLabels,
     draw_matching,
     errors_at,
+    far_loss,
     less_reference,
     log_density_loss,
     matching_loss,
@@ -100,6 +101,21 @@ def test_the_loss_is_least_at_the_exact_field():
         other = jax.jit(jax.vmap(lambda d, wrong=wrong: one(wrong, d)))(draws)
         gap, error = spread(other - values)  # paired
         assert gap > 4.5 * error
+
+
+def test_the_loss_far_from_the_data_is_that_of_states_at_one_to_three_reaches():
+    sample = Sample(jnp.zeros((10, 2)), jnp.zeros((10, 0)))
+    flow = untrained_flow(jr.key(2), np.random.default_rng(0).normal(size=(500, 2)))
+    assert far_loss(jr.key(0), flow, sample, 100) == 0.0
+    constant = eqx.tree_at(lambda f: f.network.outward.bias, flow, jnp.array([3.0, 4.0]))
+    terms = jax.vmap(lambda key: far_loss(key, constant, sample, 1))(jr.split(jr.key(1), COUNT))
+    mean, error = spread(terms)
+    # The squash's factor, squared, over radii that are uniform in their logarithm.
+    radii = 3.0 ** ((np.arange(10_000) + 0.5) / 10_000)
+    expected = 12.5 * np.mean((1.0 + radii**4) ** -0.5)
+    assert abs(mean - expected) < 4.0 * error
+    assert terms.min() > 12.5 * (1.0 + 3.0**4) ** -0.5 * (1.0 - 1e-5)
+    assert terms.max() < 12.5 * 2.0**-0.5 * (1.0 + 1e-5)
 
 
 def test_the_log_density_loss_is_a_weighted_sum_of_squares():

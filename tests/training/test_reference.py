@@ -69,8 +69,9 @@ def test_where_no_mixture_can_be_fitted_there_is_no_choice(rows, dim):
     [
         (3, None, "a mixture of 3 Gaussians, because held-out rows are more likely under it than under one Gaussian;"),
         (3, 0.5, "a mixture of 3 Gaussians, because held-out rows are more likely under it than under the flow"),
-        (1, 0.5, "a mixture of 1 Gaussian, because held-out rows are more likely under it than under the flow"),
+        (1, 0.5, "the regression on the context, because held-out rows are more likely under it than under the flow"),
         (None, -0.5, "the fitted Gaussian, because held-out rows are not clearly more likely under a mixture"),
+        (None, None, "the fitted Gaussian, since the fit stopped before a mixture of Gaussians was compared"),
     ],
 )
 def test_a_choice_says_why(components, lead, says):
@@ -283,7 +284,7 @@ def test_folds_without_a_rare_value_of_a_context_have_models_of_the_same_shape()
 def test_the_closed_form_of_a_mixture_that_the_solver_cannot_follow_is_not_the_score_of_its_flow():
     contexts = np.random.default_rng(6).normal(size=(100, 1))
     untrained, as_flows = at_mixture(2.0 * contexts, contexts, 2)
-    assert as_flows.mean() < untrained.scores.mean() - 10.0
+    assert as_flows.mean() < untrained.scores.mean() - 5.0
 
 
 def test_one_observation_says_nothing_about_its_error():
