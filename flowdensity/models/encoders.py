@@ -156,7 +156,7 @@ class Sequence(AbstractEncoder):
     size: int = eqx.field(static=True)
     fewest: int | None = eqx.field(static=True)
 
-    def __init__(self, key: Key, columns: int = 1, *, size: int = 16, width: int = 64, fewest: int | None = None):
+    def __init__(self, key: Key, columns: int = 1, *, size: int = 16, width: int = 32, fewest: int | None = None):
         check_key("Sequence", key)
         columns, size, width = check_sizes("Sequence", 1, columns=columns, size=size, width=width)
         first, after, last, *keys = jr.split(key, 3 + len(DILATIONS))
