@@ -1,4 +1,4 @@
-"""Plots of a density, its errors, its training and its calibration, on matplotlib axes.
+"""Plots of a density, its errors and its training, on matplotlib axes.
 
 Each function draws into given axes or into a new figure, and returns the axes. It neither shows nor saves the figure. Data are
 gray, the model is blue and a posterior orange; fonts are those of the user's style.
@@ -6,7 +6,7 @@ gray, the model is blue and a posterior orange; fonts are those of the user's st
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import jax.random as jr
 import numpy as np
@@ -21,25 +21,19 @@ from ..distributions.flow import FlowDensity
 from ..distributions.learned import AbstractLearnedDensity
 from ..divergence.calibration import Residuals
 from ..training.report import FitReport
+from .axes import DATA_COLOR, MAX_SINGLE, MODEL_COLOR, POSTERIOR_COLOR, add_legend, draw_marginal, panels_of
 from .findings import Diagnosis
 from .posterior import draws, events_of
-from .ranks import COVERAGE, Ranks
-from .smoothing import Span, smoothed_density, span_of
-from .uniform import band, compared_ranks, uniform_distribution
+from .smoothing import smoothed_density, span_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes  # importing matplotlib takes a second, so it is imported when a figure is made
-
-DATA_COLOR, MODEL_COLOR, POSTERIOR_COLOR = "0.55", "#0072B2", "#D55E00"
-"""Colors that are distinguishable with color blindness (Okabe and Ito 2008, "Color universal design")."""
 CONTOURS = {0.5: 1.6, 0.9: 0.8}
 """Line widths of contours, by the fraction of the model's samples inside the contour."""
 NUM_SAMPLES = 8192
 """Number of model samples behind lines and contours."""
 MAX_POINTS = 2000
 """Maximum number of data rows drawn as points."""
-MAX_PAIRED, MAX_SINGLE = 8, 24
-"""Maximum number of coordinates in a plot of pairs, and in a plot of marginals."""
+MAX_PAIRED = 8
+"""Maximum number of coordinates in a plot of pairs."""
 LOSS_UNITS = {"divergence": ", nats² + constant", "likelihood": ", nats per dimension"}
 """Units of the losses, by stage."""
 
@@ -88,7 +82,7 @@ def plot_density(
     labels, chosen = _chosen(caller, flow, names, "x", coordinates, MAX_PAIRED)
     count = len(chosen)
     size = min(2.0, 12.0 / count) if count > 1 else 3.5
-    grid = _panels(caller, axes, (count, count), count**2, (size, size)).reshape(count, count)
+    grid = panels_of(caller, axes, (count, count), count**2, (size, size)).reshape(count, count)
     sample_key, row_key = jr.split(key)
     rows, samples = rows.reshape(len(rows), -1)[:, chosen], _samples(sample_key, flow)[:, chosen]
     points = rows[np.asarray(jr.permutation(row_key, len(rows)))[:MAX_POINTS]]
@@ -100,7 +94,7 @@ def plot_density(
             inside = rows[(spans[i][0] < rows[:, i]) & (rows[:, i] < spans[i][1]), i]
             bins = min(len(np.histogram_bin_edges(inside, "fd")), 100)
             axis.hist(inside, bins, density=True, color=DATA_COLOR, alpha=0.4, label="data")
-            _marginal(axis, samples[:, i], spans[i], color=MODEL_COLOR, label="model")
+            draw_marginal(axis, samples[:, i], spans[i], color=MODEL_COLOR, label="model")
         else:
             axis.plot(
                 points[:, j], points[:, i], ".", color=DATA_COLOR, alpha=0.5, markersize=2, rasterized=True, zorder=1
@@ -150,7 +144,7 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
             "Fix: diagnosis = fd.diagnose(key, density)"
         )
     near, tails = diagnosis.evidence["log_prob"], diagnosis.evidence["tails"]
-    first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
+    first, second = panels = panels_of(caller, axes, (1, 2), 2, (4.0, 3.0))
     rms = diagnosis["log_prob.rmse"].value or 0.0
     first.axhspan(-rms, rms, color=MODEL_COLOR, alpha=0.15, linewidth=0, label=f"root mean square, {rms:.2g} nats")
     first.plot(near.log_probs, near.errors, ".", color=MODEL_COLOR, markersize=3, alpha=0.6)
@@ -167,7 +161,7 @@ def plot_errors(diagnosis: Diagnosis, *, axes: Any = None) -> np.ndarray:
     for axis in panels:
         axis.axhline(0.0, color="black", linewidth=0.8)
         axis.set_ylabel("error of log_prob, nats")
-        _legend(axis)
+        add_legend(axis)
     return panels
 
 
@@ -201,7 +195,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
             f"{type(residuals).__name__}{' without residuals' if found is None else ''}. "
             "Fix: divergence, residuals = fd.fit_divergence(key, density.model, data)"
         )
-    first, second = panels = _panels(caller, axes, (1, 2), 2, (4.0, 3.0))
+    first, second = panels = panels_of(caller, axes, (1, 2), 2, (4.0, 3.0))
     widths, middles, scores = np.diff(found.times), 0.5 * (found.times[1:] + found.times[:-1]), found.z[:, 1:]
     label = "mean ± 2 standard errors\nimplied bias {:+.2g} ± {:.2g} nats".format(*found.bias)
     first.errorbar(middles, found.mean[:, 0], 2.0 * found.standard_error[:, 0], fmt="o", color=MODEL_COLOR, label=label)
@@ -214,7 +208,7 @@ def plot_residuals(residuals: Residuals | Diagnosis | FitReport, *, axes: Any = 
     for axis in panels:
         axis.axhline(0.0, color="black", linewidth=0.8)
         axis.set(xlabel="model time, noise to data", xlim=found.times[[0, -1]])
-        _legend(axis)
+        add_legend(axis)
     return panels
 
 
@@ -240,7 +234,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
     """
     caller = "plot_training"
     check_kind(caller, "report", report, FitReport, "density, report = fd.fit_flow(key, data)")
-    panels = _panels(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
+    panels = panels_of(caller, axes, (1, len(report.histories)), len(report.histories), (4.0, 3.0))
     for axis, (stage, history) in zip(panels, report.histories.items(), strict=True):
         best = history.validation[history.step.index(history.best_step)]
         # The first entry is not a training loss, and may have another unit.
@@ -254,7 +248,7 @@ def plot_training(report: FitReport, *, axes: Any = None) -> np.ndarray:
             judged.set_ylabel("minus held-out log density,\nnats per dimension", color=MODEL_COLOR)
             judged.tick_params(axis="y", labelcolor=MODEL_COLOR)
             judged.spines["top"].set_visible(False)
-        _legend(*panel)
+        add_legend(*panel)
     return panels
 
 
@@ -299,7 +293,7 @@ def plot_prior_posterior(
     flow = _flow(caller, density)
     events = events_of(caller, draws(caller, posterior), flow, site)
     labels, chosen = _chosen(caller, flow, names, site or "x", coordinates, MAX_SINGLE)
-    panels = _panels(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
+    panels = panels_of(caller, axes, (-(-len(chosen) // 4), min(4, len(chosen))), len(chosen), (2.6, 2.2))
     samples = _samples(key, flow)
     # Each column has the draws of one event of a plate, with chains interleaved. The bandwidth is chosen by comparing the halves
     # of a column, and both halves should contain all chains.
@@ -307,60 +301,11 @@ def plot_prior_posterior(
     thin = {} if events.shape[1] == 1 else {"linewidth": 0.8, "alpha": 0.6}
     for axis, which, label in zip(panels, chosen, labels, strict=True):
         span = span_of(samples[:, which], events[:, :, which])
-        _marginal(axis, samples[:, which], span, color=MODEL_COLOR, label="prior")
+        draw_marginal(axis, samples[:, which], span, color=MODEL_COLOR, label="prior")
         for number, column in enumerate(events[:, :, which].T):
-            _marginal(axis, column, span, color=POSTERIOR_COLOR, label="" if number else "posterior", **thin)
+            draw_marginal(axis, column, span, color=POSTERIOR_COLOR, label="" if number else "posterior", **thin)
         axis.set_xlabel(label)
     panels[0].legend(frameon=False)
-    return panels
-
-
-def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
-    """Plot the empirical distribution of ranks less the uniform one, with its simultaneous band.
-
-    There is a panel for each element of each latent site, and one for the expected coverage. A line that leaves its band is a
-    fault. A line that rises first and then falls below zero belongs to posteriors that are too narrow, one that falls first to
-    posteriors that are too wide, and one that stays on one side of zero to biased posteriors. If all posteriors are right, all
-    lines are within their bands with a probability of at least 99 %. To plot the check of an amortized posterior, use
-    `axes = plot_ranks(posterior.check(key))`.
-
-    Args:
-        ranks: result of `simulation_based_calibration` or of `AmortizedPosterior.check`, with at most 24 elements.
-        axes: axes to draw into, one for each panel; by default axes of a new figure.
-
-    Returns:
-        Axes, shape `(panels,)`.
-
-    Raises:
-        TypeError, ValueError: if an argument is invalid.
-
-    Examples:
-        >>> ranks = fd.simulation_based_calibration(key, model, model_kwargs={"y": observed})
-        >>> axes = fd.plots.plot_ranks(ranks)
-    """
-    caller = "plot_ranks"
-    check_kind(caller, "ranks", ranks, Ranks, "ranks = fd.simulation_based_calibration(key, model)")
-    sites = Sites(tuple(ranks.ranks), tuple(each.shape[1:] for each in ranks.ranks.values()))
-    columns = np.concatenate([each.reshape(len(each), -1) for each in ranks.ranks.values()], axis=1).T
-    if len(columns) > MAX_SINGLE:
-        first = next(iter(ranks.ranks))
-        raise ValueError(
-            f"{caller} expected ranks of at most {MAX_SINGLE} elements; got {len(columns)}. "
-            f"Fix: few = ranks.ranks[{first!r}].reshape(len(ranks.coverage), -1)[:, :{MAX_SINGLE}]; "
-            f"ranks = fd.results.Ranks({{{first!r}: few}}, ranks.draws, ranks.coverage)"
-        )
-    labels, count = [*sites.labels, COVERAGE], len(columns) + 1
-    panels = _panels(caller, axes, (-(-count // 4), min(4, count)), count, (2.6, 2.2))
-    points, uniform = compared_ranks(ranks.draws), uniform_distribution(ranks.draws)
-    low, high = band(len(ranks.coverage), ranks.draws, 1.0 - ranks.threshold) - uniform
-    for axis, label, values in zip(panels, labels, [*columns, ranks.coverage], strict=True):
-        below = np.searchsorted(np.sort(values), points, side="right") / len(values)
-        axis.fill_between(uniform, low, high, step="mid", color=DATA_COLOR, alpha=0.3, linewidth=0, label="band")
-        axis.step(uniform, below - uniform, where="mid", color=MODEL_COLOR, label="ranks")
-        axis.axhline(0.0, color="black", linewidth=0.8)
-        axis.set(title=label, xlabel="uniform distribution", xlim=(0.0, 1.0))
-    panels[0].set_ylabel("empirical - uniform distribution")
-    _legend(panels[0])
     return panels
 
 
@@ -398,37 +343,3 @@ def _chosen(
             f"got {coordinates!r}, which selects {len(chosen)}. Fix: coordinates={labels[:2]}"
         )
     return [labels[i] for i in chosen], chosen
-
-
-def _panels(caller: str, axes: Any, shape: tuple[int, int], count: int, size: tuple[float, float]) -> np.ndarray:
-    """Return the given axes as a flat array, or `count` axes of a new figure; `size` is the size of a panel in inches."""
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(figsize=(shape[1] * size[0], shape[0] * size[1]), layout="constrained")
-        axes = [figure.add_subplot(*shape, number + 1) for number in range(count)]
-    panels = np.asarray(axes, object).ravel()
-    if len(panels) != count or not all(hasattr(axis, "spines") for axis in panels):
-        raise ValueError(
-            f"{caller} expected `axes` as {count} matplotlib Axes; got {len(panels)} objects. Fix: axes=None"
-        )
-    for axis in panels:
-        axis.spines[["top", "right"]].set_visible(False)
-    return panels
-
-
-def _legend(*axes: "Axes") -> None:
-    """Add a legend to a panel, which may have two axes, and make room for it above the data."""
-    for axis in axes:
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high + 0.4 * (high - low))
-    drawn = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
-    axes[-1].legend(handles=drawn, frameon=False, loc="upper right")
-
-
-def _marginal(axis: "Axes", values: np.ndarray, span: Span, **style: Any) -> None:
-    """Draw a density estimate of values as a line, without ticks for its height."""
-    (middles,), heights, _ = smoothed_density(values[:, None], (span,))
-    axis.plot(middles, heights, **style)
-    axis.set(xlim=span, ylim=(0.0, 1.05 * max(axis.dataLim.ymax, heights.max())), yticks=[])
-    axis.spines["left"].set_visible(False)

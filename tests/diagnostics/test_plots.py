@@ -36,10 +36,10 @@ from flowdensity.diagnostics.plots import (
     plot_density,
     plot_errors,
     plot_prior_posterior,
-    plot_ranks,
     plot_residuals,
     plot_training,
 )
+from flowdensity.diagnostics.rank_plots import plot_ranks
 from flowdensity.diagnostics.uniform import band, uniform_distribution
 from flowdensity.training.loop import History
 

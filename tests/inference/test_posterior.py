@@ -264,7 +264,7 @@ def test_latents_of_rows_whose_order_is_not_seen():
             theta = numpyro.sample("theta", dist.Normal(mu, 1.0))
             numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
-    message = r"got \['noise', 'theta'\] with a value for each row. .* Fix: latents = \['mu'\]"
+    message = r"got \['noise', 'theta'\] in the plate of the rows. .* Fix: latents = \['mu'\]"
     with pytest.raises(ValueError, match=message):
         fd.fit_posterior(jr.key(0), groups, observed="y", encoder=fd.encoders.DeepSet(jr.key(1)))
 
