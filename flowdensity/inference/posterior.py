@@ -227,12 +227,13 @@ class AmortizedPosterior:
         for name, encoder in self._encoders.items():
             if not isinstance(encoder, AbstractEncoder):
                 continue
-            shape, given = self.joint.observed[name].shape, values[name]
-            values[name] = with_absent_rows(given, shape[0], len(shape))
-            more = given.shape[-len(shape)]
-            if more > shape[0]:
-                assert isinstance(scaling, Encoding), "it has an encoder"
-                scaling = scaling.with_rows(name, more)
+            shape = self.joint.observed[name].shape
+            values[name] = with_absent_rows(values[name], shape[0], len(shape))
+            assert isinstance(scaling, Encoding), "a site has an encoder"
+            assert scaling.sites is not None, "a site has a name"
+            rows = values[name].shape[-len(shape)]
+            if rows > dict(zip(*scaling.sites, strict=True))[name][0]:
+                scaling = scaling.with_rows(name, rows)
                 model = eqx.tree_at(lambda m: m.context_scaling, density.model, scaling)
                 density = FlowDensity(model, divergence=density.divergence, solver=density.solver)
         return density, values

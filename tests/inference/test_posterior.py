@@ -104,6 +104,18 @@ def test_more_rows_than_in_the_simulations_warn(posterior):
     assert np.isfinite(density.log_prob(jnp.zeros(1)))
 
 
+def test_a_model_with_more_rows_than_those_of_the_fit(posterior):
+    longer = fd.results.AmortizedPosterior.of(
+        posterior.density, conjugate, model_kwargs={"rows": 2 * ROWS}, observed="y"
+    )
+    with pytest.warns(UserWarning, match=f"have {2 * ROWS} rows"):
+        assert np.isfinite(longer.given({"y": data_of(2 * ROWS)}).log_prob(jnp.zeros(1)))
+    few = {"y": data_of(8)}
+    np.testing.assert_allclose(
+        longer.given(few).log_prob(jnp.zeros(1)), posterior.given(few).log_prob(jnp.zeros(1)), rtol=1e-5
+    )
+
+
 def test_the_check_finds_no_fault_in_a_sound_posterior(posterior):
     check = posterior.check(jr.key(5), 200, 99, progress=False)
     assert check.ranks["mu"].shape == (200,)
