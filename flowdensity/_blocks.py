@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from ._typing import Array
+from ._typing import Array, Int
 
 AT_ONCE = 64
 """Number of rows up to which there is one block, since measuring the size of a row would take longer than it could save."""
@@ -43,6 +44,12 @@ def over_rows(one: Callable[..., Any], *arrays: Array) -> Any:
     block = jax.checkpoint(lambda rows: many(*rows), prevent_cse=False)
     results = jax.lax.map(block, [_divided(array, blocks, size) for array in arrays])
     return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], results)
+
+
+def blocks_of(count: int, size: int) -> Iterator[Int[np.ndarray, " size"]]:
+    """Indices of rows in blocks of one size, so that nothing is compiled for another; the last row fills the last block."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def block_rows(one: Callable[..., Any], *arrays: Array) -> int:

@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from tqdm.auto import tqdm
 
+from .._blocks import blocks_of
 from .._checks import check_model
 from .._numpyro import rewrapped, unwrapped
 from .._typing import Array, Bool, Float, Scalar
@@ -239,11 +240,9 @@ def over_draws(function: Callable[[Draw], Any], draws: Draw, chunk: int, label: 
     compiled = jax.jit(jax.vmap(function))
     done = []
     with tqdm(total=count, desc=label, unit="draw", disable=not progress) as bar:
-        for start in range(0, count, chunk):
-            # Repeat the last draw to fill the chunk, so that no second shape is compiled.
-            rows = np.minimum(np.arange(start, start + chunk), count - 1)
+        for rows in blocks_of(count, chunk):
             done.append(jax.device_get(compiled({name: jnp.asarray(values[rows]) for name, values in draws.items()})))
-            bar.update(min(chunk, count - start))
+            bar.update(min(chunk, count - bar.n))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *done)
 
 

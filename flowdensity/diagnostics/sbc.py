@@ -13,6 +13,7 @@ from numpyro import handlers
 from numpyro.infer import MCMC, NUTS
 from tqdm.auto import tqdm
 
+from .._blocks import blocks_of
 from .._checks import check_count, check_key, check_model
 from .._typing import Array, Key
 from .ranks import MIN_DRAWS, MIN_SIMULATIONS, Ranks, ranks_among, references_and_units
@@ -107,12 +108,10 @@ def simulation_based_calibration(
     many, keys = jax.jit(jax.vmap(ranked, in_axes=(0, 0, 0, None))), jr.split(sample_key, simulations)
     together, parts = min(BATCH_SIZE, simulations), []
     with tqdm(total=simulations, desc=caller, unit="data set", disable=not progress) as bar:
-        for start in range(0, simulations, together):
-            # Repeat the last data set to fill the batch, so that no second shape is compiled.
-            rows = np.minimum(np.arange(start, start + together), simulations - 1)
+        for rows in blocks_of(simulations, together):
             batch = jax.tree.map(partial(np.take, indices=rows, axis=0), (truths, references))
             parts.append(jax.device_get(many(keys[rows], *batch, units)))
-            bar.update(min(together, simulations - start))
+            bar.update(min(together, simulations - bar.n))
     ranks, coverage = jax.tree.map(lambda *each: np.concatenate(each)[:simulations], *parts)
     return Ranks({name: ranks[name] for name in latent}, draws, coverage)
 

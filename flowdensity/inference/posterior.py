@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from numpyro.distributions import constraints
 
+from .._blocks import blocks_of
 from .._checks import check_count, check_key
 from .._display import one_line
 from .._typing import ArrayLike, Key
@@ -205,9 +206,7 @@ class AmortizedPosterior:
         data = {name: simulated[name] for name in self.joint.observed}
         density, values = self._fitted_to("check", without_some_rows(rows_key, data, self._encoders))
         parts = []
-        for number, start in enumerate(range(0, num_simulations, CHECKED_AT_ONCE)):
-            # Repeat the last data set to fill the batch, so that no second shape is compiled.
-            rows = np.minimum(np.arange(start, start + CHECKED_AT_ONCE), num_simulations - 1)
+        for number, rows in enumerate(blocks_of(num_simulations, CHECKED_AT_ONCE)):
             given = density.given({name: value[rows] for name, value in values.items()})
             parts.append(np.asarray(given.sample(jr.fold_in(draw_key, number), (num_samples,))))
         draws = density.unpack(np.concatenate(parts, axis=1)[:, :num_simulations])

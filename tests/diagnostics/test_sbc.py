@@ -55,7 +55,7 @@ def test_a_right_likelihood_gives_uniform_ranks_and_a_wrong_one_does_not():
     wrong = fd.simulation_based_calibration(
         jr.key(1), model, simulator=wider, simulations=60, draws=49, warmup=100, model_kwargs=DATA, progress=False
     )
-    assert wrong.bad == ("theta",)
+    assert wrong.bad == ("theta", "expected coverage")
     assert "scale: mean rank" in str(wrong)
     assert "Fix: fd.plots.plot_ranks" in str(wrong)
 

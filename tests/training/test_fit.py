@@ -212,12 +212,14 @@ def test_the_report_says_how_it_went(positive_fit):
 def test_the_same_key_gives_the_same_fit_whether_it_is_shown_or_not(capfd, monkeypatch):
     # A model that stayed at its reference has no divergence to learn.
     monkeypatch.setattr("flowdensity.training.departure.is_clear", lambda gain: True)
+    monkeypatch.setattr("flowdensity.training.departure.choose_reference", lambda *args, **options: None)
     network = quick_network()
     before = jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array))
     densities, texts = [], []
     for progress in ({"progress": False}, {}):
         options = QUICK | {"progress": True, "divergence": fd.objectives.LangevinStein()} | progress
-        density, _ = fd.fit_flow(jr.key(0), ROWS, network=network, **options)
+        # With this key, so few steps improve the validation loss.
+        density, _ = fd.fit_flow(jr.key(2), ROWS, network=network, **options)
         densities.append(density)
         texts.append(capfd.readouterr())
     points = np.asarray(ROWS[:20], np.float32)
@@ -349,9 +351,11 @@ def test_an_interrupted_fit_returns_the_best_so_far(stage, divergence, stages, m
     monkeypatch.setattr(loop, "tqdm", InterruptStage(stage))
     # From a mixture there is nothing for the head to learn after so few steps.
     monkeypatch.setattr("flowdensity.training.departure.choose_reference", lambda *args, **options: None)
+    monkeypatch.setattr("flowdensity.training.departure.is_clear", lambda gain: True)
     learned = fd.objectives.LangevinStein()
     with pytest.warns(UserWarning, match=f"The {stage} was interrupted at step 2 of 20"):
-        density, report = fd.fit_flow(jr.key(0), ROWS, network=quick_network(), divergence=learned, **QUICK)
+        # With this key, so few steps improve the validation loss.
+        density, report = fd.fit_flow(jr.key(2), ROWS, network=quick_network(), divergence=learned, **QUICK)
     assert isinstance(density.divergence, divergence)
     assert set(report.losses) == stages
     assert "interrupted at step 2" in report.summary()
