@@ -207,13 +207,7 @@ class GaussianFlow(AbstractGaussianFlow):
 
     def times(self, steps: int) -> Times:
         first, last = self._ends
-        if not self.follows_path:
-            # Rescale the grid: clipping could give steps of length zero.
-            grid = self.path.grid(steps)
-            return first + (last - first) * (grid - grid[0]) / (grid[-1] - grid[0])
-        # Narrow densities turn the velocity sharply near the data, so steps are shorter there: they are equal in the root of the
-        # angle that is left.
-        return last - (last - first) * jnp.square(jnp.linspace(1.0, 0.0, steps + 1))
+        return last - (last - first) * self.path.angle_left(steps)
 
     @property
     def _ends(self) -> tuple[float, float]:

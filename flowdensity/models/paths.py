@@ -5,8 +5,8 @@ in the angle $\phi = \operatorname{atan2}(a, s)$,
 
 $$y_\phi = \sin\phi\,x_1 + \cos\phi\,e .$$
 
-All paths therefore share one ODE. They differ in the angles at which the network is trained. These are set by the path's own
-time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
+All paths therefore share one ODE. They differ in the angles at which the network is trained and the solver steps. The angles of
+training are set by the path's own time $t \in [0, 1]$, which runs from noise to data for flows and diffusions alike.
 
 Some paths start at an angle above 0: `VariancePreserving` because $a(0) > 0$, and `VarianceExploding` because its largest noise
 is finite. `VarianceExploding` also stops below $\pi/2$, at its smallest noise. Each model decides how to treat these ends.
@@ -43,6 +43,14 @@ class AbstractPath(eqx.Module):
         """Angles at the endpoints of `steps` equal steps of path time, from the start of the path, shape `(steps + 1,)`."""
         return self.angle(jnp.linspace(0.0, 1.0, steps + 1))
 
+    def angle_left(self, steps: int) -> Times:
+        """Angles that are left to the data at the endpoints of a solver's steps, as fractions of all, shape `(steps + 1,)`.
+
+        Narrow densities turn the velocity sharply near the data, so steps are shorter there: they are equal in the root of the
+        angle that is left.
+        """
+        return jnp.square(jnp.linspace(1.0, 0.0, steps + 1))
+
 
 @savable
 class CondOT(AbstractPath):
@@ -68,6 +76,10 @@ class Trigonometric(AbstractPath):
 
     def coefficients(self, t: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return jnp.sin(0.5 * jnp.pi * t), jnp.cos(0.5 * jnp.pi * t)
+
+    def angle_left(self, steps: int) -> Times:
+        """Equal steps of the angle, since flows that are trained on a likelihood may turn anywhere."""
+        return jnp.linspace(1.0, 0.0, steps + 1)
 
 
 @savable

@@ -11,7 +11,6 @@ from references import EPS32, cases, random_flow, to64, untrained_flow, x64
 from scipy.stats import lognorm, multivariate_normal
 
 import flowdensity as fd
-from flowdensity.models.flows import off_path
 
 NO_CONTEXT = jnp.zeros(0)
 
@@ -157,8 +156,8 @@ def test_features_are_the_velocity_and_what_it_was_read_from():
     np.testing.assert_allclose(velocity, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_flow_off_its_path_takes_equal_steps_of_path_time():
-    flow = off_path(eqx.tree_at(lambda f: f.path, random_flow(jr.key(0), 2), fd.paths.Trigonometric()))
+def test_on_the_trigonometric_path_steps_are_equal():
+    flow = eqx.tree_at(lambda f: f.path, random_flow(jr.key(0), 2), fd.paths.Trigonometric())
     np.testing.assert_allclose(flow.times(5), np.linspace(0.0, 0.5 * np.pi, 6), rtol=1e-6)
 
 
