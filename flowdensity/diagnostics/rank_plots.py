@@ -8,7 +8,7 @@ from .._checks import check_kind
 from ..data.sites import Sites
 from .axes import DATA_COLOR, MAX_SINGLE, MODEL_COLOR, add_legend, panels_of
 from .ranks import COVERAGE, Ranks
-from .uniform import band, compared_ranks, uniform_distribution
+from .uniform import band, ranks_up_to_points, uniform_distribution
 
 
 def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
@@ -47,10 +47,10 @@ def plot_ranks(ranks: Ranks, *, axes: Any = None) -> np.ndarray:
         )
     labels, count = [*sites.labels, COVERAGE], len(columns) + 1
     panels = panels_of(caller, axes, (-(-count // 4), min(4, count)), count, (2.6, 2.2))
-    points, uniform = compared_ranks(ranks.draws), uniform_distribution(ranks.draws)
+    uniform = uniform_distribution(ranks.draws)
     low, high = band(len(ranks.coverage), ranks.draws, 1.0 - ranks.threshold) - uniform
     for axis, label, values in zip(panels, labels, [*columns, ranks.coverage], strict=True):
-        below = np.searchsorted(np.sort(values), points, side="right") / len(values)
+        below = ranks_up_to_points(values, ranks.draws) / len(values)
         axis.fill_between(uniform, low, high, step="mid", color=DATA_COLOR, alpha=0.3, linewidth=0, label="band")
         axis.step(uniform, below - uniform, where="mid", color=MODEL_COLOR, label="ranks")
         axis.axhline(0.0, color="black", linewidth=0.8)

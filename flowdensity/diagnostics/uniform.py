@@ -27,16 +27,20 @@ def uniform_distribution(draws: int) -> Float[np.ndarray, " points"]:
     return (compared_ranks(draws) + 1) / (draws + 1)
 
 
+def ranks_up_to_points(ranks: Int[np.ndarray, " simulations"], draws: int) -> Int[np.ndarray, " points"]:
+    """Number of ranks that are at most each of `compared_ranks`."""
+    return np.searchsorted(np.sort(ranks), compared_ranks(draws), side="right")
+
+
 def p_value(ranks: Int[np.ndarray, " simulations"], draws: int) -> float:
     """P-value of a test that ranks are uniform on 0, ..., `draws`. It is exact, but an upper bound where it is very small.
 
     Each value of the empirical distribution has its own binomial probability. The test statistic is the smallest of these
     two-sided probabilities, and the p-value is the probability that uniform ranks have one that is as small anywhere.
     """
-    points, count = compared_ranks(draws), len(ranks)
-    below = np.searchsorted(np.sort(ranks), points, side="right")
-    smallest = float(np.min(_two_sided(count, draws)[np.arange(len(points)), below]))
-    bound = len(points) * smallest
+    below, count = ranks_up_to_points(ranks, draws), len(ranks)
+    smallest = float(np.min(_two_sided(count, draws)[np.arange(len(below)), below]))
+    bound = len(below) * smallest
     return bound if bound < SMALL_P_VALUE else 1.0 - _probability_within(smallest, count, draws)
 
 

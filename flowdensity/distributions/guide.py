@@ -172,7 +172,6 @@ class AutoFlow(AutoContinuous):
             scaling=Scaling(location, scale, constraints.real, (dim,)),
             context_scaling=identity_scaling((0,)),
             reach=jnp.asarray(GUIDE_REACH * np.sqrt(dim)),
-            follows_path=False,
         )
         return flow_module(f"{self.prefix}_flow", FlowDensity(model, solver=self._solver))
 

@@ -150,7 +150,7 @@ class GaussianFlow(AbstractGaussianFlow):
 
     Args:
         network: the vector field $f$.
-        path: the path, which sets the angles of training.
+        path: the path, which sets the angles of training and of the solver's steps.
         scaling: map from events to whitened states.
         context_scaling: map from contexts to whitened contexts, or to the outputs of encoders.
         reach: radius of the data in whitened units, a scalar.
